@@ -1,0 +1,57 @@
+"""Every error a user can meet.
+
+::
+
+    BlockfuseError
+    ├── ModelError              the ONNX file cannot be read or makes no sense
+    │   └── UnsupportedModelError   it is valid, but contains something that cannot be compiled
+    ├── PatternError            a pattern function is malformed
+    ├── UsageError              an argument of a call or a command is wrong
+    ├── TargetError             the target is unknown or not available on this machine
+    ├── ArtifactError           a container cannot be loaded here
+    ├── InputError              an input given to a compiled model does not fit it
+    ├── VerificationError       results differ from the reference by more than the tolerance
+    └── InternalError           a check between two stages of the compiler failed: a bug in blockfuse
+
+Values that say no, and are not errors: ``blockfuse.pattern.Mismatch`` and ``blockfuse.planner.Infeasible``.
+"""
+
+
+class BlockfuseError(Exception):
+    """Base of all errors raised on purpose; the message is one line fit for a command line."""
+
+
+class ModelError(BlockfuseError):
+    """The ONNX model cannot be read or is inconsistent."""
+
+
+class UnsupportedModelError(ModelError):
+    """The ONNX model is valid but uses something that cannot be compiled."""
+
+
+class PatternError(BlockfuseError):
+    """A pattern function does not describe a block."""
+
+
+class UsageError(BlockfuseError, ValueError):
+    """An argument of a call or a command is wrong."""
+
+
+class TargetError(BlockfuseError):
+    """The target is unknown, or nothing on this machine can serve it."""
+
+
+class ArtifactError(BlockfuseError):
+    """A container is damaged, of another version, or made for another machine."""
+
+
+class InputError(BlockfuseError, ValueError):
+    """An input of a compiled model has a wrong name, rank, size or type."""
+
+
+class VerificationError(BlockfuseError):
+    """A result differs from its reference by more than the tolerance."""
+
+
+class InternalError(BlockfuseError):
+    """A legality check between two compiler stages failed."""
