@@ -1,0 +1,148 @@
+"""A block: the stages that one kernel may compute, as a directed acyclic graph.
+
+Values are numbered: first the block's inputs, then one per stage. The last stage makes the output. Nothing else leaves
+the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import networkx as nx
+import numpy as np
+
+from blockfuse.errors import InternalError
+from blockfuse.stages import Array, Conv, Depthwise, ImageShape, Stage
+
+ParameterKey = tuple[int, str]  # stage number, name of the parameter
+
+
+@dataclass(frozen=True)
+class Block:
+    """Stages over images; equal if they compute the same function of their inputs and parameters.
+
+    Attributes:
+        inputs: Shapes of the values read from memory. Value 0 is what the first stage reads.
+        stages: In an order in which every stage follows the ones it reads.
+        batch: Number of images N.
+        dtype: Of inputs and output, a numpy type name.
+        name: For people and for kernel names.
+        pattern: Name of the pattern that matched, or "" for a stage left single.
+        parameters: Data of every stage's constants.
+        tensors: Names of the graph tensors that are the block's inputs and, last, its output.
+        ops: Names of the graph ops the block stands for.
+    """
+
+    inputs: tuple[ImageShape, ...]
+    stages: tuple[Stage, ...]
+    batch: int = 1
+    dtype: str = "float32"
+    name: str = field(default="block", compare=False)
+    pattern: str = field(default="", compare=False)
+    parameters: Mapping[ParameterKey, Array] = field(default_factory=dict, compare=False, repr=False)
+    tensors: tuple[str, ...] = field(default=(), compare=False)
+    ops: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def shapes(self) -> tuple[ImageShape, ...]:
+        """Shape of every value."""
+        shapes = list(self.inputs)
+        for stage in self.stages:
+            shapes.append(stage.output_shape([shapes[i] for i in stage.inputs]))
+        return tuple(shapes)
+
+    @property
+    def output(self) -> ImageShape:
+        """Shape of the result."""
+        return self.shapes[-1]
+
+    @property
+    def operations(self) -> int:
+        """Arithmetic operations for the whole batch."""
+        shapes = self.shapes
+        return self.batch * sum(stage.operations([shapes[i] for i in stage.inputs]) for stage in self.stages)
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether a stage other than the first ones adds a block input or a projection of it."""
+        return any(len(stage.inputs) > 1 for stage in self.stages)
+
+    def input_shapes(self, stage: int) -> tuple[ImageShape, ...]:
+        """Shapes of what a stage reads."""
+        shapes = self.shapes
+        return tuple(shapes[i] for i in self.stages[stage].inputs)
+
+    def network(self) -> nx.DiGraph[int]:
+        """Values as nodes, with an edge from each value to the ones computed from it."""
+        network: nx.DiGraph[int] = nx.DiGraph()
+        network.add_nodes_from(range(len(self.inputs) + len(self.stages)))
+        for number, stage in enumerate(self.stages, len(self.inputs)):
+            network.add_edges_from((i, number) for i in stage.inputs)
+        return network
+
+    def parameter_shapes(self) -> dict[ParameterKey, tuple[int, ...]]:
+        """Shape of every constant."""
+        shapes: dict[ParameterKey, tuple[int, ...]] = {}
+        for number, stage in enumerate(self.stages):
+            for key, shape in stage.parameters(self.input_shapes(number)).items():
+                shapes[number, key] = shape
+        return shapes
+
+    def with_random_parameters(self, seed: int) -> Block:
+        """The block with He-scaled normal weights and small biases from a seeded generator."""
+        rng = np.random.default_rng(seed)
+        data = {}
+        for key, shape in self.parameter_shapes().items():
+            fan_in = int(np.prod(shape[1:], dtype=np.int64)) if key[1] == "weight" else 4
+            data[key] = (rng.standard_normal(shape) * (2.0 / fan_in) ** 0.5).astype(np.float32)
+        return replace(self, parameters=data)
+
+    def check(self) -> None:
+        """Raise :class:`InternalError` unless the stages form one computation with one result."""
+        reads = {i for stage in self.stages for i in stage.inputs}
+        values = len(self.inputs) + len(self.stages)
+        for number, stage in enumerate(self.stages, len(self.inputs)):
+            if any(i >= number for i in stage.inputs):
+                raise InternalError(f"block {self.name}: stage {stage.name} reads a value made after it")
+            shape = self.shapes[number]
+            if min(shape.height, shape.width, shape.channels) < 1:
+                raise InternalError(f"block {self.name}: stage {stage.name} makes an empty image {shape}")
+        unread = set(range(values - 1)) - reads
+        if unread:
+            raise InternalError(f"block {self.name}: values {sorted(unread)} are computed and never read")
+        expected = self.parameter_shapes()
+        for key, array in self.parameters.items():
+            if tuple(array.shape) != expected.get(key):
+                raise InternalError(f"block {self.name}: parameter {key} has shape {array.shape}, not {expected.get(key)}")
+
+    def __str__(self) -> str:
+        shapes = self.shapes
+        inputs = ", ".join(f"%{i} {shape}" for i, shape in enumerate(self.inputs))
+        lines = [f"block {self.name}{f' ({self.pattern})' if self.pattern else ''}: {self.batch} x ({inputs})"]
+        for number, stage in enumerate(self.stages, len(self.inputs)):
+            reads = ", ".join(f"%{i}" for i in stage.inputs)
+            lines.append(f"  %{number} {shapes[number]} = {stage.describe()} ({reads})  # {stage.name}")
+        return "\n".join(lines)
+
+
+def reference(block: Block, inputs: Sequence[Array]) -> list[Array]:
+    """Every value of the block in float64 for N, H, W, C inputs: the definition that kernels are tested against."""
+    values = [np.asarray(x, np.float64) for x in inputs]
+    for number, stage in enumerate(block.stages):
+        parameters = {key: data for (owner, key), data in block.parameters.items() if owner == number}
+        values.append(stage.reference([values[i] for i in stage.inputs], parameters))
+    return values
+
+
+def accumulation_depth(block: Block) -> int:
+    """Sum over the stages of a path of the number of terms added per output: the basis of the tolerance."""
+    depth = 0
+    for number, stage in enumerate(block.stages):
+        if isinstance(stage, Conv):
+            depth += block.input_shapes(number)[0].channels * stage.window.taps
+        elif isinstance(stage, Depthwise):
+            depth += stage.window.taps
+        else:
+            depth += 1
+    return depth

@@ -1,0 +1,21 @@
+"""Stage kinds: one file each. A block is a small graph of them, and knows no other vocabulary."""
+
+from blockfuse.stages.base import Array, ImageShape, Stage, Window
+from blockfuse.stages.conv import Conv
+from blockfuse.stages.depthwise import Depthwise
+from blockfuse.stages.elementwise import ACTIVATIONS, Activation, Add, Function
+from blockfuse.stages.pool import Pool
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Add",
+    "Array",
+    "Conv",
+    "Depthwise",
+    "Function",
+    "ImageShape",
+    "Pool",
+    "Stage",
+    "Window",
+]

@@ -1,0 +1,41 @@
+"""Pooling: the maximum or the mean over a window, or over the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from blockfuse.stages.base import Array, ImageShape, Stage, Window, windows_of
+
+
+@dataclass(frozen=True)
+class Pool(Stage):
+    """Reduce every window of every channel to one value; padding never wins a maximum and never counts in a mean.
+
+    Attributes:
+        reduction: ``max`` or ``mean``.
+        window: Size, stride, dilation, padding. A global pool has the image's size as its window.
+    """
+
+    reduction: Literal["max", "mean"]
+    window: Window
+
+    def output_shape(self, shapes: Sequence[ImageShape]) -> ImageShape:
+        """P x Q x C."""
+        p, q = self.window.output_size(shapes[0].height, shapes[0].width)
+        return ImageShape(p, q, shapes[0].channels)
+
+    def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:  # noqa: ARG002 - has none
+        """The pooled image in float64."""
+        x = inputs[0].astype(np.float64)
+        if self.reduction == "max":
+            return np.asarray(windows_of(x, self.window, -np.inf).max((-2, -1)))
+        count = windows_of(np.ones_like(x), self.window).sum((-2, -1))
+        return np.asarray(windows_of(x, self.window).sum((-2, -1)) / count)
+
+    def describe(self) -> str:
+        """For example ``max pool 3x3/2``."""
+        return f"{self.reduction} pool {self.window}"
