@@ -1,0 +1,79 @@
+"""Checks on operators that shape inference lets through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from blockfuse.errors import ModelError, UnsupportedModelError
+from blockfuse.graph import Graph, Op
+
+
+def check_ops(graph: Graph) -> None:
+    """Refuse convolutions, normalisations and poolings that contradict their shapes.
+
+    Raises:
+        ModelError: A filter, a bias, a group count or a window is wrong.
+        UnsupportedModelError: An old form of an operator has no counterpart.
+    """
+    for op in graph.ops():
+        check = _CHECKS.get(op.kind)
+        if check is not None:
+            check(graph, op)
+
+
+def _check_conv(graph: Graph, op: Op) -> None:
+    image, weight = graph.tensor(op.inputs[0]).shape, graph.tensor(op.inputs[1]).shape
+    if len(weight) != len(image):
+        raise ModelError(f"{op}: the filter {_times(weight)} and the input {_times(image)} differ in rank")
+    group = op.attrs["group"]
+    if group < 1 or image[1] % group or weight[0] % group:
+        raise ModelError(f"{op}: {image[1]} input and {weight[0]} output channels do not divide into {group} groups")
+    if weight[1] * group != image[1]:
+        raise ModelError(
+            f"{op}: the filter {_times(weight)} with {group} groups needs {weight[1] * group} input channels, "
+            f"and the input has {image[1]}"
+        )
+    if tuple(op.attrs.get("kernel_shape", weight[2:])) != weight[2:]:
+        raise ModelError(f"{op}: kernel_shape {_times(op.attrs['kernel_shape'])} is not that of the filter {_times(weight)}")
+    if len(op.inputs) > 2 and op.inputs[2] and graph.tensor(op.inputs[2]).shape != weight[:1]:
+        raise ModelError(f"{op}: the bias {_times(graph.tensor(op.inputs[2]).shape)} does not fit {weight[0]} outputs")
+    _check_window(op, len(image) - 2)
+
+
+def _check_pool(graph: Graph, op: Op) -> None:
+    _check_window(op, len(graph.tensor(op.inputs[0]).shape) - 2)
+
+
+def _check_window(op: Op, spatial: int) -> None:
+    """Length and sign of the lists that describe a sliding window."""
+    for name, length, least in (("kernel_shape", 1, 1), ("strides", 1, 1), ("dilations", 1, 1), ("pads", 2, 0)):
+        values = op.attrs.get(name)
+        if values is None:
+            continue
+        if len(values) != length * spatial:
+            raise ModelError(f"{op}: {name} has {len(values)} entries and needs {length * spatial}")
+        if min(values) < least:
+            raise ModelError(f"{op}: {name} has an entry below {least}: {tuple(values)}")
+    if op.attrs.get("auto_pad", "NOTSET") not in {"NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"}:
+        raise ModelError(f"{op}: auto_pad {op.attrs['auto_pad']!r} is unknown")
+
+
+def _check_batch_normalization(graph: Graph, op: Op) -> None:
+    channels = graph.tensor(op.inputs[0]).shape[1:2]
+    if op.attrs.get("spatial", 1) != 1:
+        raise UnsupportedModelError(f"{op}: spatial=0 is not supported; export the model with a newer opset")
+    for name in op.inputs[1:]:
+        if graph.tensor(name).shape != channels:
+            raise ModelError(f"{op}: {name!r} has shape {_times(graph.tensor(name).shape)}, not one value per channel")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+_CHECKS: dict[str, Callable[[Graph, Op], None]] = {
+    "Conv": _check_conv,
+    "MaxPool": _check_pool,
+    "AveragePool": _check_pool,
+    "BatchNormalization": _check_batch_normalization,
+}

@@ -1,0 +1,162 @@
+"""A model file, or a model in memory, to a ``ModelProto`` whose graph is self-contained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import uses_external_data
+
+from blockfuse.errors import ModelError, UnsupportedModelError
+
+MAX_FILE_BYTES = 2**31
+"""Protobuf's own limit; bigger models keep their weights in external files."""
+
+MAX_NODES = 100_000
+"""Nodes after function inlining; the largest published convnets have a few thousand."""
+
+OPSETS = range(7, 26)
+"""Versions of the standard operator set that are read."""
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+def load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
+    """Load a model and inline its functions.
+
+    Args:
+        source: A path, or a model, which is left as it is.
+
+    Returns:
+        A model with standard operators only, weights included.
+
+    Raises:
+        ModelError: The file cannot be read or is not an ONNX model.
+        UnsupportedModelError: The model needs an operator set or a domain that is not read.
+    """
+    model = source if isinstance(source, onnx.ModelProto) else _load_file(Path(source))
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        raise ModelError("there is no graph in it, so this is not an ONNX model")
+    _check_data_is_loaded(model)
+    opset(model)
+    _check_expanded_size(model)
+    if model.functions:
+        model = _inline(model)
+    _check_domains(model)
+    return model
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The model's version of the standard operator set.
+
+    Raises:
+        ModelError: The model does not say.
+        UnsupportedModelError: The version is outside :data:`OPSETS`.
+    """
+    versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS]
+    if not versions:
+        raise ModelError("the model names no version of the standard operator set (opset_import is missing)")
+    if versions[0] not in OPSETS:
+        raise UnsupportedModelError(
+            f"the model uses opset {versions[0]}, and opsets {OPSETS[0]} to {OPSETS[-1]} are read; "
+            "export it again with another opset_version"
+        )
+    return versions[0]
+
+
+def node_label(node: onnx.NodeProto) -> str:
+    """How messages call a node: its operator and its name, or its first output where it has none."""
+    name = node.name or next((output for output in node.output if output), "")
+    return f"{node.op_type} {name!r}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _load_file(path: Path) -> onnx.ModelProto:
+    try:
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the file cannot be opened ({getattr(error, 'strerror', None) or first_line(error)})") from None
+    if not path.is_file():
+        raise ModelError("this is not a file; give the path of an .onnx file")
+    if size == 0:
+        raise ModelError("the file is empty")
+    if size > MAX_FILE_BYTES:
+        raise UnsupportedModelError(
+            f"the file has {size} bytes, and at most {MAX_FILE_BYTES} are read; save the weights as external data"
+        )
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError:
+        raise ModelError("this is not an ONNX model, or the file is truncated") from None
+    except OSError as error:
+        raise ModelError(f"the file cannot be read ({error.strerror})") from None
+    _load_external_data(model, path)
+    return model
+
+
+def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
+    """Load external weights with the one loader that checks where they lie."""
+    try:
+        onnx.load_external_data_for_model(model, str(path.resolve().parent))
+    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"the external data cannot be loaded: {first_line(error)}") from None
+
+
+def _check_data_is_loaded(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if uses_external_data(tensor):
+            raise ModelError(
+                f"the data of {tensor.name!r} lies in another file and is not loaded; give the model's path instead"
+            )
+
+
+def _check_expanded_size(model: onnx.ModelProto) -> None:
+    """Bound the work of inlining, which a few nested functions could blow up, and refuse recursion."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    counts: dict[tuple[str, str], int | None] = {}
+
+    def count(nodes: list[onnx.NodeProto]) -> int:
+        return sum(count_function((node.domain, node.op_type)) for node in nodes)
+
+    def count_function(key: tuple[str, str]) -> int:
+        if key not in functions:
+            return 1
+        known = counts.setdefault(key, None)
+        if known is not None:
+            return known
+        if key in active:
+            raise ModelError(f"function {key[1]!r} calls itself")
+        active.add(key)
+        counts[key] = total = count(list(functions[key].node))
+        active.remove(key)
+        return total
+
+    active: set[tuple[str, str]] = set()
+    total = count(list(model.graph.node))
+    if total > MAX_NODES:
+        raise UnsupportedModelError(f"the model has {total} nodes, and at most {MAX_NODES} are read")
+
+
+def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
+    # Imported here because few models have functions and the module takes time to load.
+    from onnx.inliner import inline_local_functions  # noqa: PLC0415
+
+    try:
+        return inline_local_functions(model, convert_version=True)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"the model's functions cannot be inlined: {first_line(error)}") from None
+
+
+def _check_domains(model: onnx.ModelProto) -> None:
+    strangers = [node for node in model.graph.node if node.domain not in STANDARD_DOMAINS]
+    if strangers:
+        raise UnsupportedModelError(
+            f"{len(strangers)} nodes are not standard ONNX operators, first {node_label(strangers[0])} of domain "
+            f"{strangers[0].domain!r}; export the model with standard operators"
+        )

@@ -1,0 +1,179 @@
+"""An ONNX model to a Graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.defs import get_schema
+
+from blockfuse.errors import ModelError, UnsupportedModelError, UsageError
+from blockfuse.frontend.checks import check_ops
+from blockfuse.frontend.load import load, node_label, opset
+from blockfuse.frontend.settle import MAX_RANK, Draft, Info, dtype_name, info_of, settle
+from blockfuse.frontend.structure import check_names, check_operators, sort_nodes
+from blockfuse.graph import Graph, Op, Tensor
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def read(model: str | Path | onnx.ModelProto, shape: Shapes | None = None) -> Graph:
+    """Read an ONNX model.
+
+    Functions are inlined, constants folded and all shapes inferred. Operators keep their ONNX kinds; defaults of
+    their attributes are filled in as the model's opset has them. An initializer that is also an input is a constant.
+
+    Args:
+        model: The path of an ``.onnx`` file, or a model in memory, which is not changed.
+        shape: Shapes of inputs by name, in place of those the model gives.
+
+    Returns:
+        The graph, pruned of what its outputs do not need.
+
+    Raises:
+        ModelError: The file is no ONNX model, or the model is inconsistent.
+        UnsupportedModelError: The model is valid and cannot be compiled.
+        UsageError: ``shape`` does not fit the model's inputs.
+    """
+    label = f"model {model.graph.name!r}" if isinstance(model, onnx.ModelProto) else str(model)
+    try:
+        return _read(model, shape or {})
+    except (ModelError, UsageError) as error:
+        raise type(error)(f"{label}: {error}") from None
+
+
+def _read(source: str | Path | onnx.ModelProto, shape: Shapes) -> Graph:
+    model = load(source)
+    draft = _draft(model, shape)
+    check_operators(draft.nodes, draft.opset)
+    settle(draft)
+    graph = _graph(model.graph.name, draft)
+    graph.prune()
+    check_ops(graph)
+    return graph
+
+
+def _draft(model: onnx.ModelProto, shape: Shapes) -> Draft:
+    graph = model.graph
+    if graph.sparse_initializer:
+        raise UnsupportedModelError("sparse initializers are not supported; save the weights as dense tensors")
+    check_names((tensor.name for tensor in graph.initializer), "initializer")
+    check_names((value.name for value in graph.input), "input")
+    check_names((value.name for value in graph.output), "output")
+    if not graph.output:
+        raise ModelError("the graph has no outputs")
+    values = {tensor.name: _array(tensor) for tensor in graph.initializer}
+    inputs = _inputs([value for value in graph.input if value.name not in values], shape)
+    nodes = sort_nodes(graph, (*values, *inputs))
+    return Draft(opset(model), inputs, [value.name for value in graph.output], nodes, values, infos={})
+
+
+def _array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
+    if any(dim < 0 for dim in tensor.dims) or len(tensor.dims) > MAX_RANK:
+        raise ModelError(f"initializer {tensor.name!r} has an impossible shape {tuple(tensor.dims)}")
+    try:
+        return numpy_helper.to_array(tensor)
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(f"the data of initializer {tensor.name!r} does not fit its type and shape") from None
+
+
+def _inputs(values: list[onnx.ValueInfoProto], shape: Shapes) -> dict[str, Info]:
+    names = [value.name for value in values]
+    for name in shape:
+        if name not in names:
+            raise UsageError(f"a shape is given for {name!r}, and the model's inputs are {', '.join(names)}")
+    if not values:
+        raise ModelError("the graph has no inputs")
+    return {value.name: _input_info(value, shape.get(value.name)) for value in values}
+
+
+def _input_info(value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> Info:
+    """Type and settled shape of an input."""
+    info = info_of(value)
+    if info is None or dtype_name(info.elem_type) is None:
+        raise UnsupportedModelError(f"input {value.name!r} is not a tensor of numbers")
+    if given is not None:
+        if info.shape is not None and len(given) != len(info.shape):
+            raise UsageError(f"the shape given for {value.name!r} has {len(given)} dimensions, not {len(info.shape)}")
+        if not all(dim >= 1 for dim in given):
+            raise UsageError(f"the shape given for {value.name!r} has a dimension below 1: {given}")
+        return Info(info.elem_type, tuple(given))
+    if info.known_shape is None:
+        raise UnsupportedModelError(_symbolic_message(value, info))
+    if not all(dim >= 1 for dim in info.known_shape):
+        raise ModelError(f"input {value.name!r} has a dimension below 1: {info.known_shape}")
+    if len(info.known_shape) > MAX_RANK:
+        raise UnsupportedModelError(f"input {value.name!r} has more than {MAX_RANK} dimensions")
+    return info
+
+
+def _symbolic_message(value: onnx.ValueInfoProto, info: Info) -> str:
+    usual = (1, 3, 224, 224)
+    if info.shape is None:
+        return f"input {value.name!r} has no shape; give it, as in --shape {value.name}=1x3x224x224"
+    guess = [usual[min(axis, 3)] if dim is None else dim for axis, dim in enumerate(info.shape)]
+    symbols = [dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim if not dim.HasField("dim_value")]
+    return (
+        f"input {value.name!r} has the symbolic dimension {', '.join(symbols)}; "
+        f"give its shape, as in --shape {value.name}={'x'.join(map(str, guess))}"
+    )
+
+
+def _graph(name: str, draft: Draft) -> Graph:
+    graph = Graph(name, draft.inputs, draft.outputs, (), ())
+    for key, value in draft.values.items():
+        graph.add_tensor(Tensor(key, value.shape, value.dtype.name, value))
+    for key, info in draft.inputs.items():
+        graph.add_tensor(_tensor(key, info, f"input {key!r}"))
+    taken: set[str] = set()
+    for node in draft.nodes:
+        for key in filter(None, node.output):
+            graph.add_tensor(_tensor(key, draft.infos.get(key), node_label(node)))
+        op_name = _unique(node.name or f"{node.op_type}_{next(filter(None, node.output), '')}", taken)
+        origin = (node.name or op_name,)
+        graph.add_op(Op(node.op_type, op_name, tuple(node.input), tuple(node.output), _attributes(node, draft), origin))
+    return graph
+
+
+def _tensor(name: str, info: Info | None, source: str) -> Tensor:
+    shape = info.known_shape if info is not None else None
+    dtype = dtype_name(info.elem_type) if info is not None else None
+    if shape is None:
+        raise UnsupportedModelError(f"the shape of {name!r}, result of {source}, depends on the data or is not known")
+    if dtype is None:
+        raise UnsupportedModelError(f"{name!r}, result of {source}, is not a tensor of numbers")
+    return Tensor(name, shape, dtype)
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    candidate, count = name, 1
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate)
+    return candidate
+
+
+def _attributes(node: onnx.NodeProto, draft: Draft) -> dict[str, Any]:
+    """The node's attributes, and the defaults of those it leaves out."""
+    schema = get_schema(node.op_type, draft.opset, "")
+    defaults = [known.default_value for known in schema.attributes.values() if known.default_value.name]
+    return {attribute.name: _attribute(attribute, node) for attribute in (*defaults, *node.attribute)}
+
+
+def _attribute(attribute: onnx.AttributeProto, node: onnx.NodeProto) -> Any:
+    try:
+        value = helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            return value.decode()
+        if isinstance(value, onnx.TensorProto):
+            return numpy_helper.to_array(value)
+        if attribute.type == onnx.AttributeProto.STRINGS:
+            return tuple(item.decode() for item in value)
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(f"{node_label(node)} has a damaged attribute {attribute.name!r}") from None
+    return tuple(value) if isinstance(value, list) or hasattr(value, "extend") else value
