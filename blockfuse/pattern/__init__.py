@@ -1,0 +1,20 @@
+"""The pattern language: a block is described by a Python function in the words of ONNX.
+
+::
+
+    @bf.pattern
+    def basic_block(op, x, w1, b1, w2, b2):
+        y = op.Relu(op.Conv(x, w1, b1, kernel_shape=(3, 3), name="conv1"))
+        y = op.Conv(y, w2, b2, kernel_shape=(3, 3), name="conv2")
+        return op.Relu(op.Add(y, x))
+
+Calling the function once with placeholders gives a graph of :mod:`values <blockfuse.pattern.values>`, which
+:mod:`canonical <blockfuse.pattern.canonical>` brings to the form that models have after reading, and which
+:mod:`match <blockfuse.pattern.match>` compares with a model. ``docs`` has the rules; :func:`pattern` states them too.
+"""
+
+from blockfuse.pattern.match import Match, Mismatch, match
+from blockfuse.pattern.trace import Ops, Pattern, either, optional, pattern
+from blockfuse.pattern.values import Value
+
+__all__ = ["Match", "Mismatch", "Ops", "Pattern", "Value", "either", "match", "optional", "pattern"]
