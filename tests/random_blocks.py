@@ -1,0 +1,172 @@
+"""Seeded random blocks: short chains of stages with awkward sizes, strides, paddings, channel counts and residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from blockfuse.block import Block
+from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, ImageShape, Pool, Stage, Window
+
+CHANNELS = (3, 8, 16, 20, 24, 40)
+FUNCTIONS = (Function("relu"), Function("clip", 0.0, 6.0))
+
+
+def random_block(rng: np.random.Generator, *, dtype: str = "float32") -> Block:
+    """A block of 1-4 data-moving stages with activations between them and, where shapes allow, a residual.
+
+    Args:
+        rng: Source of every choice; the same state gives the same block.
+        dtype: Of inputs and output.
+
+    Returns:
+        A checked block with parameters.
+    """
+    height, width = (int(rng.integers(1, 20)) for _ in range(2))
+    chain = _Chain(rng, [ImageShape(height, width, int(rng.choice(CHANNELS)))])
+    moves = (chain.pointwise, chain.pointwise, chain.dense, chain.dense, chain.depthwise, chain.depthwise, chain.pool)
+    for _ in range(int(rng.integers(1, 5))):
+        moves[int(rng.integers(len(moves)))]()
+        chain.maybe_activation(0.6)
+    residual: Callable[[], None] = (chain.identity, chain.projection, chain.extra_input, _nothing)[int(rng.integers(4))]
+    residual()
+    seed = int(rng.integers(2**31))
+    block = Block(
+        tuple(chain.inputs),
+        tuple(chain.stages),
+        batch=int(rng.choice((1, 3))),
+        dtype=dtype,
+        name=f"random_{seed}",
+    ).with_random_parameters(seed)
+    block.check()
+    return block
+
+
+def _nothing() -> None:
+    """No residual."""
+
+
+@dataclass
+class _Chain:
+    """Stages so far. Value numbers count from a single input until :meth:`extra_input` shifts them."""
+
+    rng: np.random.Generator
+    inputs: list[ImageShape]
+    stages: list[Stage] = field(default_factory=list)
+
+    @property
+    def last(self) -> int:
+        return len(self.inputs) + len(self.stages) - 1
+
+    @property
+    def shape(self) -> ImageShape:
+        return self.shapes[-1]
+
+    @property
+    def shapes(self) -> tuple[ImageShape, ...]:
+        return Block(tuple(self.inputs), tuple(self.stages)).shapes
+
+    def _chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def _channels(self) -> int:
+        """Often the input's channels, so that identity residuals occur."""
+        return self.inputs[0].channels if self._chance(0.4) else int(self.rng.choice(CHANNELS))
+
+    def _window(self, sizes: tuple[int, ...]) -> Window:
+        """A window that fits the current image; same-padded, unpadded, or padded unevenly."""
+        r, s = int(self.rng.choice(sizes)), int(self.rng.choice(sizes))
+        if self._chance(0.7):
+            s = r
+        dilation = 2 if self._chance(0.15) else 1
+        stride_h, stride_w = ((2, 2) if self._chance(0.3) else (2, 1)) if self._chance(0.4) else (1, 1)
+        extent_h, extent_w = (r - 1) * dilation + 1, (s - 1) * dilation + 1
+        pads = (extent_h // 2, extent_w // 2, (extent_h - 1) // 2, (extent_w - 1) // 2)
+        if self._chance(0.25):
+            pads = (0, pads[1], pads[2], int(self.rng.integers(0, extent_w)))
+        window = Window(r, s, stride_h, stride_w, dilation, dilation, *pads)
+        p, q = window.output_size(self.shape.height, self.shape.width)
+        if p < 1 or q < 1:
+            return Window(
+                r, s, stride_h, stride_w, dilation, dilation, r * dilation, s * dilation, r * dilation, s * dilation
+            )
+        return window
+
+    def _add(self, stage: Stage) -> None:
+        self.stages.append(stage)
+
+    def _name(self, kind: str) -> str:
+        return f"{kind}{len(self.stages)}"
+
+    def pointwise(self) -> None:
+        stride = 2 if self._chance(0.15) else 1
+        window = Window(1, 1, stride, stride)
+        self._add(Conv(self._name("pointwise"), (self.last,), self._channels(), window))
+
+    def dense(self) -> None:
+        self._add(Conv(self._name("conv"), (self.last,), self._channels(), self._window((2, 3, 3, 5))))
+
+    def depthwise(self) -> None:
+        self._add(Depthwise(self._name("depthwise"), (self.last,), self._window((3, 3, 5))))
+
+    def pool(self) -> None:
+        shape = self.shape
+        reduction = "max" if self._chance(0.5) else "mean"
+        window = Window(shape.height, shape.width) if self._chance(0.2) else self._pool_window()
+        self._add(Pool(self._name("pool"), (self.last,), reduction, window))
+
+    def _pool_window(self) -> Window:
+        """Every window of a pool must hold at least one pixel of the image."""
+        stride = int(self.rng.integers(1, 3))
+        window = Window(3, 3, stride, stride, pad_top=1, pad_left=1, pad_bottom=1, pad_right=1)
+        p, q = window.output_size(self.shape.height, self.shape.width)
+        return window if p >= 1 and q >= 1 else Window()
+
+    def maybe_activation(self, probability: float) -> None:
+        if self._chance(probability):
+            self._activation()
+
+    def _activation(self) -> None:
+        function = FUNCTIONS[int(self.rng.integers(len(FUNCTIONS)))]
+        self._add(Activation(self._name(function.kind), (self.last,), function))
+
+    def identity(self) -> None:
+        """Add the earliest other value of the result's shape, if there is one the last stage does not read."""
+        readable = [i for i, shape in enumerate(self.shapes[:-1]) if shape == self.shape and self._can_add(i)]
+        if readable:
+            self._add(Add(self._name("add"), (self.last, readable[0])))
+            self.maybe_activation(0.5)
+
+    def _can_add(self, value: int) -> bool:
+        """Whether ``value`` is not merely the last one before its activation (which a fold could not keep apart)."""
+        return value < len(self.inputs) or not isinstance(self.stages[value + 1 - len(self.inputs)], Activation)
+
+    def projection(self) -> None:
+        """Add a 1x1 convolution of the input that reaches the result's size, if some stride does."""
+        main, source, target = self.last, self.inputs[0], self.shape
+        strides = [
+            (h, w)
+            for h in (1, 2, 4)
+            for w in (1, 2, 4)
+            if Window(1, 1, h, w).output_size(source.height, source.width) == (target.height, target.width)
+        ]
+        if not strides:
+            return
+        self._add(Conv(self._name("shortcut"), (0,), target.channels, Window(1, 1, *strides[0])))
+        self._add(Add(self._name("add"), (main, self.last)))
+        self.maybe_activation(0.5)
+
+    def extra_input(self) -> None:
+        """Add a second block input."""
+        target = self.shape
+        renumber = {value: value + 1 if value else 0 for value in range(len(self.stages) + 1)}
+        self.inputs.append(target)
+        self.stages = [_renumbered(stage, renumber) for stage in self.stages]
+        self._add(Add(self._name("add"), (self.last, 1)))
+        self.maybe_activation(0.5)
+
+
+def _renumbered(stage: Stage, number: dict[int, int]) -> Stage:
+    return replace(stage, inputs=tuple(number[value] for value in stage.inputs))
