@@ -1,0 +1,1 @@
+"""Lowering of tile programs to TensorIR, one folder per target."""
