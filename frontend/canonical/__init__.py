@@ -1,0 +1,100 @@
+"""Canonical form: the many ways exporters write a layer become one.
+
+Later stages rely on this form; :func:`check_canonical` checks it. Kinds and attributes are those of ONNX opset 20
+(``Swish``, which came later, and the bounds of ``Clip``, which are attributes here, aside). ``[..]`` are shapes.
+
+=====================  =====================================  ==========================================================
+kind                   inputs                                 attributes
+=====================  =====================================  ==========================================================
+Conv                   x, W const [K, C/g, R, S], b const     kernel_shape, strides, pads (h_begin, w_begin, h_end,
+                       [K], always there                      w_end), dilations, group
+Gemm                   x [N, C], W const [K, C], b const [K]  transB=1
+Relu, Swish,           x                                      none
+HardSwish, Sigmoid
+Clip                   x                                      min, max: floats, infinite where there is no bound
+HardSigmoid            x                                      alpha, beta
+Gelu                   x                                      approximate: "none" or "tanh"
+Add, Mul               two                                    none
+GlobalAveragePool      x                                      none; the result is [N, C, 1, 1]
+MaxPool                x                                      kernel_shape, strides, pads, dilations, ceil_mode
+AveragePool            x                                      as MaxPool, and count_include_pad
+BatchNormalization     x, scale, shift, mean, variance        epsilon; none directly after a convolution
+Flatten                x of rank 3 or more                    axis=1: [N, ...] to [N, rest]
+Reshape                x, const shape without 0 and -1        allowzero=0; for every other change of shape
+=====================  =====================================  ==========================================================
+
+* ``ceil_mode`` is 0 unless an average counts its padding. Windows are explicit, ``auto_pad`` is resolved.
+* Gone: Identity (but between a graph input and a graph output), Dropout, Sum, Squeeze, Unsqueeze, no-op casts, pads and
+  slices, BatchNormalization, constant scale and constant pad next to a Conv.
+* Other kinds stay as they are. Names of graph inputs and outputs never change. ``Op.origin`` names the nodes of the
+  model an op came from.
+"""
+
+from __future__ import annotations
+
+from blockfuse.errors import InternalError
+from blockfuse.frontend.canonical import clips, conv, forms, gates, linear, noise, pooling, shapes, sums
+from blockfuse.frontend.canonical.check import check_canonical, refuse_uncanonical
+from blockfuse.graph import Graph
+
+__all__ = ["REWRITES", "canonicalize", "check_canonical"]
+
+REWRITES = (
+    # spelling
+    forms.axes_as_input,
+    forms.pads_as_input,
+    forms.bounds_as_input,
+    forms.plain_batch_normalization,
+    # what changes nothing
+    noise.drop_identity,
+    noise.drop_dropout,
+    noise.drop_cast,
+    noise.drop_same_shape,
+    noise.drop_single,
+    noise.drop_transpose,
+    # shapes and heads
+    shapes.gather_of_everything,
+    shapes.plain_reshape,
+    pooling.explicit_pool,
+    pooling.global_average_pool,
+    pooling.mean_over_image,
+    linear.plain_gemm,
+    linear.gemm_of_matmul,
+    linear.fold_vector,
+    # convolutions
+    sums.add_of_sum,
+    conv.explicit_conv,
+    conv.fold_pad,
+    conv.fold_batch_normalization,
+    conv.fold_channel_constant,
+    # activations
+    clips.clip_of_extremum,
+    clips.explicit_clip,
+    clips.merge_clips,
+    gates.plain_swish,
+    gates.explicit_hard_sigmoid,
+    gates.swish,
+    gates.hard_swish,
+    gates.hard_sigmoid,
+    gates.gelu,
+    clips.relu_of_clip,
+)
+"""All rewrites, in order."""
+
+_MAX_ROUNDS = 100
+
+
+def canonicalize(graph: Graph) -> Graph:
+    """Bring a graph to canonical form; the given graph is not changed.
+
+    Raises:
+        UnsupportedModelError: An op has no canonical form, such as a convolution whose filter is computed.
+    """
+    for _ in range(_MAX_ROUNDS):
+        before = graph
+        for rewrite in REWRITES:
+            graph = rewrite(graph)
+        if graph is before:
+            refuse_uncanonical(graph)
+            return graph
+    raise InternalError(f"the rewrites of graph {graph.name!r} do not come to an end")

@@ -1,0 +1,106 @@
+"""The canonical form as conditions on single ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from blockfuse.errors import InternalError, UnsupportedModelError
+from blockfuse.graph import Graph, Op
+
+_WINDOW = {"kernel_shape", "strides", "pads", "dilations"}
+
+
+def check_canonical(graph: Graph) -> None:
+    """Raise :class:`InternalError` unless a graph is in canonical form."""
+    graph.check()
+    for op, complaint in _complaints(graph):
+        raise InternalError(f"graph {graph.name!r} is not canonical: {op} {complaint}")
+
+
+def refuse_uncanonical(graph: Graph) -> None:
+    """Raise :class:`UnsupportedModelError` for an op that no rewrite could bring to canonical form."""
+    for op, complaint in _complaints(graph):
+        raise UnsupportedModelError(f"graph {graph.name!r}: {op} {complaint}, which is not supported")
+
+
+def _complaints(graph: Graph) -> Iterator[tuple[Op, str]]:
+    for op in graph.ops():
+        check = _CHECKS.get(op.kind)
+        complaint = check(graph, op) if check is not None else ""
+        if complaint:
+            yield op, complaint
+
+
+def _check_conv(graph: Graph, op: Op) -> str:
+    if set(op.attrs) != {*_WINDOW, "group"}:
+        return f"has the attributes {sorted(op.attrs)}"
+    if len(op.inputs) != 3 or not all(graph.tensor(name).is_constant for name in op.inputs[1:]):
+        return "computes its filter or bias at run time"
+    weight, bias = (graph.tensor(name) for name in op.inputs[1:])
+    if bias.shape != weight.shape[:1] or op.attrs["kernel_shape"] != weight.shape[2:]:
+        return "has a filter, a bias and a kernel_shape that differ"
+    return ""
+
+
+def _check_pool(graph: Graph, op: Op) -> str:
+    expected = {*_WINDOW, "ceil_mode"} | ({"count_include_pad"} if op.kind == "AveragePool" else set())
+    if set(op.attrs) != expected:
+        return f"has the attributes {sorted(op.attrs)}"
+    return "" if len(op.outputs) == 1 else "returns indices"
+
+
+def _check_gemm(graph: Graph, op: Op) -> str:
+    if dict(op.attrs) != {"transB": 1}:
+        return f"has the attributes {dict(op.attrs)}"
+    if len(op.inputs) != 3 or not all(graph.tensor(name).is_constant for name in op.inputs[1:]):
+        return "computes its weight or bias at run time"
+    weight, bias = (graph.tensor(name).shape for name in op.inputs[1:])
+    return "" if bias == weight[:1] else "has a bias that is no vector"
+
+
+def _check_clip(graph: Graph, op: Op) -> str:
+    return "" if len(op.inputs) == 1 and set(op.attrs) == {"min", "max"} else "computes its bounds at run time"
+
+
+def _check_binary(graph: Graph, op: Op) -> str:
+    return "" if len(op.inputs) == 2 else f"has {len(op.inputs)} inputs"
+
+
+def _check_flatten(graph: Graph, op: Op) -> str:
+    before, after = graph.tensor(op.inputs[0]).shape, graph.tensor(op.output).shape
+    return "" if len(before) > 2 and after[:1] == before[:1] and len(after) == 2 else "does not keep the batch axis"
+
+
+def _check_global_pool(graph: Graph, op: Op) -> str:
+    return "" if all(dim == 1 for dim in graph.tensor(op.output).shape[2:]) else "does not give 1x1 images"
+
+
+def _check_attributes(*names: str) -> Callable[[Graph, Op], str]:
+    return lambda _, op: "" if set(op.attrs) == set(names) else f"has the attributes {sorted(op.attrs)}"
+
+
+def _check_gone(graph: Graph, op: Op) -> str:
+    return "has no canonical form here"
+
+
+_CHECKS: dict[str, Callable[[Graph, Op], str]] = {
+    "Add": _check_binary,
+    "AveragePool": _check_pool,
+    "BatchNormalization": _check_attributes("epsilon"),
+    "Clip": _check_clip,
+    "Conv": _check_conv,
+    "Dropout": _check_gone,
+    "Flatten": _check_flatten,
+    "Gelu": _check_attributes("approximate"),
+    "Gemm": _check_gemm,
+    "GlobalAveragePool": _check_global_pool,
+    "HardSigmoid": _check_attributes("alpha", "beta"),
+    "HardSwish": _check_attributes(),
+    "MaxPool": _check_pool,
+    "Mul": _check_binary,
+    "Relu": _check_attributes(),
+    "Squeeze": _check_gone,
+    "Sum": _check_gone,
+    "Swish": _check_attributes(),
+    "Unsqueeze": _check_gone,
+}

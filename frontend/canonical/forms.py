@@ -1,0 +1,69 @@
+"""Old spellings of operators become those of opset 20, so that an op means the same whatever opset it came from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blockfuse.frontend.canonical.rewriting import add_constant, rewrite, substitute
+from blockfuse.graph import Graph, Op
+
+_REDUCTIONS = (
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+)
+
+
+@rewrite(*_REDUCTIONS)
+def axes_as_input(graph: Graph, op: Op) -> bool:
+    """``Reduce*(x, axes=[..])`` is ``Reduce*(x, axes)``; before opset 18 the axes are an attribute."""
+    if "noop_with_empty_axes" in op.attrs:
+        return False
+    attrs = {"keepdims": op.attrs.get("keepdims", 1), "noop_with_empty_axes": 0}
+    inputs = [op.inputs[0]]
+    if "axes" in op.attrs:
+        inputs.append(add_constant(graph, f"{op.name}.axes", np.array(op.attrs["axes"], np.int64)))
+    substitute(graph, op, (), op.kind, inputs, attrs)
+    return True
+
+
+@rewrite("Pad")
+def pads_as_input(graph: Graph, op: Op) -> bool:
+    """``Pad(x, pads=[..], value=v)`` is ``Pad(x, pads, v)``; before opset 11 they are attributes."""
+    if "pads" not in op.attrs:
+        return False
+    pads = add_constant(graph, f"{op.name}.pads", np.array(op.attrs["pads"], np.int64))
+    fill = np.array(op.attrs.get("value", 0.0), graph.tensor(op.output).dtype)
+    inputs = (op.inputs[0], pads, add_constant(graph, f"{op.name}.value", fill))
+    substitute(graph, op, (), "Pad", inputs, {"mode": op.attrs.get("mode", "constant")})
+    return True
+
+
+@rewrite("Slice")
+def bounds_as_input(graph: Graph, op: Op) -> bool:
+    """``Slice(x, starts=[..], ends=[..], axes=[..])`` takes them as inputs; before opset 10 they are attributes."""
+    if "starts" not in op.attrs:
+        return False
+    axes = op.attrs.get("axes", tuple(range(len(op.attrs["starts"]))))
+    bounds = {"starts": op.attrs["starts"], "ends": op.attrs["ends"], "axes": axes}
+    names = [add_constant(graph, f"{op.name}.{key}", np.array(value, np.int64)) for key, value in bounds.items()]
+    substitute(graph, op, (), "Slice", (op.inputs[0], *names))
+    return True
+
+
+@rewrite("BatchNormalization")
+def plain_batch_normalization(graph: Graph, op: Op) -> bool:
+    """Only ``epsilon`` matters at inference; what old opsets and training add goes."""
+    if set(op.attrs) == {"epsilon"} or op.attrs.get("training_mode", 0):
+        return False
+    if any(name and (graph.consumers(name) or graph.is_output(name)) for name in op.outputs[1:]):
+        return False
+    substitute(graph, op, (), op.kind, op.inputs, {"epsilon": op.attrs.get("epsilon", 1e-5)})
+    return True

@@ -1,0 +1,71 @@
+"""Poolings: explicit windows, and all spellings of the mean over the image as GlobalAveragePool."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blockfuse.frontend.canonical.rewriting import fresh, optional_input, rewrite, substitute
+from blockfuse.frontend.canonical.windows import Window, window_of
+from blockfuse.graph import Graph, Op, Tensor
+
+
+@rewrite("MaxPool", "AveragePool")
+def explicit_pool(graph: Graph, op: Op) -> bool:
+    """Spell out the window, resolve ``auto_pad``, and round up by padding where that means the same."""
+    if any(name and (graph.consumers(name) or graph.is_output(name)) for name in op.outputs[1:]):
+        return False
+    image, result = graph.tensor(op.inputs[0]).shape[2:], graph.tensor(op.output).shape[2:]
+    window = window_of(op.attrs, op.attrs["kernel_shape"], image)
+    attrs = {"ceil_mode": op.attrs.get("ceil_mode", 0)}
+    if op.kind == "AveragePool":
+        attrs["count_include_pad"] = op.attrs.get("count_include_pad", 0) if any(window.pads) else 0
+    if attrs["ceil_mode"]:
+        rounded = _rounded_up(window, image, result)
+        if window.outputs(image) == result or not attrs.get("count_include_pad", 0):
+            window, attrs["ceil_mode"] = rounded, 0
+    attrs = {**window.attrs, **attrs}
+    if dict(op.attrs) == attrs and len(op.outputs) == 1:
+        return False
+    substitute(graph, op, (), op.kind, op.inputs, attrs)
+    return True
+
+
+@rewrite("AveragePool")
+def global_average_pool(graph: Graph, op: Op) -> bool:
+    """An ``AveragePool`` whose one window is the whole image is a ``GlobalAveragePool``."""
+    window = window_of(op.attrs, op.attrs["kernel_shape"], graph.tensor(op.inputs[0]).shape[2:])
+    if window.kernel_shape != graph.tensor(op.inputs[0]).shape[2:] or any(window.pads):
+        return False
+    if any(step != 1 for step in window.dilations):
+        return False
+    substitute(graph, op, (), "GlobalAveragePool", op.inputs)
+    return True
+
+
+@rewrite("ReduceMean")
+def mean_over_image(graph: Graph, op: Op) -> bool:
+    """``ReduceMean`` over all spatial axes is a ``GlobalAveragePool``, and a ``Flatten`` where they vanish."""
+    image = graph.tensor(op.inputs[0])
+    rank = len(image.shape)
+    axes = graph.constant(optional_input(op, 1))
+    if axes is None or rank < 3 or sorted(np.asarray(axes) % rank) != list(range(2, rank)):
+        return False
+    if op.attrs.get("keepdims", 1):
+        substitute(graph, op, (), "GlobalAveragePool", op.inputs[:1])
+        return True
+    pooled = fresh(graph, f"{op.output}.pooled")
+    graph.add_tensor(Tensor(pooled, (*image.shape[:2], *[1] * (rank - 2)), image.dtype))
+    graph.remove_op(op)
+    graph.add_op(Op("GlobalAveragePool", op.name, op.inputs[:1], (pooled,), {}, op.origin))
+    graph.add_op(Op("Flatten", f"{op.name}.flatten", (pooled,), op.outputs, {"axis": 1}, op.origin))
+    return True
+
+
+def _rounded_up(window: Window, image: tuple[int, ...], result: tuple[int, ...]) -> Window:
+    """The window padded at its end so that rounding down gives the result."""
+    rank = len(image)
+    ends = [
+        max(window.pads[rank + i], (result[i] - 1) * window.strides[i] + window.extent[i] - image[i] - window.pads[i])
+        for i in range(rank)
+    ]
+    return Window(window.kernel_shape, window.strides, (*window.pads[:rank], *ends), window.dilations)

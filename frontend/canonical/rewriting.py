@@ -1,0 +1,152 @@
+"""What the rewrites are made of: rules tried at every op of a kind, and the few ways a rule changes the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from blockfuse.graph import Graph, Op, Tensor
+
+Array = np.ndarray[Any, Any]
+
+Rule = Callable[[Graph, Op], bool]
+"""Changes the graph around one op in place; returns whether it did."""
+
+Rewrite = Callable[[Graph], Graph]
+"""Returns a changed copy, or the very graph it was given when there is nothing to change."""
+
+
+def rewrite(*kinds: str) -> Callable[[Rule], Rewrite]:
+    """Make a rewrite of a rule, which is tried once at every op of these kinds."""
+
+    def decorate(rule: Rule) -> Rewrite:
+        def apply(graph: Graph) -> Graph:
+            starts = _ops_of(graph, kinds)
+            if not starts:
+                return graph
+            result = graph.copy()
+            changed = False
+            for start in starts:
+                op = _current(result, start)
+                if op is not None and op.kind in kinds:
+                    changed |= rule(result, op)
+            if not changed:
+                return graph
+            result.prune()
+            return result
+
+        apply.__name__ = rule.__name__
+        apply.__doc__ = rule.__doc__
+        return apply
+
+    return decorate
+
+
+def substitute(
+    graph: Graph,
+    root: Op,
+    absorbed: Iterable[Op],
+    kind: str,
+    inputs: Iterable[str],
+    attrs: Mapping[str, Any] | None = None,
+    name: str = "",
+) -> None:
+    """Put one op in the place of ``root`` and of those ops before it that nothing else needs.
+
+    Args:
+        graph: Changed in place.
+        root: The op whose first output the new op computes.
+        absorbed: Ops before it whose work the new op does too, producers first.
+        kind: Kind of the new op.
+        inputs: Tensors the new op reads.
+        attrs: Its attributes; none by default.
+        name: Its name; that of ``root`` by default.
+    """
+    absorbed = tuple(absorbed)
+    origin = tuple(dict.fromkeys(part for op in (*absorbed, root) for part in op.origin))
+    graph.remove_op(root)
+    for op in reversed(absorbed):
+        if not any(name and is_read(graph, name) for name in op.outputs):
+            graph.remove_op(op)
+    graph.add_op(Op(kind, name or root.name, tuple(inputs), (root.output,), attrs or {}, origin))
+
+
+def bypass(graph: Graph, op: Op, source: str) -> bool:
+    """Remove an op whose first output equals the tensor ``source``; returns whether that was possible.
+
+    The names of graph inputs and outputs never change, so an op between the two stays.
+    """
+    if not graph.is_output(op.output):
+        graph.redirect(op.output, source)
+        graph.remove_op(op)
+        return True
+    value = graph.constant(source)
+    if value is not None:
+        graph.remove_op(op)
+        graph.add_tensor(replace(graph.tensor(op.output), value=value))
+        return True
+    producer = graph.producer(source)
+    if producer is None or graph.is_output(source):
+        return False
+    graph.remove_op(op)
+    graph.remove_op(producer)
+    outputs = tuple(op.output if name == source else name for name in producer.outputs)
+    graph.add_op(Op(producer.kind, producer.name, producer.inputs, outputs, producer.attrs, producer.origin))
+    graph.redirect(source, op.output)
+    return True
+
+
+def add_constant(graph: Graph, name: str, value: Array) -> str:
+    """Add a constant under a name like the given one; returns the name it got."""
+    unique = fresh(graph, name)
+    graph.add_tensor(Tensor(unique, value.shape, value.dtype.name, value))
+    return unique
+
+
+def fresh(graph: Graph, name: str) -> str:
+    """A tensor name that is not taken: the given one, or that with a number."""
+    candidate, count = name, 1
+    while graph.has_tensor(candidate):
+        count += 1
+        candidate = f"{name}_{count}"
+    return candidate
+
+
+def optional_input(op: Op, index: int) -> str:
+    """The name of an input; empty where it is omitted."""
+    return op.inputs[index] if index < len(op.inputs) else ""
+
+
+def scalar(graph: Graph, name: str) -> float | None:
+    """The value of a constant of one element; None for everything else."""
+    value = graph.constant(name)
+    return float(value.reshape(())) if value is not None and value.size == 1 else None
+
+
+def is_read(graph: Graph, name: str) -> bool:
+    """Whether any op or the caller reads a tensor."""
+    return bool(graph.consumers(name)) or graph.is_output(name)
+
+
+def sole_producer(graph: Graph, name: str, *kinds: str) -> Op | None:
+    """The op of one of these kinds that computes a tensor which only one op and not the caller reads; else None."""
+    op = graph.producer(name) if name else None
+    if op is None or op.kind not in kinds or len(graph.consumers(name)) != 1 or graph.is_output(name):
+        return None
+    return op
+
+
+def _ops_of(graph: Graph, kinds: tuple[str, ...]) -> list[Op]:
+    """Ops of these kinds, each once, without the cost of sorting the graph."""
+    producers = (graph.producer(tensor.name) for tensor in graph.tensors)
+    found = {op.name: op for op in producers if op is not None and op.kind in kinds}
+    return list(found.values())
+
+
+def _current(graph: Graph, op: Op) -> Op | None:
+    """The op that computes the first result of ``op`` after earlier rules changed the graph."""
+    name = next((name for name in op.outputs if name), "")
+    return graph.producer(name) if name else None
