@@ -6,7 +6,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias, overload
 
 from blockfuse.errors import PatternError
 from blockfuse.pattern.canonical import canonicalize
@@ -23,7 +23,8 @@ from blockfuse.pattern.values import (
     walk,
 )
 
-Constructor = Callable[..., Value]
+Constructor: TypeAlias = Callable[..., Value]
+Literal: TypeAlias = float | str | tuple[int, ...] | list[int]
 
 
 class Ops:
@@ -121,7 +122,11 @@ def pattern(function: Constructor) -> Pattern:
     return Pattern(name, doc, parameters, root, function)
 
 
-def either(*alternatives: Any) -> Any:
+@overload
+def either(*alternatives: Value) -> Value: ...
+@overload
+def either(*alternatives: Literal) -> OneOf: ...
+def either(*alternatives: Value | Literal) -> Value | OneOf:
     """One of several values, the first that matches: ``either(op.Relu(y), op.Clip(y, 0, 6))``.
 
     As an attribute, one of several literals: ``kernel_shape=either((3, 3), (5, 5))``.
@@ -131,16 +136,18 @@ def either(*alternatives: Any) -> Any:
     """
     if len(alternatives) < 2:
         raise PatternError("either(...) needs two alternatives or more")
-    values = [isinstance(alternative, Value) for alternative in alternatives]
-    if all(values):
-        return Either(alternatives)
-    if any(values):
+    values = tuple(alternative for alternative in alternatives if isinstance(alternative, Value))
+    if len(values) == len(alternatives):
+        return Either(values)
+    if values:
         raise PatternError("either(...) mixes values of the pattern with literals")
     return OneOf(tuple(tuple(value) if isinstance(value, list) else value for value in alternatives))
 
 
 def optional(value: Value, step: Callable[[Value], Value]) -> Value:
-    """A step that may be missing: ``y = optional(y, op.Relu)``, or ``optional(y, lambda y: op.Add(y, x))``.
+    """Apply a step that the model may lack.
+
+    For example ``y = optional(y, op.Relu)``, or ``optional(y, lambda y: op.Add(y, x))``.
 
     The result is ``step(value)`` where that matches, and ``value`` otherwise.
     """

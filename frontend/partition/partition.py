@@ -1,0 +1,143 @@
+"""Patterns first, then the rest by itself or by segments."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from blockfuse.block import Block
+from blockfuse.frontend.partition.blocks import NoBlock, block_of
+from blockfuse.frontend.partition.result import Found, Overlap, Partition, Step
+from blockfuse.frontend.partition.segments import Cost, segments
+from blockfuse.frontend.partition.singles import singles, stays_because
+from blockfuse.graph import Graph, Op
+from blockfuse.pattern import Match, Pattern, match
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+MAX_STAGES = 16
+"""Most stages in a block that no pattern names; squeeze-excite blocks have thirteen."""
+
+
+def partition(
+    graph: Graph,
+    patterns: Sequence[Pattern],
+    *,
+    cost: Cost | None = None,
+    max_stages: int = MAX_STAGES,
+) -> Partition:
+    """Divide a graph into blocks and operators that run by themselves.
+
+    Where several patterns match, the one given first wins, then the one with most operators. What no pattern takes
+    is divided by ``cost`` along the segment chain; without a cost, every convolution takes the elementwise operators
+    directly behind it.
+
+    Args:
+        graph: A canonical graph, which is not changed.
+        patterns: In order of preference; may be empty.
+        cost: Predicted time of a block in seconds, or None where there is no plan for it.
+        max_stages: Most stages in a block that no pattern names.
+
+    Returns:
+        All operators of the graph, each in exactly one step.
+    """
+    ops = graph.ops()
+    search = _search(graph, patterns, ops)
+    taken = {name for found in search.found for name in found.ops}
+    rest = [op for op in ops if op.name not in taken]
+    named = [found.block for found in search.found]
+    others = segments(graph, rest, named, cost, max_stages) if cost else singles(graph, rest, max_stages)
+    steps = _renamed(_in_order(graph, ops, [*named, *others]))
+    blocks = {step.ops: step for step in steps if isinstance(step, Block)}
+    found = sorted((replace(found, block=blocks[found.ops]) for found in search.found), key=_position(steps))
+    return Partition(graph, steps, tuple(found), _reasons(graph, steps, search.refused), tuple(search.overlaps))
+
+
+@dataclass(frozen=True)
+class _Found:
+    found: list[Found]
+    overlaps: list[Overlap]
+    refused: dict[str, str]  # by op name: why the block a pattern saw there cannot be made
+
+
+def _search(graph: Graph, patterns: Sequence[Pattern], ops: Sequence[Op]) -> _Found:
+    """Take matches in order of preference as long as they share nothing."""
+    result = _Found([], [], {})
+    owner: dict[str, Found] = {}
+    for pattern in patterns:
+        for found in sorted(_candidates(graph, pattern, ops, result.refused), key=lambda found: -len(found.ops)):
+            shared = [name for name in found.ops if name in owner]
+            if not shared:
+                result.found.append(found)
+                owner.update(dict.fromkeys(found.ops, found))
+            elif not _is_part_of(found, owner[shared[0]]):
+                result.overlaps.append(Overlap(owner[shared[0]].pattern, found.pattern, tuple(shared)))
+    return result
+
+
+def _candidates(graph: Graph, pattern: Pattern, ops: Sequence[Op], refused: dict[str, str]) -> Iterable[Found]:
+    for anchor in ops:
+        if anchor.kind not in pattern.anchors:
+            continue
+        result = match(pattern, graph, anchor)
+        if not isinstance(result, Match):
+            continue
+        block = block_of(graph, result.ops, pattern.name)
+        if isinstance(block, NoBlock):
+            refused.update({op.name: f"{pattern.name} matches here, but {block}" for op in result.ops})
+            continue
+        named = {name: op.name for name, op in result.named.items()}
+        yield Found(pattern.name, block.ops, block, named, result.tensors)
+
+
+def _is_part_of(small: Found, large: Found) -> bool:
+    """Whether one is the other without its optional steps, which is no conflict."""
+    return small.pattern == large.pattern and set(small.ops) < set(large.ops)
+
+
+def _in_order(graph: Graph, ops: Sequence[Op], blocks: Sequence[Block]) -> list[Step]:
+    """Blocks and the operators in none, producers before consumers, ties in the order of the graph."""
+    index = {op.name: number for number, op in enumerate(ops)}
+    steps: dict[int, Step] = {index[block.ops[-1]]: block for block in blocks}
+    owner = {name: number for number, block in steps.items() if isinstance(block, Block) for name in block.ops}
+    for op in ops:
+        if op.name not in owner:
+            steps[index[op.name]] = op
+            owner[op.name] = index[op.name]
+    network: nx.DiGraph[int] = nx.DiGraph()
+    network.add_nodes_from(steps)
+    for source, reader in graph.network().edges:
+        if owner[source] != owner[reader]:
+            network.add_edge(owner[source], owner[reader])
+    return [steps[number] for number in nx.lexicographical_topological_sort(network)]
+
+
+def _renamed(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Give blocks of one name a number each: ``basic_block_0``, ``basic_block_1``, ..."""
+    counts: Counter[str] = Counter()
+    renamed: list[Step] = []
+    for step in steps:
+        if isinstance(step, Block):
+            renamed.append(replace(step, name=f"{step.name}_{counts[step.name]}"))
+            counts[step.name] += 1
+        else:
+            renamed.append(step)
+    return tuple(renamed)
+
+
+def _position(steps: Sequence[Step]) -> Callable[[Found], int]:
+    order = {step.ops: number for number, step in enumerate(steps) if isinstance(step, Block)}
+    return lambda found: order[found.ops]
+
+
+def _reasons(graph: Graph, steps: Sequence[Step], refused: dict[str, str]) -> dict[str, str]:
+    alone = [step if isinstance(step, Op) else graph.op(step.ops[0]) for step in steps if _is_alone(step)]
+    return {op.name: refused.get(op.name) or stays_because(graph, op) for op in alone}
+
+
+def _is_alone(step: Step) -> bool:
+    return isinstance(step, Op) or len(step.ops) == 1

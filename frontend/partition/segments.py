@@ -1,0 +1,174 @@
+"""The segment chain: fuse what nobody has named, where a cost says that it pays.
+
+The graph is cut at the operators that every path from the inputs to the outputs crosses (the post-dominators of its
+entry). Between two cuts nothing but the first one's result comes in and nothing but the second one's goes out, so any
+run of consecutive pieces may become one block. Dynamic programming chooses the runs::
+
+    best[j] = min over i < j of best[i] + min(cost(pieces i..j as one block),
+                                              cost(pieces i..j with every convolution by itself))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import networkx as nx
+
+from blockfuse.block import Block
+from blockfuse.frontend.partition.blocks import block_of
+from blockfuse.frontend.partition.singles import singles
+from blockfuse.stages import Conv, Depthwise, Pool
+
+if TYPE_CHECKING:
+    from blockfuse.graph import Graph, Op
+
+Cost: TypeAlias = Callable[[Block], float | None]
+
+_ENTRY, _EXIT = "(entry)", "(exit)"
+
+
+@dataclass(frozen=True, order=True)
+class _Price:
+    """Compared in this order; fewer steps break a tie."""
+
+    without_plan: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+
+    def __add__(self, other: _Price) -> _Price:
+        return _Price(self.without_plan + other.without_plan, self.seconds + other.seconds, self.steps + other.steps)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    price: _Price
+    start: int
+    blocks: tuple[Block, ...]
+
+
+def segments(graph: Graph, ops: Sequence[Op], taken: Sequence[Block], cost: Cost, max_stages: int) -> list[Block]:
+    """Divide the operators no pattern took into the cheapest blocks along the chain.
+
+    Args:
+        graph: A canonical graph.
+        ops: The operators to place, producers before consumers.
+        taken: Blocks that are settled.
+        cost: Predicted time of a block in seconds, or None where there is no plan for it.
+        max_stages: Most stages in a block.
+
+    Returns:
+        The blocks; operators in none of them run by themselves.
+    """
+    price = _Pricing(graph, cost, max_stages)
+    blocks: list[Block] = []
+    for run in _runs(graph, ops, taken):
+        blocks += _cheapest(run, price, max_stages)
+    return blocks
+
+
+def _cheapest(pieces: Sequence[Sequence[Op]], price: _Pricing, max_stages: int) -> tuple[Block, ...]:
+    """Dynamic programming over consecutive pieces."""
+    best = [_Choice(_Price(), 0, ())]
+    for end in range(1, len(pieces) + 1):
+        choices = []
+        for start in range(end - 1, -1, -1):
+            ops = [op for piece in pieces[start:end] for op in piece]
+            if len(ops) > max_stages and start < end - 1:
+                break
+            choices += [_Choice(best[start].price + own, start, blocks) for own, blocks in price.ways(ops)]
+        best.append(min(choices, key=lambda choice: choice.price))
+    blocks: list[Block] = []
+    end = len(pieces)
+    while end:
+        blocks = [*best[end].blocks, *blocks]
+        end = best[end].start
+    return tuple(blocks)
+
+
+class _Pricing:
+    """Prices of ways to run some operators; equal blocks are priced once."""
+
+    def __init__(self, graph: Graph, cost: Cost, max_stages: int) -> None:
+        self.graph = graph
+        self.cost = cost
+        self.max_stages = max_stages
+        self.known: dict[Block, float | None] = {}
+
+    def ways(self, ops: Sequence[Op]) -> Iterator[tuple[_Price, tuple[Block, ...]]]:
+        """As one block, if there is a plan for it, and with every convolution by itself."""
+        whole = block_of(self.graph, ops) if len(ops) <= self.max_stages else None
+        if isinstance(whole, Block) and _has_work(whole) and self.seconds(whole) is not None:
+            yield self.price(ops, (whole,)), (whole,)
+        apart = tuple(singles(self.graph, ops, self.max_stages))
+        yield self.price(ops, apart), apart
+
+    def price(self, ops: Sequence[Op], blocks: tuple[Block, ...]) -> _Price:
+        """Of the blocks and the elementwise operators left alone; what has no stage costs the same anyway."""
+        inside = {name for block in blocks for name in block.ops}
+        alone = [op for op in ops if op.name not in inside]
+        made = [block_of(self.graph, [op]) for op in alone]
+        seconds = [self.seconds(block) for block in (*blocks, *made) if isinstance(block, Block)]
+        known = [value for value in seconds if value is not None]
+        return _Price(len(seconds) - len(known), math.fsum(known), len(blocks) + len(alone))
+
+    def seconds(self, block: Block) -> float | None:
+        if block not in self.known:
+            self.known[block] = self.cost(block)
+        return self.known[block]
+
+
+def _has_work(block: Block) -> bool:
+    return any(isinstance(stage, Conv | Depthwise | Pool) for stage in block.stages)
+
+
+# ---- the chain -------------------------------------------------------------------------------------------------------
+def _runs(graph: Graph, ops: Sequence[Op], taken: Sequence[Block]) -> Iterator[list[list[Op]]]:
+    """Pieces between two cuts, in runs that no settled block interrupts."""
+    free = {op.name for op in ops}
+    run: list[list[Op]] = []
+    for piece in _pieces(graph, taken):
+        rest = [op for op in piece if op.name in free]
+        if len(rest) == len(piece):
+            run.append(rest)
+            continue
+        yield run
+        yield [rest] if rest else []
+        run = []
+    yield run
+
+
+def _pieces(graph: Graph, taken: Sequence[Block]) -> list[list[Op]]:
+    """All operators, divided at the chain; each piece ends with its cut, except the last where there are branches."""
+    names = {name: block.ops[-1] for block in taken for name in block.ops}
+    parent = _post_dominators(graph, names)
+    chain = [_EXIT]
+    node = parent[_ENTRY]
+    while node != _EXIT:
+        chain.append(node)
+        node = parent[node]
+    pieces: dict[str, list[Op]] = {node: [] for node in (*chain[1:], _EXIT)}
+    for op in graph.ops():
+        node = names.get(op.name, op.name)
+        while node not in pieces:
+            node = parent[node]
+        pieces[node].append(op)
+    return [piece for piece in pieces.values() if piece]
+
+
+def _post_dominators(graph: Graph, names: Mapping[str, str]) -> dict[str, str]:
+    """For every node the first one that all ways from it to the outputs cross; a settled block is one node."""
+    network: nx.DiGraph[str] = nx.DiGraph()  # against the flow of data: dominators here are post-dominators there
+    for op in graph.ops():
+        node = names.get(op.name, op.name)
+        reads_input = any(name in graph.inputs for name in op.inputs)
+        if reads_input or not any(graph.producer(name) for name in op.inputs if name):
+            network.add_edge(node, _ENTRY)
+        for tensor in op.outputs:
+            readers = [names.get(reader.name, reader.name) for reader in graph.consumers(tensor)]
+            network.add_edges_from((reader, node) for reader in readers if reader != node)
+            if graph.is_output(tensor) or not readers:
+                network.add_edge(_EXIT, node)
+    return nx.immediate_dominators(network, _EXIT)

@@ -1,0 +1,84 @@
+"""The blocks that are always possible: one convolution or pool, with the elementwise operators directly behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blockfuse.block import Block
+from blockfuse.frontend.partition.blocks import NoBlock, block_of
+from blockfuse.frontend.stages import NoStage, StageDraft, stage_of
+from blockfuse.stages import Activation, Add, Conv, Depthwise, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from blockfuse.graph import Graph, Op
+
+
+def singles(graph: Graph, ops: Sequence[Op], max_stages: int) -> list[Block]:
+    """Blocks of one convolution or pool each; operators that fit none stay outside.
+
+    Of the convolutions before a residual add the last one takes it: the other operand has been computed by then.
+
+    Args:
+        graph: A canonical graph.
+        ops: The operators to place, producers before consumers.
+        max_stages: Most stages in a block.
+
+    Returns:
+        The blocks, in the order of their convolutions.
+    """
+    free = {op.name for op in ops}
+    blocks = []
+    for op in reversed(ops):
+        if not isinstance(_stage(graph, op), Conv | Depthwise | Pool):
+            continue
+        chain = _chain(graph, op, free)[:max_stages]
+        block = block_of(graph, chain)
+        if isinstance(block, NoBlock):
+            chain, block = [op], block_of(graph, [op])
+        if isinstance(block, Block):
+            blocks.append(block)
+            free.difference_update(op.name for op in chain)
+    return blocks[::-1]
+
+
+def stays_because(graph: Graph, op: Op) -> str:
+    """Why nothing is fused with an operator that no pattern took."""
+    draft = stage_of(graph, op)
+    if isinstance(draft, NoStage):
+        return draft.reason
+    if isinstance(draft.stage, Pool):
+        return f"{op.kind}: a pool is a block of its own"
+    if isinstance(draft.stage, Activation | Add):
+        return f"elementwise {op.kind}: no convolution directly before it can take it"
+    return f"single {op.kind.lower()}: no pattern takes it, and {_what_follows(graph, op)}"
+
+
+def _chain(graph: Graph, op: Op, free: Collection[str]) -> list[Op]:
+    """The operator and the free elementwise ones behind it, each the only reader of the one before."""
+    chain = [op]
+    if isinstance(_stage(graph, op), Pool):
+        return chain
+    while not graph.is_output(chain[-1].output):
+        readers = graph.consumers(chain[-1].output)
+        if len(readers) != 1 or readers[0].name not in free:
+            break
+        if not isinstance(_stage(graph, readers[0]), Activation | Add):
+            break
+        chain.append(readers[0])
+    return chain
+
+
+def _what_follows(graph: Graph, op: Op) -> str:
+    readers = graph.consumers(op.output)
+    if graph.is_output(op.output):
+        return "its result is an output of the model"
+    if len(readers) != 1:
+        return f"its result is read by {len(readers)} operators"
+    return f"it is followed by {readers[0]}"
+
+
+def _stage(graph: Graph, op: Op) -> object:
+    draft = stage_of(graph, op)
+    return draft.stage if isinstance(draft, StageDraft) else None

@@ -1,0 +1,21 @@
+"""The block types known by name: one function each, in files by family.
+
+A new one is a function with ``@pattern`` in such a file and its name in :func:`all`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blockfuse.frontend.patterns.inverted import depthwise_separable, inverted_residual
+from blockfuse.frontend.patterns.residual import basic_block, bottleneck
+
+if TYPE_CHECKING:
+    from blockfuse.pattern import Pattern
+
+__all__ = ["all", "basic_block", "bottleneck", "depthwise_separable", "inverted_residual"]
+
+
+def all() -> tuple[Pattern, ...]:  # noqa: A001 - read as bf.patterns.all()
+    """Every built-in pattern, in order of preference."""
+    return (bottleneck, basic_block, depthwise_separable, inverted_residual)
