@@ -114,7 +114,9 @@ class Block:
         expected = self.parameter_shapes()
         for key, array in self.parameters.items():
             if tuple(array.shape) != expected.get(key):
-                raise InternalError(f"block {self.name}: parameter {key} has shape {array.shape}, not {expected.get(key)}")
+                raise InternalError(
+                    f"block {self.name}: parameter {key} has shape {array.shape}, not {expected.get(key)}"
+                )
 
     def __str__(self) -> str:
         shapes = self.shapes

@@ -277,7 +277,9 @@ class ReduceAcross:
     steps: tuple[EpilogueStep, ...]
 
     def __str__(self) -> str:
-        return f"REDUCE    {self.target}{self.region} <- all {self.source.copies} {self.source}  {_steps_text(self.steps)}"
+        return (
+            f"REDUCE    {self.target}{self.region} <- all {self.source.copies} {self.source}  {_steps_text(self.steps)}"
+        )
 
 
 @dataclass(eq=False)

@@ -1,0 +1,56 @@
+"""The choices that make a CPU kernel of a block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class UnitTiling:
+    """How one unit sweeps its pixels.
+
+    Attributes:
+        pixels: Columns of one output row computed together (MR).
+        vectors: Vectors of output channels computed together (NR); 1 where every channel is by itself.
+        prefetch: Whether the sweep over one weight panel prefetches the next one.
+        filter_rows: Whether one filter row at a time is applied to all pixels, with partial sums kept in the output,
+            so that the weights in use fit the second-level cache.
+    """
+
+    pixels: int
+    vectors: int
+    prefetch: bool = False
+    filter_rows: bool = False
+
+
+@dataclass(frozen=True)
+class CpuPlan:
+    """One way to run a block on a CPU.
+
+    Attributes:
+        mode: ``rows`` gives every task a band of output rows, which it makes step by step through rings of rows.
+            ``panels`` gives every task a share of the output channels of a single contraction. ``channels`` gives
+            every task a share of the hidden channels of an expand - depthwise - project block; partial results are
+            summed afterwards.
+        tasks: Bands, or shares, per image.
+        rows: Output rows per step.
+        chunk: Hidden channels at a time, in ``channels`` mode.
+        units: Tiling of each unit.
+        lanes: float32 elements per vector.
+        threads: Cores planned for.
+    """
+
+    mode: Literal["rows", "panels", "channels"]
+    tasks: int
+    rows: int
+    units: tuple[UnitTiling, ...]
+    chunk: int = 0
+    lanes: int = 16
+    threads: int = 1
+
+    def __str__(self) -> str:
+        tiles = " ".join(f"{unit.pixels}x{unit.vectors}" for unit in self.units)
+        what = {"rows": f"{self.tasks} bands, {self.rows} rows a step", "panels": f"{self.tasks} channel shares"}
+        text = what.get(self.mode, f"{self.tasks} shares of hidden channels, {self.chunk} at a time")
+        return f"{text}; tiles {tiles}"
