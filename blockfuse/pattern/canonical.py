@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from blockfuse.errors import PatternError
-from blockfuse.pattern.values import Call, Captured, Either, Number, Omitted, Value
+from blockfuse.pattern.values import Call, Either, Number, Omitted, Value
 
 Rewrite = Callable[[Call], Value | None]
 
@@ -61,16 +61,42 @@ def _sum_to_add(call: Call) -> Value | None:
     return replace(total, name=call.name) if isinstance(total, Call) and len(call.inputs) > 1 else total
 
 
+def _extremum_to_clip(call: Call) -> Value | None:
+    """``Max(x, c)`` and ``Min(x, c)`` with a number are a Clip."""
+    if call.kind not in {"Max", "Min"} or len(call.inputs) != 2:
+        return None
+    for x, bound in (call.inputs, call.inputs[::-1]):
+        if isinstance(bound, Number):
+            bounds = (bound.number, math.inf) if call.kind == "Max" else (-math.inf, bound.number)
+            return Call("Clip", (x,), dict(zip(("min", "max"), bounds, strict=True)), call.name)
+    return None
+
+
 def _clip_bounds(call: Call) -> Value | None:
-    """Bounds given as inputs become the attributes min and max; bounds left out stay unconstrained."""
+    """Bounds given as inputs become the attributes min and max; without any, all bounds will do."""
     if call.kind != "Clip" or len(call.inputs) < 2:
         return None
-    attrs = dict(call.attrs)
-    for key, bound, missing in zip(("min", "max"), call.inputs[1:], (-math.inf, math.inf), strict=False):
-        if isinstance(bound, Captured | Call | Either):
-            raise PatternError(f"op.Clip: {key} must be a number")
-        attrs[key] = bound.number if isinstance(bound, Number) else missing
+    bounds = []
+    for bound, missing in zip((*call.inputs[1:], Omitted())[:2], (-math.inf, math.inf), strict=True):
+        if not isinstance(bound, Number | Omitted):
+            raise PatternError("op.Clip: a bound must be a number")
+        bounds.append(bound.number if isinstance(bound, Number) else missing)
+    attrs = {**call.attrs, "min": bounds[0], "max": bounds[1]}
     return Call("Clip", call.inputs[:1], attrs, call.name)
+
+
+def _clip_to_relu(call: Call) -> Value | None:
+    if call.kind != "Clip" or (call.attrs.get("min"), call.attrs.get("max")) != (0, math.inf):
+        return None
+    return Call("Relu", call.inputs[:1], name=call.name)
+
+
+def _plain_gemm(call: Call) -> Value | None:
+    """Models fold alpha, beta and the transposition into the constants."""
+    folded = {"alpha", "beta", "transB"} & set(call.attrs)
+    if call.kind != "Gemm" or not folded:
+        return None
+    return replace(call, attrs={key: value for key, value in call.attrs.items() if key not in folded})
 
 
 def _gate_to_activation(call: Call) -> Value | None:
@@ -122,7 +148,10 @@ def _drop_omitted(call: Call) -> Value | None:
 REWRITES: tuple[Rewrite, ...] = (
     _drop_identity,
     _sum_to_add,
+    _extremum_to_clip,
     _clip_bounds,
+    _clip_to_relu,
+    _plain_gemm,
     _gate_to_activation,
     _fold_batch_norm,
     _mean_to_pool,
