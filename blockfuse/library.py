@@ -1,0 +1,104 @@
+"""A compiled network as plain data: what is built, saved, loaded and run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from blockfuse.target import Target
+
+ALIGNMENT = 64
+"""Bytes. Every constant starts at a multiple of it: one cache line, and one AVX-512 register."""
+
+
+class Layout(StrEnum):
+    """Order of a value's dimensions in memory."""
+
+    PLAIN = "plain"
+    """As ONNX orders them: images are N, C, H, W."""
+    NHWC = "nhwc"
+    """Images with their channels last."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A value that enters or leaves a network.
+
+    Attributes:
+        name: As in the model.
+        shape: As the user sees it, in ONNX order.
+        dtype: A numpy type name.
+        layout: In which the compiled code holds it.
+        alignment: Bytes that the address of an input must be a multiple of; other inputs are copied.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    layout: Layout = Layout.PLAIN
+    alignment: int = ALIGNMENT
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant of the network inside the block of weights.
+
+    Attributes:
+        offset: Bytes from the start of the block, a multiple of :data:`ALIGNMENT`.
+        shape: As the code expects it.
+        dtype: A numpy type name.
+    """
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """A compiled network.
+
+    Attributes:
+        name: Of the model.
+        target: What the code was made for, with the number of threads that work was divided among.
+        inputs: In the order of the entry function's parameters.
+        outputs: In the order in which the entry function returns them.
+        constants: The entry function's parameters after the inputs, in execution order.
+        layout_changes: Number of transpositions between N, C, H, W and N, H, W, C in one run.
+        code: A shared library with the entry function ``main`` for TVM's virtual machine.
+        weights: The block of weights, uint8, aligned to :data:`ALIGNMENT`.
+    """
+
+    name: str
+    target: Target
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    constants: tuple[Constant, ...]
+    layout_changes: int
+    code: bytes
+    weights: np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def aligned_empty(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """An uninitialised uint8 array whose address is a multiple of :data:`ALIGNMENT`."""
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes]
+
+
+def aligned_copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A C-contiguous copy at an address that is a multiple of :data:`ALIGNMENT`."""
+    copy = aligned_empty(array.nbytes).view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

@@ -1,0 +1,135 @@
+"""What code is made for: a class of CPUs, or GPU architectures; and what this machine is.
+
+CPU code is chosen by feature, never by the name of a CPU: three classes, of which every x86-64 machine runs at least
+the last. Other architectures have the generic class alone.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from blockfuse.errors import TargetError, UsageError
+
+_V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "abm")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a network is compiled for.
+
+    Attributes:
+        name: As a user writes it, such as ``"cpu:avx512"`` or ``"sm_90a"``.
+        kind: ``"cpu"`` or ``"cuda"``.
+        machine: Processor architecture of the host code, as ``platform.machine()`` spells it.
+        features: CPU features the code uses, by their names in ``/proc/cpuinfo``.
+        mcpu: LLVM's name of the CPU class.
+        lanes: float32 values in one vector register.
+        accumulators: Vector registers that a kernel may use for sums.
+        threads: Threads that work is divided among.
+        archs: CUDA architectures, such as ``("sm_80", "sm_90a")``; empty for CPUs.
+    """
+
+    name: str
+    kind: str = "cpu"
+    machine: str = "x86_64"
+    features: tuple[str, ...] = ()
+    mcpu: str = "generic"
+    lanes: int = 4
+    accumulators: int = 12
+    threads: int = 1
+    archs: tuple[str, ...] = ()
+
+    def missing_features(self) -> tuple[str, ...]:
+        """What this machine lacks to run code for the target; empty if it can."""
+        here = platform.machine()
+        if here != self.machine:
+            return (f"an {self.machine} processor (this one is {here})",)
+        available = cpu_features()
+        return tuple(feature for feature in self.features if feature not in available)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CPU_CLASSES: dict[str, Target] = {
+    "cpu:avx512": Target("cpu:avx512", features=_V4, mcpu="x86-64-v4", lanes=16, accumulators=28),
+    "cpu:avx2": Target("cpu:avx2", features=_V3, mcpu="x86-64-v3", lanes=8, accumulators=12),
+    "cpu:generic": Target("cpu:generic"),
+}
+"""The CPU classes for one thread, best first."""
+
+
+def parse_target(text: str, threads: int | None = None) -> Target:
+    """The target that a user means.
+
+    Args:
+        text: ``cpu`` (the best class this machine runs), ``cpu:avx512``, ``cpu:avx2``, ``cpu:generic``, ``cuda`` (this
+            machine's device) or a comma list of architectures such as ``sm_80,sm_90a``.
+        threads: Number of threads to divide work among; by default one per core this process may use.
+
+    Raises:
+        TargetError: The text names no target.
+        UsageError: ``threads`` is not positive.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, not {threads}")
+    threads = threads or available_cores()
+    name = text.strip().lower()
+    if name == "cpu":
+        return replace(best_cpu(), threads=threads)
+    if name in CPU_CLASSES:
+        machine = platform.machine() if name == "cpu:generic" else "x86_64"
+        return replace(CPU_CLASSES[name], machine=machine, threads=threads)
+    archs = tuple(part.strip() for part in name.split(","))
+    if name == "cuda" or all(re.fullmatch(r"sm_\d{2,3}[a-z]?", arch) for arch in archs):
+        archs = () if name == "cuda" else archs
+        return Target(name, kind="cuda", machine=platform.machine(), threads=threads, archs=archs)
+    known = ", ".join(("cpu", *CPU_CLASSES, "cuda", "sm_<number>"))
+    raise TargetError(f"unknown target {text!r}; known are {known}")
+
+
+def best_cpu() -> Target:
+    """The best class this machine runs, for one thread."""
+    for target in CPU_CLASSES.values():
+        if target.features and not target.missing_features():
+            return target
+    return replace(CPU_CLASSES["cpu:generic"], machine=platform.machine())
+
+
+def cpu_features() -> frozenset[str]:
+    """Features of this machine's processor that the operating system enables; empty where it does not say."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(found.group(1).split()) if found else frozenset()
+
+
+def available_cores() -> int:
+    """Number of physical cores that this process may use, at least 1."""
+    return len(available_cpus())
+
+
+def available_cpus() -> tuple[int, ...]:
+    """Numbers of the logical CPUs this process may use, one per physical core, ascending."""
+    if not hasattr(os, "sched_getaffinity"):
+        return tuple(range(os.cpu_count() or 1))
+    allowed = sorted(os.sched_getaffinity(0))
+    first_of_core: dict[str, int] = {}
+    for cpu in allowed:
+        first_of_core.setdefault(_core_of(cpu), cpu)
+    return tuple(first_of_core.values())
+
+
+def _core_of(cpu: int) -> str:
+    siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    try:
+        return siblings.read_text(encoding="ascii").strip()
+    except OSError:
+        return str(cpu)
