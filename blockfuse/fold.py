@@ -75,6 +75,7 @@ class Unit:
         epilogue: Applied to every element of the sum, in order.
         reduction: ``max`` or ``mean`` for a pool, else "".
         name: For people.
+        stages: Numbers of the block's stages that were folded into it, ascending.
     """
 
     kind: UnitKind
@@ -83,6 +84,7 @@ class Unit:
     epilogue: tuple[UnitStep, ...] = ()
     reduction: str = ""
     name: str = field(default="", compare=False)
+    stages: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def added(self) -> tuple[int, ...]:
@@ -174,7 +176,10 @@ class _Folding:
         shapes = self.block.shapes
         inputs = len(self.block.inputs)
         for number, stage in enumerate(self.block.stages):
-            self.holder[inputs + number] = self._place(stage, number, shapes[inputs + number])
+            held = self._place(stage, number, shapes[inputs + number])
+            self.holder[inputs + number] = held
+            unit = self.units[held - inputs]
+            self.units[held - inputs] = replace(unit, stages=tuple(sorted({*unit.stages, number})))
         return self._compact()
 
     def _place(self, stage: Stage, number: int, shape: ImageShape) -> int:
@@ -239,7 +244,10 @@ class _Folding:
         main, side = sorted((first, last), key=lambda unit: unit.terms[0].source, reverse=True)
         stages = tuple(s for u in (main, side) for e in u.epilogue if isinstance(e, AddBias) for s in e.stages)
         self.units[self.holder[b] - inputs] = replace(
-            main, terms=(*main.terms, *side.terms), epilogue=(AddBias(stages),)
+            main,
+            terms=(*main.terms, *side.terms),
+            epilogue=(AddBias(stages),),
+            stages=tuple(sorted((*main.stages, *side.stages))),
         )
         self.units[self.holder[a] - inputs] = replace(first, terms=())  # dropped by _compact
         return self.holder[b]
