@@ -96,6 +96,24 @@ def global_tile(name: str, image: ImageShape, *, planar: bool = False) -> Tile:
     return Tile(name, Level.GLOBAL, image, image.height, image.width, image.channels, image.channels, planar=planar)
 
 
+@dataclass(frozen=True)
+class WarpTiling:
+    """How the warps of a CTA share a sum; m16n8k16 tiles number pixels and channels in the order of the region.
+
+    Attributes:
+        wm: Warps along the pixels; warp ``i`` takes every ``wm``-th m16 tile.
+        wn: Warps along the channels, each with a contiguous share.
+        mb: m16 tiles of one warp that are in registers together.
+    """
+
+    wm: int
+    wn: int
+    mb: int
+
+    def __str__(self) -> str:
+        return f"{self.wm}x{self.wn} warps, {self.mb} m16 tiles each"
+
+
 @dataclass(eq=False)
 class Accumulators:
     """float32 sums in registers for a region of one value.
@@ -103,10 +121,12 @@ class Accumulators:
     Attributes:
         name: Unique within the program.
         region: What is summed; a ``pixels`` loop works on it piece by piece.
+        tiling: Which warp sums what, on a GPU.
     """
 
     name: str
     region: Region
+    tiling: WarpTiling | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -406,6 +426,7 @@ class Program:
         ring: Slots of the weight stream and elements per slot, with the tile it lies in; None without a stream.
         lanes: Channels per vector on a CPU, per thread in DEPTHWISE on a GPU.
         threads: Threads per CTA, or the number of cores planned for.
+        min_blocks: CTAs that an SM must be able to hold, which bounds the registers; 0 leaves them to the compiler.
     """
 
     name: str
@@ -421,6 +442,7 @@ class Program:
     ring: Ring | None = None
     lanes: int = 16
     threads: int = 1
+    min_blocks: int = 0
 
     def walk(self) -> Iterator[Node]:
         """All nodes, outermost first, in order."""
@@ -431,7 +453,7 @@ class Program:
         return [node for node in self.walk() if not isinstance(node, Loop | Pixels | Step)]
 
     def __str__(self) -> str:
-        return "\n".join((_header(self), *_lines(self.body, 1), *_tile_lines(self)))
+        return "\n".join((_header(self), *_lines(self.body, 1), *_sum_lines(self), *_tile_lines(self)))
 
 
 @dataclass(eq=False)
@@ -504,6 +526,11 @@ def _lines(nodes: list[Node], depth: int) -> list[str]:
     return out
 
 
+def _sum_lines(program: Program) -> list[str]:
+    sums = dict.fromkeys(node.acc for node in program.walk() if isinstance(node, Gemm) and node.acc.tiling)
+    return [f"  sums {acc}: {acc.region} by {acc.tiling}" for acc in sums]
+
+
 def _tile_lines(program: Program) -> list[str]:
     out = []
     for tile in program.tiles:
@@ -511,6 +538,8 @@ def _tile_lines(program: Program) -> list[str]:
         traits = [f"pitch {tile.pitch}"] if tile.pitch != tile.channels else []
         traits += [word for word in ("ring", "padded", "split_columns") if getattr(tile, word)]
         traits += [f"{tile.copies} copies"] if tile.copies > 1 else []
+        if any(part != Affine() for part in (tile.top, tile.left, tile.first_channel)):
+            traits.append(f"from ({tile.top}, {tile.left}, {tile.first_channel})")
         traits += [f"at {tile.offset}"] if tile.offset >= 0 else []
         out.append(f"  tile {tile.name}: {tile.level} {shape} of {tile.image}{''.join(', ' + t for t in traits)}")
     if program.ring:
