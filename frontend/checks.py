@@ -34,7 +34,9 @@ def _check_conv(graph: Graph, op: Op) -> None:
             f"and the input has {image[1]}"
         )
     if tuple(op.attrs.get("kernel_shape", weight[2:])) != weight[2:]:
-        raise ModelError(f"{op}: kernel_shape {_times(op.attrs['kernel_shape'])} is not that of the filter {_times(weight)}")
+        raise ModelError(
+            f"{op}: kernel_shape {_times(op.attrs['kernel_shape'])} is not that of the filter {_times(weight)}"
+        )
     if len(op.inputs) > 2 and op.inputs[2] and graph.tensor(op.inputs[2]).shape != weight[:1]:
         raise ModelError(f"{op}: the bias {_times(graph.tensor(op.inputs[2]).shape)} does not fit {weight[0]} outputs")
     _check_window(op, len(image) - 2)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # its stubs are another package
 from onnx.external_data_helper import uses_external_data
 
 from blockfuse.errors import ModelError, UnsupportedModelError
@@ -15,6 +16,9 @@ MAX_FILE_BYTES = 2**31
 
 MAX_NODES = 100_000
 """Nodes after function inlining; the largest published convnets have a few thousand."""
+
+MAX_FUNCTIONS = 1000
+"""Functions a model may define; the inliner's depth of recursion is that of the calls."""
 
 OPSETS = range(7, 26)
 """Versions of the standard operator set that are read."""
@@ -54,7 +58,7 @@ def opset(model: onnx.ModelProto) -> int:
         ModelError: The model does not say.
         UnsupportedModelError: The version is outside :data:`OPSETS`.
     """
-    versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS]
+    versions = [int(entry.version) for entry in model.opset_import if entry.domain in STANDARD_DOMAINS]
     if not versions:
         raise ModelError("the model names no version of the standard operator set (opset_import is missing)")
     if versions[0] not in OPSETS:
@@ -81,7 +85,9 @@ def _load_file(path: Path) -> onnx.ModelProto:
     try:
         size = path.stat().st_size
     except (OSError, ValueError) as error:
-        raise ModelError(f"the file cannot be opened ({getattr(error, 'strerror', None) or first_line(error)})") from None
+        raise ModelError(
+            f"the file cannot be opened ({getattr(error, 'strerror', None) or first_line(error)})"
+        ) from None
     if not path.is_file():
         raise ModelError("this is not a file; give the path of an .onnx file")
     if size == 0:
@@ -119,28 +125,19 @@ def _check_data_is_loaded(model: onnx.ModelProto) -> None:
 def _check_expanded_size(model: onnx.ModelProto) -> None:
     """Bound the work of inlining, which a few nested functions could blow up, and refuse recursion."""
     functions = {(function.domain, function.name): function for function in model.functions}
-    counts: dict[tuple[str, str], int | None] = {}
-
-    def count(nodes: list[onnx.NodeProto]) -> int:
-        return sum(count_function((node.domain, node.op_type)) for node in nodes)
-
-    def count_function(key: tuple[str, str]) -> int:
-        if key not in functions:
-            return 1
-        known = counts.setdefault(key, None)
-        if known is not None:
-            return known
-        if key in active:
-            raise ModelError(f"function {key[1]!r} calls itself")
-        active.add(key)
-        counts[key] = total = count(list(functions[key].node))
-        active.remove(key)
-        return total
-
-    active: set[tuple[str, str]] = set()
-    total = count(list(model.graph.node))
-    if total > MAX_NODES:
-        raise UnsupportedModelError(f"the model has {total} nodes, and at most {MAX_NODES} are read")
+    calls = {key: [(node.domain, node.op_type) for node in function.node] for key, function in functions.items()}
+    sizes: dict[tuple[str, str], int] = {}
+    try:
+        for key in TopologicalSorter(calls).static_order():
+            sizes[key] = sum(sizes[call] for call in calls[key]) if key in functions else 1
+    except CycleError as error:
+        raise ModelError(f"function {error.args[1][0][1]!r} calls itself") from None
+    total = sum(sizes.get((node.domain, node.op_type), 1) for node in model.graph.node)
+    if total > MAX_NODES or len(functions) > MAX_FUNCTIONS:
+        raise UnsupportedModelError(
+            f"the model has {total} nodes and {len(functions)} functions; "
+            f"at most {MAX_NODES} and {MAX_FUNCTIONS} are read"
+        )
 
 
 def _inline(model: onnx.ModelProto) -> onnx.ModelProto:

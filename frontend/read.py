@@ -146,6 +146,9 @@ def _tensor(name: str, info: Info | None, source: str) -> Tensor:
         raise UnsupportedModelError(f"the shape of {name!r}, result of {source}, depends on the data or is not known")
     if dtype is None:
         raise UnsupportedModelError(f"{name!r}, result of {source}, is not a tensor of numbers")
+    if not all(dim >= 1 for dim in shape):
+        text = "x".join(map(str, shape))
+        raise ModelError(f"{source} gives {name!r} the empty shape {text}; the input is too small for this model")
     return Tensor(name, shape, dtype)
 
 

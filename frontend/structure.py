@@ -11,6 +11,13 @@ from onnx.defs import SchemaError, get_schema
 from blockfuse.errors import ModelError, UnsupportedModelError
 from blockfuse.frontend.load import node_label
 
+_ATTR_TYPES = {
+    number: getattr(onnx.defs.OpSchema.AttrType, name)
+    for name, number in onnx.AttributeProto.AttributeType.items()
+    if name != "UNDEFINED"
+}
+"""Attribute types of nodes as schemas spell them."""
+
 
 def check_names(names: Iterable[str], what: str) -> None:
     """Refuse a list of names in which one is missing or comes twice."""
@@ -108,10 +115,8 @@ def _check_attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> None:
             )
         known = schema.attributes.get(attribute.name)
         if known is None:
-            raise ModelError(
-                f"{node_label(node)} has attribute {attribute.name!r}, which is unknown in version {schema.since_version}"
-            )
-        if attribute.ref_attr_name or attribute.type != known.type.value:
+            raise ModelError(f"{node_label(node)} has attribute {attribute.name!r}, which {node.op_type} does not have")
+        if attribute.ref_attr_name or _ATTR_TYPES.get(attribute.type) != known.type:
             raise ModelError(f"{node_label(node)} has attribute {attribute.name!r} of a wrong type")
     missing = [name for name, known in schema.attributes.items() if known.required and name not in seen]
     if missing:

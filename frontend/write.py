@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -95,9 +96,10 @@ def _bound(graph: Graph, op: Op, key: str, initializers: list[onnx.TensorProto],
     return name
 
 
-def _attributes(op: Op) -> dict[str, object]:
+def _attributes(op: Op) -> dict[str, Any]:
     return {
-        key: numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value for key, value in op.attrs.items()
+        key: numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
+        for key, value in op.attrs.items()
     }
 
 

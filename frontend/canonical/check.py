@@ -42,7 +42,7 @@ def _check_conv(graph: Graph, op: Op) -> str:
     return ""
 
 
-def _check_pool(graph: Graph, op: Op) -> str:
+def _check_pool(_: Graph, op: Op) -> str:
     expected = {*_WINDOW, "ceil_mode"} | ({"count_include_pad"} if op.kind == "AveragePool" else set())
     if set(op.attrs) != expected:
         return f"has the attributes {sorted(op.attrs)}"
@@ -58,11 +58,11 @@ def _check_gemm(graph: Graph, op: Op) -> str:
     return "" if bias == weight[:1] else "has a bias that is no vector"
 
 
-def _check_clip(graph: Graph, op: Op) -> str:
+def _check_clip(_: Graph, op: Op) -> str:
     return "" if len(op.inputs) == 1 and set(op.attrs) == {"min", "max"} else "computes its bounds at run time"
 
 
-def _check_binary(graph: Graph, op: Op) -> str:
+def _check_binary(_: Graph, op: Op) -> str:
     return "" if len(op.inputs) == 2 else f"has {len(op.inputs)} inputs"
 
 
@@ -79,8 +79,8 @@ def _check_attributes(*names: str) -> Callable[[Graph, Op], str]:
     return lambda _, op: "" if set(op.attrs) == set(names) else f"has the attributes {sorted(op.attrs)}"
 
 
-def _check_gone(graph: Graph, op: Op) -> str:
-    return "has no canonical form here"
+def _check_gone(_: Graph, op: Op) -> str:
+    return f"is a {op.kind} that cannot be rewritten"
 
 
 _CHECKS: dict[str, Callable[[Graph, Op], str]] = {

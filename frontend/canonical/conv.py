@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from blockfuse.frontend.canonical.rewriting import Array, add_constant, optional_input, rewrite, sole_producer, substitute
+from blockfuse.frontend.canonical.rewriting import (
+    Array,
+    add_constant,
+    optional_input,
+    rewrite,
+    sole_producer,
+    substitute,
+)
 from blockfuse.frontend.canonical.windows import window_of
 from blockfuse.graph import Graph, Op
 

@@ -218,5 +218,7 @@ def _same_shape(graph: Graph, name: str, op: Op) -> bool:
 
 def _is_close(graph: Graph, name: str, value: float, wanted: float) -> bool:
     """Whether two constants are equal up to the rounding of a tensor's type."""
-    tolerance = 2e-2 if graph.tensor(name).dtype == "bfloat16" else 2e-3 if graph.tensor(name).dtype == "float16" else 1e-5
+    tolerance = (
+        2e-2 if graph.tensor(name).dtype == "bfloat16" else 2e-3 if graph.tensor(name).dtype == "float16" else 1e-5
+    )
     return math.isclose(value, wanted, rel_tol=tolerance)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from blockfuse.frontend.canonical.rewriting import (
@@ -11,7 +9,6 @@ from blockfuse.frontend.canonical.rewriting import (
     add_constant,
     optional_input,
     rewrite,
-    scalar,
     sole_producer,
     substitute,
 )

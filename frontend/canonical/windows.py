@@ -36,7 +36,9 @@ class Window:
     def outputs(self, image: tuple[int, ...]) -> tuple[int, ...]:
         """Window positions per axis on an image of this size, rounded down."""
         axes = range(len(image))
-        return tuple((image[i] + self.pads[i] + self.pads[i + len(image)] - self.extent[i]) // self.strides[i] + 1 for i in axes)
+        return tuple(
+            (image[i] + self.pads[i] + self.pads[i + len(image)] - self.extent[i]) // self.strides[i] + 1 for i in axes
+        )
 
 
 def window_of(attrs: Mapping[str, Any], kernel_shape: tuple[int, ...], image: tuple[int, ...]) -> Window:
@@ -55,9 +57,7 @@ def window_of(attrs: Mapping[str, Any], kernel_shape: tuple[int, ...], image: tu
     window = Window(tuple(kernel_shape), strides, pads, dilations)
     if not mode.startswith("SAME"):
         return window
-    total = [
-        max((-(-image[i] // strides[i]) - 1) * strides[i] + window.extent[i] - image[i], 0) for i in range(rank)
-    ]
+    total = [max((-(-image[i] // strides[i]) - 1) * strides[i] + window.extent[i] - image[i], 0) for i in range(rank)]
     small = [pad // 2 for pad in total]
     large = [pad - half for pad, half in zip(total, small, strict=True)]
     begin, end = (small, large) if mode == "SAME_UPPER" else (large, small)

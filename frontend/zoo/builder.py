@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx
@@ -98,7 +99,7 @@ class Builder:
         self.node("Gemm", [flat, weight, bias], "output", transB=1)
         return self._model(classes)
 
-    def node(self, kind: str, inputs: list[str], name: str, **attrs: object) -> str:
+    def node(self, kind: str, inputs: list[str], name: str, **attrs: Any) -> str:
         """Any other operator with one result, which keeps the channels of its first input; returns its name."""
         self._channels.setdefault(name, self._channels[inputs[0]])
         self._nodes.append(helper.make_node(kind, inputs, [name], name, **attrs))
