@@ -1,0 +1,75 @@
+"""The choices that make a CUDA kernel of a block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blockfuse.machine import WarpTiling
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where one value lives while the kernel runs.
+
+    Attributes:
+        chunk: Channels made at a time.
+        whole: Whether all channels stay in shared memory; otherwise a chunk lives until its reader has used it.
+    """
+
+    chunk: int
+    whole: bool = True
+
+    def __str__(self) -> str:
+        return f"{'whole' if self.whole else 'chunk'} {self.chunk}"
+
+
+@dataclass(frozen=True)
+class Slices:
+    """What one item of the weight stream holds of a filter: ``taps`` filter positions of ``ks`` input channels."""
+
+    taps: int
+    ks: int
+
+
+@dataclass(frozen=True)
+class UnitPlan:
+    """How one unit is computed.
+
+    Attributes:
+        tiling: Of its sums over the warps; None where it is not a contraction.
+        slices: For each term, how its filter is cut.
+        segment: Output rows that one thread of DEPTHWISE makes.
+    """
+
+    tiling: WarpTiling | None = None
+    slices: tuple[Slices, ...] = ()
+    segment: int = 1
+
+
+@dataclass(frozen=True)
+class CudaPlan:
+    """One way to run a block as one kernel.
+
+    Attributes:
+        tile_p: Output rows of a CTA.
+        tile_q: Output columns of a CTA.
+        warps: Warps of a CTA.
+        homes: Of every value.
+        units: Of every unit.
+        depth: Slots of the weight stream.
+        lanes: Channels per thread in DEPTHWISE and REDUCE.
+        min_blocks: CTAs an SM must hold (bounds the registers); 0 leaves it to the compiler.
+    """
+
+    tile_p: int
+    tile_q: int
+    warps: int
+    homes: tuple[Home, ...]
+    units: tuple[UnitPlan, ...]
+    depth: int = 3
+    lanes: int = 4
+    min_blocks: int = 0
+
+    def __str__(self) -> str:
+        homes = ", ".join(map(str, self.homes))
+        return f"tile {self.tile_p}x{self.tile_q}, {self.warps} warps, {self.depth} slots, values: {homes}"
