@@ -39,7 +39,7 @@ def host_kernel(source: str, name: str | None = None) -> HostKernel:
     body = _DYNAMIC_SHARED.sub(r"\g<type>* \g<name> = (\g<type>*)emulated_dynamic_shared;", body)
     match = _find_kernel(body, name)
     parameters = _parameters(body, match)
-    text = f'#include "cuda_host.h"\n#line 1 "kernel.cu"\n{body}\n{_entry(match["name"], parameters)}'
+    text = f'#include "cuda_host.h"\n#line 1 "kernel.cpp"\n{body}\n{_entry(match["name"], parameters)}'
     return HostKernel(text, parameters, _launch_bounds(match))
 
 

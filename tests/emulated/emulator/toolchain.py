@@ -54,7 +54,7 @@ def source_lines(program: Path, addresses: list[str]) -> list[str]:
             [tool, "-i", "-e", str(program), before], capture_output=True, text=True, check=True
         ).stdout
         file, _, line = output.strip().rsplit("\n", 1)[-1].rpartition(":")
-        lines.append(f"line {line.split()[0]}" if file.endswith("kernel.cu") else "")
+        lines.append(f"line {line.split()[0]}" if file.endswith("kernel.cpp") else "")
     return lines
 
 
