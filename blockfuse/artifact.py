@@ -1,8 +1,8 @@
 """The ``.bf`` container: a compiled network in one file.
 
-An uncompressed zip with three members in this order: ``manifest.json``, ``library.so`` and ``weights.bin``. The manifest
-describes the other two and holds their SHA-256. Everything is checked before any of it is used. The code inside is
-native code: load only containers from people you trust, as with any program.
+An uncompressed zip with three members in this order: ``manifest.json``, ``library.so`` and ``weights.bin``. The
+manifest describes the other two and holds their SHA-256. Everything is checked before any of it is used. The code
+inside is native code: load only containers from people you trust, as with any program.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import metadata
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -121,7 +122,7 @@ def _hash(data: Any) -> str:
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
-def _read(source: Path, file: IO[bytes]) -> tuple[Library, dict[str, Any]]:
+def _read(source: Path, file: BufferedReader) -> tuple[Library, dict[str, Any]]:
     try:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
@@ -161,12 +162,12 @@ def _check_machine(source: Path, manifest: Manifest) -> None:
     missing = manifest.target.missing_features()
     if missing:
         raise ArtifactError(
-            f"{source} was compiled for {manifest.target} and does not run here: this machine lacks {', '.join(missing)}"
+            f"{source} was compiled for {manifest.target} and cannot run here: this machine lacks {', '.join(missing)}"
         )
 
 
 def _read_member(
-    source: Path, file: IO[bytes], info: zipfile.ZipInfo, manifest: Manifest
+    source: Path, file: BufferedReader, info: zipfile.ZipInfo, manifest: Manifest
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A member's bytes, of the size and with the hash that the manifest gives."""
     expected = manifest.members[info.filename]
@@ -174,18 +175,27 @@ def _read_member(
         raise ArtifactError(
             f"{source} is damaged: {info.filename} has {info.file_size} bytes, the manifest says {expected.size}"
         )
-    available = os.fstat(file.fileno()).st_size - info.header_offset
-    if info.file_size > available:
-        raise ArtifactError(f"{source} is damaged: {info.filename} has {info.file_size} bytes, {available} are left")
-    file.seek(info.header_offset)
-    _, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-    file.seek(name_length + extra_length, os.SEEK_CUR)
+    start = _data_offset(source, file, info)
+    left = os.fstat(file.fileno()).st_size - start
+    if expected.size > left:
+        raise ArtifactError(f"{source} is damaged: {info.filename} has {expected.size} bytes, {left} are left")
+    file.seek(start)
     data = aligned_empty(expected.size)
-    count = file.readinto(memoryview(data))  # type: ignore[attr-defined] # binary files have it
+    file.readinto(memoryview(data))
     actual = _hash(data)
-    if count != expected.size or actual != expected.sha256:
+    if actual != expected.sha256:
         raise ArtifactError(
             f"{source} is damaged: {info.filename} has SHA-256 {actual[:12]}..., the manifest says "
             f"{expected.sha256[:12]}..."
         )
     return data
+
+
+def _data_offset(source: Path, file: BufferedReader, info: zipfile.ZipInfo) -> int:
+    """Where a member's bytes start in the file."""
+    file.seek(max(info.header_offset, 0))
+    header = file.read(_LOCAL_HEADER.size)
+    if info.header_offset < 0 or len(header) < _LOCAL_HEADER.size or header[:4] != b"PK\3\4":
+        raise ArtifactError(f"{source} is damaged: there is no {info.filename} at byte {info.header_offset}")
+    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    return info.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)

@@ -1,12 +1,14 @@
 """Networks to libraries: one Relax function that calls the kernels, and one build for everything.
 
 Kernels arrive as finished TensorIR and go through TVM's ``tirx`` passes; code for single ops is generated and lowered
-by TVM. Weights are parameters of the function, laid out in execution order so that a kernel may prefetch the next one's.
+by TVM. Weights are parameters of the function, laid out in execution order so that a kernel may prefetch what the next
+one needs.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +21,9 @@ from tvm.relax.backend.cpu_generic import pipeline as cpu_passes
 from tvm.s_tir.pipeline import default_s_tir_pipeline
 from tvm.tirx.compilation_pipeline import tirx_pipeline
 
-from blockfuse.errors import InternalError, TargetError
-from blockfuse.fallback import Importer, emit_op
-from blockfuse.layout import Layouts, assign, wanted
+from blockfuse.errors import InternalError, TargetError, UnsupportedModelError
+from blockfuse.fallback import Importer, complaint, emit_op, survey
+from blockfuse.layout import FROM_NHWC, TO_NHWC, Layouts, assign, changes_order, wanted
 from blockfuse.library import ALIGNMENT, Constant, Layout, Library, Port, aligned_empty
 from blockfuse.network import Call, Network, Step
 from blockfuse.target import Target
@@ -32,8 +34,6 @@ _MARKER = "blockfuse.kernel"
 _PIPELINE = "blockfuse"
 _OPAQUE = 8
 _KERNEL_ATTRS = {_MARKER: 1, "tirx.is_scheduled": True, "op_pattern": _OPAQUE, "tirx.noalias": True}
-_TO_NHWC = (0, 2, 3, 1)
-_FROM_NHWC = (0, 3, 1, 2)
 
 
 def build(network: Network, functions: Mapping[str, Any], target: Target, importer: Importer | None = None) -> Library:
@@ -53,7 +53,10 @@ def build(network: Network, functions: Mapping[str, Any], target: Target, import
     if target.kind != "cpu":
         raise TargetError(f"target {target} is not available yet; only CPU targets are built")
     network.check()
-    layouts = assign(network)
+    singles = survey(network, importer)
+    if singles.unsupported:
+        raise UnsupportedModelError(complaint(network, singles.unsupported))
+    layouts = assign(network, singles.imported)
     main = _Main(network, functions, layouts, importer)
     module = main.module()
     code = _compile(module, target)
@@ -96,6 +99,7 @@ class _Main:
         self.functions = functions
         self.layouts = layouts
         self.importer = importer
+        self.imported: list[str] = []
         self.builder = relax.BlockBuilder()
         self.constants: list[np.ndarray[Any, Any]] = []
         self.parameters: list[Any] = []
@@ -134,8 +138,14 @@ class _Main:
         if isinstance(step, Call):
             self._emit_call(step)
             return
-        images = [self._read(name, layout) for name in step.inputs]
-        results = emit_op(step, images, layout, self)
+        values = []
+        for name in step.inputs:
+            value = self._read(name, layout)
+            if value is not None and not self.network.is_image(name):
+                value = self._shaped(value, self.network.tensors[name].shape, f"input {name!r} of {step}")
+            self._align(name, ALIGNMENT)
+            values.append(value)
+        results = emit_op(step, values, layout, self)
         for name, result in zip(step.outputs, results, strict=True):
             self.values[name, layout if self.network.is_image(name) else Layout.PLAIN] = result
 
@@ -146,12 +156,18 @@ class _Main:
         if not self.network.is_image(name):
             layout = Layout.PLAIN
         if (name, layout) not in self.values:
-            other = Layout.NHWC if layout is Layout.PLAIN else Layout.PLAIN
-            axes = _TO_NHWC if layout is Layout.NHWC else _FROM_NHWC
-            image = self.values[name, other]
-            self._align(name, ALIGNMENT)
-            self.values[name, layout] = self.builder.emit(relax.op.permute_dims(image, axes))
+            self.values[name, layout] = self.builder.emit(self._converted(name, layout))
         return self.values[name, layout]
+
+    def _converted(self, name: str, layout: Layout) -> Any:
+        """An image in the other layout than it was made in."""
+        self._align(name, ALIGNMENT)
+        image = self.values[name, Layout.NHWC if layout is Layout.PLAIN else Layout.PLAIN]
+        axes = TO_NHWC if layout is Layout.NHWC else FROM_NHWC
+        if not changes_order(self.network.tensors[name].shape):
+            shape = _shape(image.ty)
+            return relax.op.reshape(image, tuple(shape[axis] for axis in axes))
+        return relax.op.permute_dims(image, axes)
 
     def _align(self, name: str, alignment: int) -> None:
         self.alignments[name] = max(alignment, self.alignments.get(name, 1))
@@ -167,20 +183,34 @@ class _Main:
         for position, (name, parameter) in enumerate(zip(call.inputs, function.params, strict=False)):
             value = self._read(name, wanted(call, Layout.NHWC, position))
             self._align(name, int(parameter.data_alignment))
-            arguments.append(self._shaped(value, parameter, f"input {name!r} of kernel {call.kernel!r}"))
+            arguments.append(self._shaped(value, _shape(parameter), f"input {name!r} of kernel {call.kernel!r}"))
         for array, parameter in zip(call.constants, function.params[len(call.inputs) :], strict=False):
             arguments.append(self.constant(_matching(array, parameter, call.kernel)))
+        self._check_output(call)
         result = _type(call.output_shape, str(function.params[-1].dtype))
         value = self.builder.emit(relax.call_tir(self._kernel(call.kernel), arguments, result))
         self.values[call.output, Layout.NHWC if self.network.is_image(call.output) else Layout.PLAIN] = value
 
-    def _shaped(self, value: Any, parameter: Any, what: str) -> Any:
-        """A value in the shape that a kernel declares: N, C and N, 1, 1, C hold the same bytes."""
-        have, want = _shape(value.ty), _shape(parameter)
+    def _check_output(self, call: Call) -> None:
+        """Refuse a call whose result is not the graph tensor it stands for."""
+        tensor = self.network.tensors.get(call.output)
+        if tensor is None:
+            return
+        image = self.network.is_image(call.output)
+        expected = tuple(tensor.shape[axis] for axis in TO_NHWC) if image else tensor.shape
+        same = call.output_shape == expected if image else math.prod(call.output_shape) == math.prod(expected)
+        if not same:
+            raise InternalError(
+                f"kernel {call.kernel!r} writes {list(call.output_shape)} for {call.output!r}, not {list(expected)}"
+            )
+
+    def _shaped(self, value: Any, want: tuple[int, ...], what: str) -> Any:
+        """A value in the shape that its reader declares: N, C and N, 1, 1, C hold the same bytes."""
+        have = _shape(value.ty)
         if have == want:
             return value
-        if int(np.prod(have)) != int(np.prod(want)) or (len(have) == 4 and len(want) == 4):
-            raise InternalError(f"{what} has shape {list(have)}, the kernel takes {list(want)}")
+        if math.prod(have) != math.prod(want) or (len(have) == 4 and len(want) == 4):
+            raise InternalError(f"{what} has shape {list(have)}, not {list(want)}")
         return self.builder.emit(relax.op.reshape(value, want))
 
     def _kernel(self, name: str) -> Any:
@@ -211,7 +241,7 @@ def _shape(typed: Any) -> tuple[int, ...]:
 
 def _matching(array: np.ndarray[Any, Any], parameter: Any, kernel: str) -> np.ndarray[Any, Any]:
     shape, dtype = _shape(parameter), str(parameter.dtype)
-    if array.size != int(np.prod(shape)) or array.dtype.name != dtype:
+    if array.size != math.prod(shape) or array.dtype.name != dtype:
         raise InternalError(
             f"kernel {kernel!r} takes constant {parameter.name} as {dtype}{list(shape)}, its call gives "
             f"{array.dtype}{list(array.shape)}"

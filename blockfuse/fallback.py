@@ -17,13 +17,11 @@ from tvm import relax
 from blockfuse.errors import InternalError
 from blockfuse.graph import Op
 from blockfuse.importer import Importer, call_imported
+from blockfuse.layout import FROM_NHWC, TO_NHWC
 from blockfuse.library import Layout
 from blockfuse.network import Network
 
-__all__ = ["EMITTERS", "Importer", "emit_op", "unsupported"]
-
-_TO_NHWC = (0, 2, 3, 1)
-_NHWC_AXES = (0, 3, 1, 2)  # where N, C, H and W are
+__all__ = ["EMITTERS", "Importer", "Survey", "complaint", "emit_op", "survey"]
 
 
 class Refusal(Exception):  # noqa: N818 - not an error: the importer is asked next
@@ -36,6 +34,7 @@ class Writer(Protocol):
     network: Network
     builder: Any
     importer: Importer | None
+    imported: list[str]
 
     def constant(self, array: np.ndarray[Any, Any]) -> Any:
         """A parameter of the function that holds a constant."""
@@ -81,7 +80,7 @@ class Operands:
         if data is None:
             raise Refusal(f"input {position} is omitted")
         if self.layout is Layout.NHWC and data.size > 1:
-            data = data.reshape((1,) * (4 - data.ndim) + data.shape).transpose(_TO_NHWC)
+            data = data.reshape((1,) * (4 - data.ndim) + data.shape).transpose(TO_NHWC)
         return self.writer.constant(np.ascontiguousarray(data))
 
     def tensors(self) -> list[Any]:
@@ -100,7 +99,7 @@ class Operands:
     def axis(self, axis: int) -> int:
         """Where an axis of the first input lies in the layout."""
         axis %= self.rank
-        return _NHWC_AXES[axis] if self.layout is Layout.NHWC else axis
+        return FROM_NHWC[axis] if self.layout is Layout.NHWC else axis
 
 
 Emitter: TypeAlias = Callable[[Operands], Any]
@@ -112,14 +111,13 @@ def emit_op(op: Op, values: Sequence[Any], layout: Layout, writer: Writer) -> tu
     Raises:
         InternalError: The op cannot be written, which :func:`unsupported` would have told, or has a wrong shape.
     """
-    operands = Operands(op, values, layout, writer)
+    emitter = EMITTERS.get(op.kind, _refuse)
     try:
-        if op.kind not in EMITTERS:
-            raise Refusal(f"{op.kind} is not in the table")
-        results: tuple[Any, ...] = (writer.builder.emit(EMITTERS[op.kind](operands)),)
+        results: tuple[Any, ...] = (writer.builder.emit(emitter(Operands(op, values, layout, writer))),)
     except Refusal as refusal:
         if writer.importer is None or layout is not Layout.PLAIN:
-            raise InternalError(f"{op} cannot be compiled: {refusal}") from None
+            raise InternalError(f"{refusal}") from None
+        writer.imported.append(op.name)
         results = call_imported(op, [value for value in values if value is not None], writer.importer, writer.builder)
     for name, result in zip(op.outputs, results, strict=True):
         _check_shape(op, writer.network, name, layout, result)
@@ -131,10 +129,42 @@ def _check_shape(op: Op, network: Network, name: str, layout: Layout, result: An
         return
     expected = network.tensors[name].shape
     if layout is Layout.NHWC and network.is_image(name):
-        expected = tuple(expected[axis] for axis in _TO_NHWC)
+        expected = tuple(expected[axis] for axis in TO_NHWC)
     actual = tuple(int(size) for size in result.ty.shape)
     if actual != expected:
         raise InternalError(f"{op} gives {list(actual)} for {name!r}, not {list(expected)}")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What becomes of the single ops of a network.
+
+    Attributes:
+        imported: Names of those that go through TVM's importer.
+        unsupported: Those that cannot be compiled, each with the reason.
+    """
+
+    imported: frozenset[str]
+    unsupported: tuple[tuple[Op, str], ...]
+
+
+def survey(network: Network, importer: Importer | None = None) -> Survey:
+    """Try every single op of a network alone; nothing is compiled for the answer.
+
+    Args:
+        network: Its steps.
+        importer: Rebuilds an op as an ONNX model, for ops that only TVM's own importer knows.
+    """
+    trials = [(step, _Trial(network, importer)) for step in network.steps if isinstance(step, Op)]
+    reasons = [(op, trial.run(op)) for op, trial in trials]
+    imported = frozenset(name for _, trial in trials for name in trial.imported)
+    return Survey(imported, tuple((op, reason) for op, reason in reasons if reason))
+
+
+def complaint(network: Network, unsupported: Sequence[tuple[Op, str]]) -> str:
+    """One line that names all ops which cannot be compiled."""
+    ops = "; ".join(f"{op}: {reason}" for op, reason in unsupported)
+    return f"{network.name} has {len(unsupported)} ops that cannot be compiled: {ops}"
 
 
 class _Trial:
@@ -143,45 +173,34 @@ class _Trial:
     def __init__(self, network: Network, importer: Importer | None) -> None:
         self.network = network
         self.importer = importer
+        self.imported: list[str] = []
         self.builder = relax.BlockBuilder()
 
     def constant(self, array: np.ndarray[Any, Any]) -> Any:
+        """A stand-in for a constant."""
         return relax.Var("w", relax.TensorType(array.shape, array.dtype.name))
 
-
-def unsupported(network: Network, importer: Importer | None = None) -> tuple[tuple[Op, str], ...]:
-    """All single ops of a network that cannot be compiled, each with the reason. Nothing is compiled for the answer.
-
-    Args:
-        network: Its ops are tried one by one.
-        importer: Rebuilds an op as an ONNX model, for ops that only TVM's own importer knows.
-    """
-    found = []
-    for op in network.steps:
-        reason = _trial(network, op, importer) if isinstance(op, Op) else ""
-        if reason:
-            found.append((op, reason))
-    return tuple(found)
-
-
-def _trial(network: Network, op: Any, importer: Importer | None) -> str:
-    trial = _Trial(network, importer)
-    values = []
-    for name in op.inputs:
-        tensor = network.tensors[name] if name and not network.is_constant(name) else None
-        values.append(tensor and relax.Var("x", relax.TensorType(tensor.shape, tensor.dtype)))
-    try:
-        with trial.builder.function("main", params=[value for value in values if value is not None]):
-            with trial.builder.dataflow():
-                results = emit_op(op, values, Layout.PLAIN, trial)
-                last = trial.builder.emit_output(results[0])
-            trial.builder.emit_func_output(last)
-    except Exception as error:  # noqa: BLE001 - whatever the importer raises means the same here
-        return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-    return ""
+    def run(self, op: Op) -> str:
+        """Why the op cannot be written; empty if it can."""
+        values = []
+        for name in op.inputs:
+            tensor = self.network.tensors[name] if name and not self.network.is_constant(name) else None
+            values.append(None if tensor is None else relax.Var("x", relax.TensorType(tensor.shape, tensor.dtype)))
+        try:
+            with self.builder.function("main", params=[value for value in values if value is not None]):
+                with self.builder.dataflow():
+                    last = self.builder.emit_output(emit_op(op, values, Layout.PLAIN, self)[0])
+                self.builder.emit_func_output(last)
+        except Exception as error:  # noqa: BLE001 - whatever TVM raises means the same here
+            return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return ""
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
+def _refuse(o: Operands) -> Any:
+    raise Refusal(f"there is no code for {o.op.kind}")
+
+
 def _unary(function: Callable[[Any], Any]) -> Emitter:
     return lambda o: function(o.tensor())
 

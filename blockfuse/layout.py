@@ -6,7 +6,7 @@ they can, otherwise as ONNX defines them. An image wanted in both layouts is con
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -14,16 +14,20 @@ from blockfuse.graph import Op
 from blockfuse.library import Layout
 from blockfuse.network import Call, Network, Step, describe
 
-ELEMENTWISE = frozenset(
-    "Abs Add Ceil Clip Div Elu Erf Exp Floor HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mul Neg Pow "
-    "Reciprocal Relu Sigmoid Softplus Sqrt Sub Tanh".split()
-)
-"""Ops that treat every element alike, with broadcasting."""
+TO_NHWC = (0, 2, 3, 1)
+"""Where the axes of an N, H, W, C image lie in N, C, H, W."""
 
-CHANNELS_LAST = ELEMENTWISE | frozenset(
-    "AveragePool Concat GlobalAveragePool GlobalMaxPool MaxPool ReduceMax ReduceMean ReduceSum Softmax".split()
-)
-"""Ops that can run on images with their channels last."""
+FROM_NHWC = (0, 3, 1, 2)
+"""Where the axes of an N, C, H, W image lie in N, H, W, C."""
+
+_UNARY = ("Abs", "Clip", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Neg")
+_MORE_UNARY = ("Relu", "Sigmoid", "Sqrt", "Swish", "Tanh")
+_BINARY = ("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub")
+_WITH_AXES = ("AveragePool", "Concat", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Softmax")
+_REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceSum")
+
+CHANNELS_LAST = frozenset((*_UNARY, *_MORE_UNARY, *_BINARY, *_WITH_AXES, *_REDUCTIONS))
+"""Kinds of ops that can run on images with their channels last."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,19 @@ class Layouts:
     changes: tuple[Change, ...]
 
 
-def assign(network: Network) -> Layouts:
-    """Decide the layout of every image, without converting more often than each reader needs."""
+def assign(network: Network, as_onnx: Collection[str] = ()) -> Layouts:
+    """Decide the layout of every image, converting it at most once.
+
+    Args:
+        network: Its steps.
+        as_onnx: Names of ops that only run as ONNX defines them.
+    """
     values = {port.name: Layout.PLAIN for port in network.inputs if network.is_image(port.name)}
-    available = {(name, layout) for name, layout in values.items()}
+    available = set(values.items())
     steps: list[Layout] = []
     changes: list[Change] = []
     for step in network.steps:
-        layout = Layout.NHWC if isinstance(step, Call) else _op_layout(network, step, values)
+        layout = Layout.NHWC if isinstance(step, Call) else _op_layout(network, step, values, as_onnx)
         steps.append(layout)
         for position, value in enumerate(step.inputs):
             want = wanted(step, layout, position)
@@ -74,10 +83,19 @@ def assign(network: Network) -> Layouts:
         for value in filter(network.is_image, outputs):
             values[value] = layout
             available.add((value, layout))
-    for port in network.outputs:
-        if network.is_image(port.name) and values[port.name] is Layout.NHWC:
-            changes.append(Change(port.name, Layout.PLAIN, "the caller"))
-    return Layouts(tuple(steps), MappingProxyType(values), tuple(changes))
+    changes.extend(
+        Change(port.name, Layout.PLAIN, "the caller")
+        for port in network.outputs
+        if network.is_image(port.name) and values[port.name] is Layout.NHWC
+    )
+    moved = tuple(change for change in changes if changes_order(network.tensors[change.value].shape))
+    return Layouts(tuple(steps), MappingProxyType(values), moved)
+
+
+def changes_order(shape: Sequence[int]) -> bool:
+    """Whether an N, C, H, W image of that shape has another order of bytes as N, H, W, C."""
+    _, channels, height, width = shape
+    return channels > 1 and height * width > 1
 
 
 def wanted(step: Step, layout: Layout, position: int) -> Layout:
@@ -87,10 +105,10 @@ def wanted(step: Step, layout: Layout, position: int) -> Layout:
     return layout
 
 
-def _op_layout(network: Network, op: Op, values: Mapping[str, Layout]) -> Layout:
+def _op_layout(network: Network, op: Op, values: Mapping[str, Layout], as_onnx: Collection[str]) -> Layout:
     computed = [name for name in op.inputs if name and not network.is_constant(name)]
-    runs_channels_last = op.kind in CHANNELS_LAST and all(network.is_image(name) for name in computed)
+    can = op.kind in CHANNELS_LAST and op.name not in as_onnx and all(network.is_image(name) for name in computed)
     reduces_to_other_rank = op.kind.startswith("Reduce") and not op.attrs.get("keepdims", 1)
-    if runs_channels_last and not reduces_to_other_rank and any(values[name] is Layout.NHWC for name in computed):
+    if can and not reduces_to_other_rank and any(values[name] is Layout.NHWC for name in computed):
         return Layout.NHWC
     return Layout.PLAIN

@@ -16,7 +16,8 @@ SCHEMA = 1
 """Version of the container; a reader takes no other."""
 
 _T = TypeVar("_T")
-_DTYPES = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 bfloat16".split())
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_DTYPES = frozenset((*_INTEGERS, "bool", "float16", "float32", "float64"))
 
 
 @dataclass(frozen=True)

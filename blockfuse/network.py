@@ -71,6 +71,8 @@ class Network:
         made = {port.name for port in self.inputs}
         for step in self.steps:
             for value in step.inputs:
+                if isinstance(step, Op) and value and value not in self.tensors:
+                    raise InternalError(f"network {self.name}: {step} reads {value!r}, which is for kernels only")
                 if value and value not in made and not self.is_constant(value):
                     raise InternalError(f"network {self.name}: {describe(step)} reads {value!r} before it is made")
             outputs = [step.output] if isinstance(step, Call) else [name for name in step.outputs if name]
@@ -79,8 +81,11 @@ class Network:
                     raise InternalError(f"network {self.name}: {value!r} is made twice")
             made.update(outputs)
         for port in self.outputs:
-            if port.name not in made:
+            tensor = self.tensors.get(port.name)
+            if port.name not in made or tensor is None:
                 raise InternalError(f"network {self.name}: output {port.name!r} is not made")
+            if (tensor.shape, tensor.dtype) != (port.shape, port.dtype):
+                raise InternalError(f"network {self.name}: output {port} is made as {tensor.dtype}{list(tensor.shape)}")
 
 
 def describe(step: Step) -> str:
