@@ -69,12 +69,13 @@ def _search(graph: Graph, patterns: Sequence[Pattern], ops: Sequence[Op]) -> _Fo
     result = _Found([], [], {})
     owner: dict[str, Found] = {}
     for pattern in patterns:
-        for found in sorted(_candidates(graph, pattern, ops, result.refused), key=lambda found: -len(found.ops)):
+        candidates = sorted(_candidates(graph, pattern, ops, result.refused), key=lambda found: -len(found.ops))
+        for found in candidates:
             shared = [name for name in found.ops if name in owner]
             if not shared:
                 result.found.append(found)
                 owner.update(dict.fromkeys(found.ops, found))
-            elif not _is_part_of(found, owner[shared[0]]):
+            elif not any(set(found.ops) < set(other.ops) for other in candidates):  # without its optional steps
                 result.overlaps.append(Overlap(owner[shared[0]].pattern, found.pattern, tuple(shared)))
     return result
 
@@ -92,11 +93,6 @@ def _candidates(graph: Graph, pattern: Pattern, ops: Sequence[Op], refused: dict
             continue
         named = {name: op.name for name, op in result.named.items()}
         yield Found(pattern.name, block.ops, block, named, result.tensors)
-
-
-def _is_part_of(small: Found, large: Found) -> bool:
-    """Whether one is the other without its optional steps, which is no conflict."""
-    return small.pattern == large.pattern and set(small.ops) < set(large.ops)
 
 
 def _in_order(graph: Graph, ops: Sequence[Op], blocks: Sequence[Block]) -> list[Step]:
