@@ -128,6 +128,13 @@ class Accumulators:
     region: Region
     tiling: WarpTiling | None = None
 
+    @property
+    def registers(self) -> int:
+        """Sums in one thread of a GPU: four per m16n8 tile."""
+        if self.tiling is None:
+            return 0
+        return self.tiling.mb * self.region.channels.size.const // self.tiling.wn // 2
+
     def __str__(self) -> str:
         return self.name
 
