@@ -73,8 +73,8 @@ def compile_cubin(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "kernel.cu").write_text(source)
-        command = [str(nvcc), f"-arch={arch}", "-O3", "-w", "-cubin", "-Xptxas", "-v", "-o", "kernel.cubin", "kernel.cu"]
-        command += ["--use_fast_math"] if fast_math else []
+        options = [f"-arch={arch}", "-O3", "-w", *(["--use_fast_math"] if fast_math else [])]
+        command = [str(nvcc), *options, "-Xptxas", "-v", "-cubin", "-o", "kernel.cubin", "kernel.cu"]
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             raise CompilationError(result.stdout + result.stderr)

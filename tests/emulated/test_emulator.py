@@ -10,10 +10,14 @@ from tests.emulated.emulator import EmulationResult, UnsupportedInstruction, emu
 from tests.emulated.tvm_style import kernel
 
 SYNC = "tvm_builtin_cuda_cta_sync();"
-COPY = "ptx_cp_async_16(shared_address(smem_ptr + tid * 4), X_ptr + tid * 4); ptx_cp_async_commit_group();"
+TO_SHARED = "shared_address(smem_ptr + tid * 4)"
+COMMIT = "ptx_cp_async_commit_group();"
+COPY = f"ptx_cp_async_16({TO_SHARED}, X_ptr + tid * 4); {COMMIT}"
 WAIT = "ptx_cp_async_wait_group_0();"
 SHUFFLE = "__shfl_xor_sync(4294967295u, X_ptr[tid], 1, 32)"
-MULTIPLY = "float d[4]; ptx_mma_sync_k8_f16(d[0], d[1], d[2], d[3], 0, 0, 0, 0.0f, 0.0f, 0.0f, 0.0f); Y_ptr[tid] = d[0];"
+MULTIPLY = (
+    "float d[4]; ptx_mma_sync_k8_f16(d[0], d[1], d[2], d[3], 0, 0, 0, 0.0f, 0.0f, 0.0f, 0.0f); Y_ptr[tid] = d[0];"
+)
 LOAD_MATRIX = "smem_ptr[tid] = 0.0f; __syncwarp(); uint32_t r; ptx_ldmatrix_x1(r, {address}); Y_ptr[tid] = r;"
 
 
@@ -93,11 +97,16 @@ CASES = [
     Case(
         "past shared memory through its address",
         "shared-out-of-bounds",
-        f"ptx_cp_async_16(shared_address(smem_ptr + tid * 4) + 16, X_ptr + tid * 4); ptx_cp_async_commit_group(); {WAIT}",
+        f"ptx_cp_async_16({TO_SHARED} + 16, X_ptr + tid * 4); {COMMIT} {WAIT}",
         f"{COPY} {WAIT}",
     ),
     Case("input", "write-to-input", "X_ptr[tid] = 0.0f;", "Y_ptr[tid] = 0.0f;"),
-    Case("no wait", "copy-not-waited", f"{COPY} Y_ptr[tid] = smem_ptr[tid * 4]; {WAIT}", f"{COPY} {WAIT} Y_ptr[tid] = smem_ptr[tid * 4];"),
+    Case(
+        "no wait",
+        "copy-not-waited",
+        f"{COPY} Y_ptr[tid] = smem_ptr[tid * 4]; {WAIT}",
+        f"{COPY} {WAIT} Y_ptr[tid] = smem_ptr[tid * 4];",
+    ),
     Case(
         "waits for too few groups",
         "copy-not-waited",
@@ -127,8 +136,8 @@ CASES = [
     Case(
         "copy",
         "misaligned",
-        f"ptx_cp_async_16(shared_address(smem_ptr + tid * 4), X_ptr + tid); ptx_cp_async_commit_group(); {WAIT}",
-        f"ptx_cp_async_4(shared_address(smem_ptr + tid * 4), X_ptr + tid); ptx_cp_async_commit_group(); {WAIT}",
+        f"ptx_cp_async_16({TO_SHARED}, X_ptr + tid); {COMMIT} {WAIT}",
+        f"ptx_cp_async_4({TO_SHARED}, X_ptr + tid); {COMMIT} {WAIT}",
     ),
     Case(
         "matrix row",
@@ -151,8 +160,15 @@ CASES = [
     ),
     Case("mma by half a warp", "divergent-collective", f"if (lane < 16) {{ {MULTIPLY} }}", MULTIPLY),
     Case("mma by an incomplete warp", "divergent-collective", MULTIPLY, f"if (tid < 32) {{ {MULTIPLY} }}", threads=48),
-    Case("some leave", "barrier-divergence", f"if (tid < 32) {{ return; }} {SYNC}", f"{SYNC} if (tid < 32) {{ return; }}"),
-    Case("two barriers", "barrier-divergence", f"if (tid < 32) {{ {SYNC} }}\n else {{ {SYNC} }}", f"if (tid < 64) {{ {SYNC} }}"),
+    Case(
+        "some leave", "barrier-divergence", f"if (tid < 32) {{ return; }} {SYNC}", f"{SYNC} if (tid < 32) {{ return; }}"
+    ),
+    Case(
+        "two barriers",
+        "barrier-divergence",
+        f"if (tid < 32) {{ {SYNC} }}\n else {{ {SYNC} }}",
+        f"if (tid < 64) {{ {SYNC} }}",
+    ),
     Case(
         "spins",
         "deadlock",
@@ -160,7 +176,7 @@ CASES = [
         "smem_ptr[tid] = 0.0f; while (((volatile float*)smem_ptr)[tid] == 1.0f) { }",
     ),
     Case("traps", "crash", "Y_ptr[tid] = tid / ((int)X_ptr[tid]);", "Y_ptr[tid] = tid / ((int)X_ptr[tid] + 1);"),
-]  # fmt: skip
+]
 
 
 def run(

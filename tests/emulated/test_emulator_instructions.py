@@ -1,5 +1,7 @@
 """What emulated instructions compute, against numpy."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -102,7 +104,7 @@ def test_copies_fill_with_zeros(source_bytes: int) -> None:
     np.testing.assert_array_equal(y, expected)
 
 
-SHUFFLES = {
+SHUFFLES: dict[str, Callable[[int], int]] = {
     "__shfl_sync(4294967295u, tid, 5, 8)": lambda lane: lane // 8 * 8 + 5,
     "__shfl_xor_sync(4294967295u, tid, 3, 32)": lambda lane: lane ^ 3,
     "__shfl_up_sync(4294967295u, tid, 2, 16)": lambda lane: lane if lane % 16 < 2 else lane - 2,
@@ -155,9 +157,8 @@ def test_grids_blocks_and_scalars() -> None:
 
 
 def test_one_of_several_kernels() -> None:
-    two = kernel("Y_ptr[tid] = 1.0f;", "float* Y_ptr") + (
-        'extern "C" __global__ void __launch_bounds__(32) other_kernel(float* Y_ptr) { Y_ptr[((int)threadIdx.x)] = 2.0f; }'
-    )
+    other = 'extern "C" __global__ void __launch_bounds__(32) other_kernel(float* Y_ptr) { Y_ptr[threadIdx.x] = 2.0f; }'
+    two = kernel("Y_ptr[tid] = 1.0f;", "float* Y_ptr") + other
     y = np.full(64, np.nan, np.float32)
     emulate(two, {"Y": y}, outputs={"Y"}, grid=1, shared_bytes=0, kernel="other_kernel")
     assert (y[:32] == 2).all()

@@ -1,40 +1,11 @@
 """Small CUDA kernels in the style TVM prints them, for tests of the emulator."""
 
-_MMA = """
-__forceinline__ __device__ void ptx_mma_sync_{name}(float& __d0, float& __d1, float& __d2, float& __d3, {a_parameters}, \
-{b_parameters}, float __c0, float __c1, float __c2, float __c3) {{
-  asm volatile("mma.sync.aligned.m16n8k{depth}.row.col.f32.{element}.{element}.f32 {{%0, %1, %2, %3}}, {{{a_numbers}}}, \
-{{{b_numbers}}}, {{{c_numbers}}};" : "=f"(__d0), "=f"(__d1), "=f"(__d2), "=f"(__d3) : {operands}, "f"(__c0), "f"(__c1), \
-"f"(__c2), "f"(__c3));
-}}
-"""
+import functools
+from collections.abc import Sequence
 
-_LDMATRIX = """
-__forceinline__ __device__ void ptx_ldmatrix_x{count}{suffix}({parameters}, uint32_t __p) {{
-  asm volatile("ldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 {{{numbers}}}, [%{count}];" : {outputs} : \
-"r"(__p) : "memory");
-}}
-"""
+_FLOAT, _WORD, _POINTER = ("float", "f"), ("uint32_t", "r"), ("const void*", "l")
 
-_COPIES = """
-__forceinline__ __device__ void ptx_cp_async_16(uint32_t __dst_mem, const void* __src_mem) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :  : "r"(__dst_mem), "l"(__src_mem) : "memory");
-}
-__forceinline__ __device__ void ptx_cp_async_4(uint32_t __dst_mem, const void* __src_mem) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" :  : "r"(__dst_mem), "l"(__src_mem) : "memory");
-}
-__forceinline__ __device__ void ptx_cp_async_src_size_16(uint32_t __dst_mem, const void* __src_mem, uint32_t __size) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :  : "r"(__dst_mem), "l"(__src_mem), "r"(__size) : "memory");
-}
-__forceinline__ __device__ void ptx_cp_async_commit_group() {
-  asm volatile("cp.async.commit_group;" :  : );
-}
-__forceinline__ __device__ void ptx_cp_async_wait_group_0() {
-  asm volatile("cp.async.wait_group 0;" :  :  : "memory");
-}
-__forceinline__ __device__ void ptx_cp_async_wait_group_1() {
-  asm volatile("cp.async.wait_group 1;" :  :  : "memory");
-}
+_BUILTINS = """
 __forceinline__ __device__ void tvm_builtin_cuda_cta_sync() {
     __syncthreads();
 }
@@ -45,7 +16,12 @@ __forceinline__ __device__ unsigned int shared_address(void* p) {
 
 
 def kernel(body: str, parameters: str, *, threads: int = 64) -> str:
-    """A source with one kernel; its body sees ``tid``, ``lane`` and dynamic shared memory ``smem_ptr``."""
+    """A source with one kernel; its body sees ``tid``, ``lane`` and dynamic shared memory ``smem_ptr``.
+
+    The helpers it may call are ``ptx_mma_sync_k{8,16}_{f16,bf16}``, ``ptx_ldmatrix_x{1,2,4}{,_trans}``,
+    ``ptx_cp_async_{4,8,16}``, ``ptx_cp_async_src_size_16``, ``ptx_cp_async_commit_group``,
+    ``ptx_cp_async_wait_group_{0,1}``, ``tvm_builtin_cuda_cta_sync`` and ``shared_address``.
+    """
     signature = f'extern "C" __global__ void __launch_bounds__({threads}) main_kernel({parameters})'
     return f"""{_helpers()}
 {signature};
@@ -58,39 +34,59 @@ def kernel(body: str, parameters: str, *, threads: int = 64) -> str:
 """
 
 
+@functools.cache
 def _helpers() -> str:
-    products = [_mma(depth, element) for depth in (8, 16) for element in ("f16", "bf16")]
-    loads = [_ldmatrix(count, trans) for count in (1, 2, 4) for trans in ("", ".trans")]
-    return "".join([*products, *loads, _COPIES])
+    products = [_product(depth, element) for depth in (8, 16) for element in ("f16", "bf16")]
+    loads = [_matrix_load(count, trans) for count in (1, 2, 4) for trans in ("", ".trans")]
+    return "".join([*products, *loads, *_copies(), _BUILTINS])
 
 
-def _mma(depth: int, element: str) -> str:
-    a_count, b_count = depth // 4, depth // 8
-    a_names = [f"__a{i}" for i in range(a_count)]
-    b_names = [f"__b{i}" for i in range(b_count)]
-    return _MMA.format(
-        name=f"k{depth}_{element}",
-        depth=depth,
-        element=element,
-        a_parameters=", ".join(f"uint32_t {name}" for name in a_names),
-        b_parameters=", ".join(f"uint32_t {name}" for name in b_names),
-        a_numbers=_numbers(4, a_count),
-        b_numbers=_numbers(4 + a_count, b_count),
-        c_numbers=_numbers(4 + a_count + b_count, 4),
-        operands=", ".join(f'"r"({name})' for name in a_names + b_names),
+def _product(depth: int, element: str) -> str:
+    a, b = depth // 4, depth // 8
+    groups = [_numbers(0, 4), _numbers(4, a), _numbers(4 + a, b), _numbers(4 + a + b, 4)]
+    return _helper(
+        f"ptx_mma_sync_k{depth}_{element}",
+        f"mma.sync.aligned.m16n8k{depth}.row.col.f32.{element}.{element}.f32 " + ", ".join(groups),
+        outputs=[_FLOAT] * 4,
+        inputs=[*[_WORD] * (a + b), *[_FLOAT] * 4],
     )
 
 
-def _ldmatrix(count: int, trans: str) -> str:
-    return _LDMATRIX.format(
-        count=count,
-        trans=trans,
-        suffix=trans.replace(".", "_"),
-        parameters=", ".join(f"uint32_t& __r{i}" for i in range(count)),
-        numbers=_numbers(0, count),
-        outputs=", ".join(f'"=r"(__r{i})' for i in range(count)),
+def _matrix_load(count: int, trans: str) -> str:
+    return _helper(
+        f"ptx_ldmatrix_x{count}{trans.replace('.', '_')}",
+        f"ldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 {_numbers(0, count)}, [%{count}]",
+        outputs=[_WORD] * count,
+        inputs=[_WORD],
     )
+
+
+def _copies() -> list[str]:
+    addresses = [_WORD, _POINTER]
+    return [
+        _helper("ptx_cp_async_4", "cp.async.ca.shared.global [%0], [%1], 4", inputs=addresses),
+        _helper("ptx_cp_async_8", "cp.async.ca.shared.global [%0], [%1], 8", inputs=addresses),
+        _helper("ptx_cp_async_16", "cp.async.cg.shared.global [%0], [%1], 16", inputs=addresses),
+        _helper("ptx_cp_async_src_size_16", "cp.async.cg.shared.global [%0], [%1], 16, %2", inputs=[*addresses, _WORD]),
+        _helper("ptx_cp_async_commit_group", "cp.async.commit_group"),
+        _helper("ptx_cp_async_wait_group_0", "cp.async.wait_group 0"),
+        _helper("ptx_cp_async_wait_group_1", "cp.async.wait_group 1"),
+    ]
+
+
+def _helper(
+    name: str, instruction: str, outputs: Sequence[tuple[str, str]] = (), inputs: Sequence[tuple[str, str]] = ()
+) -> str:
+    """A function around one instruction; operands are pairs of a C type and an asm constraint."""
+    parameters = [f"{type_}& __o{i}" for i, (type_, _) in enumerate(outputs)]
+    parameters += [f"{type_} __i{i}" for i, (type_, _) in enumerate(inputs)]
+    results = ", ".join(f'"={constraint}"(__o{i})' for i, (_, constraint) in enumerate(outputs))
+    operands = ", ".join(f'"{constraint}"(__i{i})' for i, (_, constraint) in enumerate(inputs))
+    return f"""__forceinline__ __device__ void {name}({", ".join(parameters)}) {{
+  asm volatile("{instruction};" : {results} : {operands} : "memory");
+}}
+"""
 
 
 def _numbers(first: int, count: int) -> str:
-    return ", ".join(f"%{first + i}" for i in range(count))
+    return "{" + ", ".join(f"%{first + i}" for i in range(count)) + "}"

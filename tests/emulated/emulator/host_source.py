@@ -10,7 +10,9 @@ from .results import EmulationError
 # TVM's preamble defines types and functions that cuda_host.h defines for the host; it ends with these lines.
 _PREAMBLE_END = "  #define ushort unsigned short\n#endif\n"
 _KERNEL = re.compile(r"__global__\s+void\s+(?P<bounds>__launch_bounds__\([^)]*\)\s+)?(?P<name>\w+)\s*\(")
-_DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?(?P<type>[\w ]+?)\s+(?P<name>\w+)\s*\[\]\s*;")
+_DYNAMIC_SHARED = re.compile(
+    r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?(?P<type>[\w ]+?)\s+(?P<name>\w+)\s*\[\]\s*;"
+)
 # Barriers are told apart by line, so the helper has to pass on the line of its caller.
 _BARRIER_HELPER = re.compile(r"(void\s+\w+)\(\)\s*(\{\s*__syncthreads\()(\)\s*;\s*\})")
 

@@ -57,15 +57,15 @@ def _assign(targets: list[str], name: str) -> str:
 
 def _multiply(match: re.Match[str], groups: list[list[str]]) -> str:
     d, a, b, c = groups
-    element = _ELEMENTS[match["element"]]
+    element = f"emulator::MatrixElement::{_ELEMENTS[match['element']]}"
+    arrays = "emulated_d, emulated_a, emulated_b, emulated_c"
     return " ".join(
         [
             f"float emulated_d[{len(d)}];",
             _array("const uint32_t", "emulated_a", a),
             _array("const uint32_t", "emulated_b", b),
             _array("const float", "emulated_c", c),
-            "emulator::multiply_matrices(emulated_d, emulated_a, emulated_b, emulated_c, "
-            f"{match['depth']}, emulator::MatrixElement::{element});",
+            f"emulator::multiply_matrices({arrays}, {match['depth']}, {element});",
             _assign(d, "emulated_d"),
         ]
     )
