@@ -46,7 +46,7 @@ def save(library: Library, report: Mapping[str, Any], path: str | os.PathLike[st
         ArtifactError: The file cannot be written.
     """
     target = Path(path)
-    members = {_CODE: memoryview(library.code), _WEIGHTS: memoryview(library.weights)}
+    members = {_CODE: memoryview(library.code), _WEIGHTS: library.weights.data}
     manifest = json.dumps(_describe(library, report, members), indent=1, allow_nan=False).encode()
     try:
         with _replacing(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -181,7 +181,7 @@ def _read_member(
         raise ArtifactError(f"{source} is damaged: {info.filename} has {expected.size} bytes, {left} are left")
     file.seek(start)
     data = aligned_empty(expected.size)
-    file.readinto(memoryview(data))
+    file.readinto(data.data)
     actual = _hash(data)
     if actual != expected.sha256:
         raise ArtifactError(

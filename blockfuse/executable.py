@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -25,14 +26,12 @@ class Executable:
         report: What the compiler says about it.
         threads: Threads to run with; by default what it was planned for. Other numbers are right, only slower.
 
-    Raises:
-        TargetError: It cannot run on this machine.
     """
 
     def __init__(self, library: Library, report: Report, threads: int | None = None) -> None:
         self._library = library
         self._report = report
-        self._session = Session(library, threads)
+        self._threads = threads
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -44,16 +43,24 @@ class Executable:
         """Name, shape and type of every output."""
         return self._library.outputs
 
-    @property
-    def threads(self) -> int:
-        """Number of threads it runs with."""
-        return self._session.threads
+    def start(self) -> Session:
+        """Make the network ready to run, which the first run does otherwise.
+
+        Raises:
+            TargetError: It cannot run on this machine.
+        """
+        return self._session
+
+    @functools.cached_property
+    def _session(self) -> Session:
+        return Session(self._library, self._threads)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs for inputs, both by name; several threads may call at once.
 
         Raises:
             InputError: An input is missing, unknown, or of another type or shape.
+            TargetError: It cannot run on this machine.
         """
         return self._session.run(inputs)
 
@@ -99,4 +106,6 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Executable
         TargetError: TVM's runtime library is not found.
     """
     library, report = artifact.load(path)
-    return Executable(library, Report.from_dict(report), threads)
+    executable = Executable(library, Report.from_dict(report), threads)
+    executable.start()
+    return executable

@@ -99,6 +99,6 @@ def aligned_empty(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def aligned_copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """A C-contiguous copy at an address that is a multiple of :data:`ALIGNMENT`."""
-    copy = aligned_empty(array.nbytes).view(array.dtype).reshape(array.shape)
+    copy: np.ndarray[Any, Any] = aligned_empty(array.nbytes).view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import tvm_ffi
 
-from blockfuse.errors import ArtifactError, InputError, TargetError
+from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
 from blockfuse.library import ALIGNMENT, Layout, Library, Port, aligned_copy
 from blockfuse.target import available_cpus
 
@@ -41,19 +41,24 @@ class Session:
 
     Args:
         library: The network.
-        threads: Threads that kernels divide their work among; by default what the network was planned for, at most one
-            per core.
+        threads: Threads that kernels divide their work among; by default what the environment variable
+            ``TVM_NUM_THREADS`` says, else what the network was planned for, at most one per core. Every number is
+            right; the planned one is the fastest.
 
     Raises:
+        UsageError: ``threads`` is not positive.
         TargetError: This machine lacks features that the code needs, or TVM's runtime library is not found.
         ArtifactError: The code cannot be loaded.
     """
 
     def __init__(self, library: Library, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads must be at least 1, not {threads}")
         _require_machine(library)
         load_runtime()
         self.library = library
-        self.threads = threads or min(library.target.threads, len(available_cpus()))
+        self.threads = threads or _default_threads(library)
+        self._process = os.getpid()
         self._names = frozenset(port.name for port in library.inputs)
         self._shapes = [(port, port.shape, np.dtype(port.dtype)) for port in library.inputs]
         self._module = _load_code(library)
@@ -64,15 +69,22 @@ class Session:
         """Outputs for inputs, both by name; safe to call from several threads.
 
         Args:
-            inputs: One array per input. Anything numpy holds is accepted and copied where needed; C-contiguous arrays at
-                an address the code can read are used in place.
+            inputs: One array per input. Anything numpy holds is accepted and copied where needed; writable C-contiguous
+                arrays at an address the code can read are used in place.
 
         Returns:
             New arrays of the shapes in the model.
 
         Raises:
             InputError: An input is missing, unknown, or of another type or shape.
+            UsageError: The process was forked after the session was made; pools of threads do not survive that.
         """
+        if os.getpid() != self._process:
+            raise UsageError(
+                "the process was forked after the network was loaded: load it in the new process, or spawn"
+            )
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"expected a dictionary of arrays by input name, not {type(inputs).__name__}")
         if inputs.keys() != self._names:
             raise _wrong_names(inputs, self.library.inputs)
         arguments = [_argument(inputs[port.name], port, shape, dtype) for port, shape, dtype in self._shapes]
@@ -102,7 +114,7 @@ def _argument(value: Any, port: Port, shape: tuple[int, ...], dtype: np.dtype[An
     if value.shape != shape:
         raise InputError(f"input {port.name!r}: expected shape {list(shape)}, got {list(value.shape)}")
     flags = value.flags
-    if flags.c_contiguous and flags.writeable and value.ctypes.data % port.alignment == 0:
+    if flags.c_contiguous and flags.writeable and _address(value) % port.alignment == 0:
         return value
     return aligned_copy(value)
 
@@ -119,19 +131,30 @@ def _wrong_names(inputs: Mapping[str, Any], ports: tuple[Port, ...]) -> InputErr
 
 def _outputs(results: Any, ports: tuple[Port, ...], arguments: list[Array]) -> dict[str, Array]:
     outputs: dict[str, Array] = {}
-    taken = {array.ctypes.data for array in arguments}
+    taken = {_address(array) for array in arguments}
     for port, result in zip(ports, results, strict=True):
         array: Array = np.from_dlpack(result)
         if port.layout is Layout.NHWC:
             array = np.ascontiguousarray(array.transpose(_FROM_NHWC))
-        elif array.ctypes.data in taken or not array.flags.writeable:
+        if _address(array) in taken or not array.flags.writeable:
             array = array.copy()
-        taken.add(array.ctypes.data)
+        taken.add(_address(array))
         outputs[port.name] = array.reshape(port.shape)
     return outputs
 
 
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])  # ten times as fast as array.ctypes
+
+
 # ---- threads ---------------------------------------------------------------------------------------------------------
+def _default_threads(library: Library) -> int:
+    chosen = os.environ.get("TVM_NUM_THREADS", "")
+    if chosen.isdecimal() and int(chosen) > 0:
+        return int(chosen)
+    return min(library.target.threads, len(available_cpus()))
+
+
 _local = threading.local()
 _callers = itertools.count()
 
