@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from blockfuse.errors import PatternError
+from blockfuse.pattern.gates import hard_sigmoid, hard_swish, swish
 from blockfuse.pattern.values import Call, Either, Number, Omitted, Value
 
 Rewrite = Callable[[Call], Value | None]
@@ -53,8 +54,6 @@ def _drop_identity(call: Call) -> Value | None:
 def _sum_to_add(call: Call) -> Value | None:
     if call.kind != "Sum":
         return None
-    if not call.inputs:
-        raise PatternError("op.Sum needs an input")
     total = call.inputs[0]
     for term in call.inputs[1:]:
         total = Call("Add", (total, term))
@@ -99,33 +98,12 @@ def _plain_gemm(call: Call) -> Value | None:
     return replace(call, attrs={key: value for key, value in call.attrs.items() if key not in folded})
 
 
-def _gate_to_activation(call: Call) -> Value | None:
-    """``x * Sigmoid(x)`` is Swish, and ``x * HardSigmoid(x)`` with its usual constants is HardSwish."""
-    if call.kind != "Mul" or len(call.inputs) != 2:
-        return None
-    for x, gate in (call.inputs, call.inputs[::-1]):
-        if not isinstance(gate, Call) or gate.inputs[:1] != (x,):
-            continue
-        if gate.kind == "Sigmoid":
-            return Call("Swish", (x,), name=call.name or gate.name)
-        if gate.kind == "HardSigmoid" and _is_hard_swish_gate(gate):
-            return Call("HardSwish", (x,), name=call.name or gate.name)
-    return None
-
-
-def _is_hard_swish_gate(gate: Call) -> bool:
-    alpha, beta = gate.attrs.get("alpha", 0.2), gate.attrs.get("beta", 0.5)
-    if not isinstance(alpha, int | float) or not isinstance(beta, int | float):
-        return False
-    return math.isclose(alpha, 1 / 6, rel_tol=1e-5) and math.isclose(beta, 0.5)
-
-
 def _fold_batch_norm(call: Call) -> Value | None:
     """A BatchNormalization behind a Conv is part of the Conv's weights."""
     if call.kind != "BatchNormalization" or not isinstance(call.inputs[0], Call) or call.inputs[0].kind != "Conv":
         return None
     conv = call.inputs[0]
-    return replace(conv, inputs=conv.inputs[:2], name=call.name or conv.name)
+    return replace(conv, inputs=conv.inputs[:2], name=conv.name or call.name)
 
 
 def _mean_to_pool(call: Call) -> Value | None:
@@ -152,7 +130,9 @@ REWRITES: tuple[Rewrite, ...] = (
     _clip_bounds,
     _clip_to_relu,
     _plain_gemm,
-    _gate_to_activation,
+    swish,
+    hard_sigmoid,
+    hard_swish,
     _fold_batch_norm,
     _mean_to_pool,
     _drop_omitted,

@@ -6,6 +6,7 @@ or, without any, the attempt that got furthest: the first failure is usually bes
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -262,11 +263,18 @@ def _differing_attribute(graph: Graph, call: Call, op: Op) -> tuple[str, str] | 
     """What the operator has and what the pattern wants, for the first attribute that differs."""
     for key, wanted in call.attrs.items():
         value = _attribute(graph, op, key)
-        agrees = value is not None and bool(wanted(value)) if callable(wanted) else bool(value == wanted)
+        agrees = value is not None and bool(wanted(value)) if callable(wanted) else _equal(value, wanted)
         if not agrees:
             has = f"has {key} {value}" if value is not None else f"has no attribute {key}"
             return f"{op} {has}", describe_condition(wanted)
     return None
+
+
+def _equal(value: object, wanted: object) -> bool:
+    """Equality, up to the rounding of a model's single-precision numbers."""
+    if isinstance(value, float) and isinstance(wanted, int | float):
+        return math.isclose(value, wanted, rel_tol=1e-6)
+    return bool(value == wanted)
 
 
 def _attribute(graph: Graph, op: Op, key: str) -> Any:

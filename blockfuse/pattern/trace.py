@@ -27,6 +27,17 @@ Constructor: TypeAlias = Callable[..., Value]
 Literal: TypeAlias = float | str | tuple[int, ...] | list[int]
 
 
+_MANY = 1_000
+_ARITY = {
+    **dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "Sub"), (2, 2)),
+    **dict.fromkeys(("Clip", "Conv", "Gemm"), (1, 3)),
+    **dict.fromkeys(("Flatten", "Gelu", "GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity"), (1, 1)),
+    **dict.fromkeys(("AveragePool", "MaxPool", "Relu", "Sigmoid", "Softmax", "Swish", "Tanh"), (1, 1)),
+    "BatchNormalization": (5, 5),
+}
+"""Fewest and most inputs in a pattern, of the operators that occur most; others take any number from one on."""
+
+
 class Ops:
     """Constructors of ONNX operators: ``op.Conv(x, w, b, kernel_shape=(3, 3), name="conv1")``.
 
@@ -42,6 +53,7 @@ class Ops:
             raise PatternError(f"op.{kind}: ONNX operators start with a capital letter")
 
         def construct(*inputs: Value | float | None, name: str = "", **attrs: object) -> Value:
+            _check_arity(kind, len(inputs))
             values = tuple(_as_value(kind, argument) for argument in inputs)
             plain = {key: tuple(value) if isinstance(value, list) else value for key, value in attrs.items()}
             return Call(kind, values, plain, name)
@@ -152,6 +164,14 @@ def optional(value: Value, step: Callable[[Value], Value]) -> Value:
     The result is ``step(value)`` where that matches, and ``value`` otherwise.
     """
     return Either((step(value), value))
+
+
+def _check_arity(kind: str, count: int) -> None:
+    fewest, most = _ARITY.get(kind, (1, _MANY))
+    if fewest <= count <= most:
+        return
+    takes = f"{fewest}" if fewest == most else f"{fewest} to {most}" if most < _MANY else f"at least {fewest}"
+    raise PatternError(f"op.{kind} takes {takes} input{'' if takes == '1' else 's'}, not {count}")
 
 
 def _as_value(kind: str, argument: object) -> Value:
