@@ -1,0 +1,157 @@
+"""The way from an ONNX model to an executable, step by step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from blockfuse.assemble import assemble, describe
+from blockfuse.device import device_of
+from blockfuse.errors import TargetError, UnsupportedModelError, UsageError
+from blockfuse.executable import Executable
+from blockfuse.graph import Graph
+from blockfuse.planner import FUSE_MODES, FuseMode
+from blockfuse.steps import plan_steps, write_programs
+from blockfuse.target import Target, parse_target
+from blockfuse.watch import STAGES, Progress, Stage, StoppedAfter, Watch
+
+if TYPE_CHECKING:
+    import onnx
+
+    from blockfuse.pattern import Pattern
+
+
+@overload
+def compile(  # noqa: A001 - read as blockfuse.compile()
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    target: str = ...,
+    dtype: str | None = ...,
+    shape: Mapping[str, Sequence[int]] | None = ...,
+    patterns: Sequence[Pattern] | None = ...,
+    fuse: FuseMode = ...,
+    threads: int | None = ...,
+    dump: str | os.PathLike[str] | None = ...,
+    progress: Progress | None = ...,
+    *,
+    taps: bool = ...,
+    stop_after: None = ...,
+) -> Executable: ...
+@overload
+def compile(  # noqa: A001
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    target: str = ...,
+    dtype: str | None = ...,
+    shape: Mapping[str, Sequence[int]] | None = ...,
+    patterns: Sequence[Pattern] | None = ...,
+    fuse: FuseMode = ...,
+    threads: int | None = ...,
+    dump: str | os.PathLike[str] | None = ...,
+    progress: Progress | None = ...,
+    *,
+    taps: bool = ...,
+    stop_after: Stage,
+) -> Any: ...
+def compile(  # noqa: A001
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    target: str = "cpu",
+    dtype: str | None = None,
+    shape: Mapping[str, Sequence[int]] | None = None,
+    patterns: Sequence[Pattern] | None = None,
+    fuse: FuseMode = "auto",
+    threads: int | None = None,
+    dump: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    *,
+    taps: bool = False,
+    stop_after: Stage | None = None,
+) -> Any:
+    """Compile an ONNX model into one executable.
+
+    Args:
+        model: Path of an ONNX file, or a model in memory.
+        target: ``cpu`` (the best class of instructions this machine has), ``cpu:avx512``, ``cpu:avx2``,
+            ``cpu:generic``.
+        dtype: Type to compute in; the model's own by default.
+        shape: Shapes of inputs, by name, for models that leave dimensions open.
+        patterns: Block patterns, in order of preference; by default all built-in ones.
+        fuse: ``auto`` fuses where it is predicted to pay, ``always`` wherever it is possible, ``never`` nowhere.
+        threads: Threads that work is divided among; by default one per core.
+        dump: A folder that receives the result of every step as text.
+        progress: Called with what is done next, how many steps are done, and how many there are.
+        taps: Also return the result of every block, as further outputs under their names in the model.
+        stop_after: Return the result of this step instead of an executable.
+
+    Raises:
+        ModelError: The model cannot be read or compiled; the message names the node or tensor.
+        UsageError: An argument is wrong.
+        TargetError: Code for the target cannot be made or run here.
+    """
+    machine = _checked(target, threads, fuse, stop_after)
+    watch = Watch(dump, progress, stop_after)
+    try:
+        return _run(watch, model, machine, dtype, shape, patterns, fuse, taps=taps)
+    except StoppedAfter as stop:
+        return stop.result
+
+
+def _run(
+    watch: Watch,
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    target: Target,
+    dtype: str | None,
+    shape: Mapping[str, Sequence[int]] | None,
+    patterns: Sequence[Pattern] | None,
+    fuse: FuseMode,
+    *,
+    taps: bool,
+) -> Executable:
+    from blockfuse import frontend  # noqa: PLC0415 - loads onnx
+    from blockfuse.frontend.partition import partition  # noqa: PLC0415
+    from blockfuse.frontend.patterns import all as built_in  # noqa: PLC0415
+
+    with watch("read") as done:
+        graph = done(frontend.read(model, {name: tuple(dims) for name, dims in (shape or {}).items()}))
+    with watch("canonicalize") as done:
+        graph = done(frontend.canonicalize(graph))
+    _check_types(graph, dtype)
+    with watch("partition") as done:
+        parts = done(partition(graph, built_in() if patterns is None else patterns))
+    with watch("plan") as done:
+        steps = done(plan_steps(parts, device_of(target), fuse))
+    with watch("program") as done:
+        programs = done(write_programs(steps))
+
+    from blockfuse.build import build  # noqa: PLC0415 - loads tvm
+    from blockfuse.schedules import cpu  # noqa: PLC0415
+
+    with watch("lower") as done:
+        functions = done({name: cpu.lower(program) for name, program in programs.by_name.items()})
+    with watch("build"):
+        network = assemble(parts, programs, cpu.pack, taps=taps)
+        library = build(network, functions, target, frontend.node_model)
+    return Executable(library, describe(parts, programs, library, fuse, watch.seconds), target.threads)
+
+
+def _checked(target: str, threads: int | None, fuse: str, stop_after: str | None) -> Target:
+    if fuse not in FUSE_MODES:
+        raise UsageError(f"fuse must be one of {', '.join(FUSE_MODES)}, not {fuse!r}")
+    if stop_after is not None and stop_after not in STAGES:
+        raise UsageError(f"stop_after must be one of {', '.join(STAGES)}, not {stop_after!r}")
+    machine = parse_target(target, threads)
+    if machine.kind != "cpu":
+        raise TargetError(f"target {target!r}: whole networks are compiled for CPUs only so far; use cpu")
+    return machine
+
+
+def _check_types(graph: Graph, dtype: str | None) -> None:
+    """Only float32 networks are compiled."""
+    if dtype not in {None, "float32"}:
+        raise UsageError(f"dtype {dtype!r} is not available on the CPU; it computes in float32")
+    for op in graph.ops():
+        for name in op.outputs:
+            if name and graph.tensor(name).dtype != "float32":
+                raise UnsupportedModelError(f"{op} makes {name!r} of type {graph.tensor(name).dtype}; only float32 is compiled")
+    for name in graph.inputs:
+        if graph.tensor(name).dtype != "float32":
+            raise UnsupportedModelError(f"input {name!r} has type {graph.tensor(name).dtype}; only float32 is compiled")

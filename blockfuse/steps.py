@@ -1,0 +1,113 @@
+"""From a partition to planned steps, and from those to the tile programs of distinct kernels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from blockfuse.block import Block
+from blockfuse.device import Device
+from blockfuse.fold import fold
+from blockfuse.graph import Op
+from blockfuse.machine import Program
+from blockfuse.plan_cpu import CpuPlan
+from blockfuse.planner import Decision, FuseMode, Kernel, decide
+from blockfuse.program_cpu import program_cpu
+
+if TYPE_CHECKING:
+    from blockfuse.frontend.partition import Partition
+
+Planned: TypeAlias = Decision | Op
+
+
+@dataclass(frozen=True)
+class PlannedSteps:
+    """Every step of a network with the kernels it runs.
+
+    Attributes:
+        steps: In execution order.
+        planar: Names of images that memory holds as N, C, H, W: the network's inputs.
+        device: What was planned for.
+    """
+
+    steps: tuple[Planned, ...]
+    planar: frozenset[str]
+    device: Device
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """All kernel calls, in order."""
+        return tuple(kernel for step in self.steps if isinstance(step, Decision) for kernel in step.kernels)
+
+    def __str__(self) -> str:
+        lines = [f"planned for {self.device.name}"]
+        for step in self.steps:
+            if isinstance(step, Op):
+                lines.append(f"{step}: by itself")
+                continue
+            lines.append(f"{step.block.name}: {step.why}")
+            for kernel in step.kernels:
+                cost = kernel.cost
+                lines.append(
+                    f"  {kernel.block.name}: {kernel.plan}; {cost.seconds * 1e6:.1f} us by {cost.bound}, "
+                    f"{cost.recompute:.2f}x operations, {cost.global_bytes:,} bytes of memory, {cost.local_bytes:,} on chip"
+                )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The distinct kernels of a network.
+
+    Attributes:
+        planned: The steps.
+        by_name: Tile program of every kernel.
+        names: For every kernel call, in order, the name of its kernel; equal blocks share one.
+    """
+
+    planned: PlannedSteps
+    by_name: Mapping[str, Program]
+    names: tuple[str, ...]
+
+
+def plan_steps(parts: Partition, device: Device, fuse: FuseMode) -> PlannedSteps:
+    """Decide for every block of a partition what becomes one kernel."""
+    graph = parts.graph
+    planar = frozenset(name for name in graph.inputs if len(graph.tensor(name).shape) == 4)
+    steps = tuple(decide(step, device, fuse, planar) if isinstance(step, Block) else step for step in parts.steps)
+    return PlannedSteps(steps, planar, device)
+
+
+def write_programs(planned: PlannedSteps) -> Programs:
+    """Write the tile program of every distinct kernel."""
+    names: list[str] = []
+    known: dict[tuple[Block, CpuPlan, tuple[bool, ...]], str] = {}
+    by_name: dict[str, Program] = {}
+    for kernel in planned.kernels:
+        flags = planar_inputs(kernel.block, planned.planar)
+        key = (kernel.block, kernel.plan, flags)
+        if key not in known:
+            known[key] = _unique(kernel.block.name, by_name)
+            by_name[known[key]] = program_cpu(fold(kernel.block), kernel.plan, known[key], flags)
+        names.append(known[key])
+    return Programs(planned, by_name, tuple(names))
+
+
+def planar_inputs(block: Block, planar: frozenset[str]) -> tuple[bool, ...]:
+    """For each input of a block, whether memory holds it as N, C, H, W and that differs from N, H, W, C."""
+    return tuple(
+        name in planar and shape.channels > 1 and shape.pixels > 1
+        for name, shape in zip(block.tensors, block.inputs, strict=False)
+    )
+
+
+def _unique(name: str, taken: Mapping[str, object]) -> str:
+    """A function name made of a block's name."""
+    base = "bf_" + re.sub(r"\W+", "_", name).strip("_")
+    name, number = base, 1
+    while name in taken:
+        number += 1
+        name = f"{base}_{number}"
+    return name
