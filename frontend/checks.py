@@ -8,14 +8,20 @@ from blockfuse.errors import ModelError, UnsupportedModelError
 from blockfuse.graph import Graph, Op
 
 
-def check_ops(graph: Graph) -> None:
+def check_ops(graph: Graph, opset: int) -> None:
     """Refuse convolutions, normalisations and poolings that contradict their shapes.
+
+    Args:
+        graph: A graph as read.
+        opset: Version of the standard operator set it was read from.
 
     Raises:
         ModelError: A filter, a bias, a group count or a window is wrong.
         UnsupportedModelError: An old form of an operator has no counterpart.
     """
     for op in graph.ops():
+        if op.kind in _SOFTMAXES and opset < 13:
+            _check_old_softmax(graph, op)
         check = _CHECKS.get(op.kind)
         if check is not None:
             check(graph, op)
@@ -69,9 +75,20 @@ def _check_batch_normalization(graph: Graph, op: Op) -> None:
             raise ModelError(f"{op}: {name!r} has shape {_times(graph.tensor(name).shape)}, not one value per channel")
 
 
+def _check_old_softmax(graph: Graph, op: Op) -> None:
+    """Before opset 13 these worked on a matrix whose rows start at the axis; only the last axis means the same."""
+    rank = len(graph.tensor(op.inputs[0]).shape)
+    if op.attrs["axis"] % rank != rank - 1:
+        raise UnsupportedModelError(
+            f"{op}: axis {op.attrs['axis']} of {rank} has a meaning of its own before opset 13; export with a newer one"
+        )
+
+
 def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
+
+_SOFTMAXES = {"Softmax", "LogSoftmax", "Hardmax"}
 
 _CHECKS: dict[str, Callable[[Graph, Op], None]] = {
     "Conv": _check_conv,

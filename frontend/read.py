@@ -53,7 +53,7 @@ def _read(source: str | Path | onnx.ModelProto, shape: Shapes) -> Graph:
     settle(draft)
     graph = _graph(model.graph.name, draft)
     graph.prune()
-    check_ops(graph)
+    check_ops(graph, draft.opset)
     return graph
 
 

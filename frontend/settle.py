@@ -23,6 +23,9 @@ MAX_ELEMENTS = 2**31 - 1
 _SMALL = 1024
 """Up to so many elements a constant is shown to shape inference; it may be a shape, an axis or a pad."""
 
+_MAX_ROUNDS = 200
+"""Shapes computed from shapes computed from shapes, so many levels deep, are found."""
+
 _IR_VERSION = 10
 
 
@@ -74,7 +77,7 @@ def settle(draft: Draft) -> None:
     Raises:
         ModelError: The shapes contradict each other, or a constant cannot be computed.
     """
-    while True:
+    for _ in range(_MAX_ROUNDS):
         _infer(draft)
         if not _fold(draft):
             return
@@ -101,11 +104,12 @@ def dtype_name(elem_type: int) -> str | None:
 
 
 def _infer(draft: Draft) -> None:
-    """Run shape inference on a model without the weights, which it does not need."""
+    """Run shape inference on a model without the weights, which it does not need.
+
+    Its own propagation of data stays off: a constant of a few bytes can make that ask for all memory.
+    """
     try:
-        inferred = onnx.shape_inference.infer_shapes(
-            _skeleton(draft), check_type=True, strict_mode=True, data_prop=True
-        )
+        inferred = onnx.shape_inference.infer_shapes(_skeleton(draft), check_type=True, strict_mode=True)
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(_inference_message(error)) from None
     infos = ((value.name, info_of(value)) for value in (*inferred.graph.value_info, *inferred.graph.output))
@@ -136,13 +140,10 @@ def _value_info(name: str, info: Info) -> onnx.ValueInfoProto:
 def _inference_message(error: Exception) -> str:
     """The innermost complaint of shape inference, which nests its prefixes."""
     line = first_line(error)
-    place = line[line.find("(op_type:") :].partition(")")[0].removeprefix("(op_type:").replace(", node name: ", " '")
-    complaint = line.rpartition("InferenceError] ")[2].rpartition("): ")[2]
-    return (
-        f"the shapes do not fit at {place}': {complaint}"
-        if "op_type" in line
-        else f"the shapes do not fit: {complaint}"
-    )
+    place, _, complaint = line.rpartition("): ")
+    complaint = complaint.rpartition("InferenceError] ")[2]
+    kind, _, name = place.rpartition("(op_type:")[2].partition(", node name: ")
+    return f"the shapes do not fit at {kind} {name!r}: {complaint}" if kind else f"the shapes do not fit: {complaint}"
 
 
 def _check_size(name: str, info: Info, node: onnx.NodeProto) -> None:
