@@ -153,10 +153,11 @@ def run_partition(partition: Partition, inputs: Mapping[str, Array]) -> tuple[di
             *sources, output = step.tensors
             made = reference(step, [_to_nhwc(values[name]) for name in sources])
             assert made[-1].shape[0] == step.batch
-            largest = max(largest, *(float(np.abs(value).max()) for value in made))
             values[output] = _to_nchw(made[-1], graph.tensor(output).shape)
         else:
             values.update(_run_op(graph, step, values))
+            made = [values[name] for name in step.outputs]
+        largest = max(largest, *(float(np.abs(value).max()) for value in made))
     depth = sum(accumulation_depth(block) for block in partition.blocks) + len(partition.steps)
     tolerance = float(4 * np.finfo(np.float32).eps * depth**0.5 * largest)
     return {name: values[name] for name in graph.outputs}, tolerance

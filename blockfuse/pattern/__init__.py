@@ -10,7 +10,7 @@
 
 Calling the function once with placeholders gives a graph of :mod:`values <blockfuse.pattern.values>`, which
 :mod:`canonical <blockfuse.pattern.canonical>` brings to the form that models have after reading, and which
-:mod:`match <blockfuse.pattern.match>` compares with a model. ``docs`` has the rules; :func:`pattern` states them too.
+:mod:`match <blockfuse.pattern.match>` compares with a model. :func:`pattern` states the rules.
 """
 
 from blockfuse.pattern.match import Match, Mismatch, match

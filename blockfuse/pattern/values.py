@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 
@@ -99,16 +99,8 @@ def ends(root: Value) -> Iterator[Value]:
         yield from ends(value)
 
 
-def is_condition(wanted: object) -> bool:
-    """Whether an attribute condition is a callable."""
-    return callable(wanted)
-
-
 def describe_condition(wanted: object) -> str:
     """An attribute condition in words: the value, or the name of the callable."""
     if isinstance(wanted, OneOf) or not callable(wanted):
         return str(wanted)
     return str(getattr(wanted, "__name__", wanted))
-
-
-Condition = Callable[[object], object]
