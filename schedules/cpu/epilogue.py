@@ -1,0 +1,56 @@
+"""EPILOGUE: from a sum to the value in memory; also the end of DEPTHWISE and REDUCE."""
+
+from __future__ import annotations
+
+from blockfuse.errors import InternalError
+from blockfuse.machine import Accumulate, Apply, Bias, EpilogueStep, Residual, Tile
+from blockfuse.schedules.cpu.activations import activate
+from blockfuse.schedules.cpu.context import Kernel
+from blockfuse.schedules.cpu.view import View
+from blockfuse.schedules.emit import Expr, Index, load
+
+
+class Finish:
+    """Applies steps to sums and stores them, row by row of the target."""
+
+    def __init__(self, kernel: Kernel, target: Tile, steps: tuple[EpilogueStep, ...]) -> None:
+        self._kernel = kernel
+        self._steps = steps
+        added = {step.tile for step in steps if isinstance(step, Residual)}
+        self._target = kernel.vector_view(target)
+        self._added = {tile: kernel.vector_view(tile) for tile in added}
+        self._rows: dict[Tile, Index] = {}
+
+    def enter_row(self, h: Index) -> None:
+        """Compute the addresses of row ``h`` once."""
+        bind = self._kernel.emitter.bind
+        self._rows = {tile: bind(f"{tile.name}_row", view.row(h)) for tile, view in self._added.items()}
+        self._rows[self._target.tile] = bind(f"{self._target.tile.name}_row", self._target.row(h))
+
+    def store(self, value: Expr, column: Index, channel: Index, lanes: int) -> None:
+        """Finish one vector of sums: ``target[row, column, channel : channel + lanes] = steps(value)``."""
+        for step in self._steps:
+            value = self._apply(step, value, column, channel, lanes)
+        self._kernel.emitter.store(self._target.buffer, self._position(self._target, column, channel), value, lanes)
+
+    def _apply(self, step: EpilogueStep, value: Expr, column: Index, channel: Index, lanes: int) -> Expr:
+        match step:
+            case Bias():
+                return value + bias(self._kernel, step, channel, lanes)
+            case Apply():
+                return activate(step.function, value, lanes)
+            case Residual():
+                view = self._added[step.tile]
+            case Accumulate():
+                view = self._target
+            case _:
+                raise InternalError(f"epilogue step {step} is not for CPUs")
+        return value + load(view.buffer, self._position(view, column, channel), lanes)
+
+    def _position(self, view: View, column: Index, channel: Index) -> Index:
+        return self._rows[view.tile] + column * view.pixel + channel
+
+
+def bias(kernel: Kernel, step: Bias, channel: Index, lanes: int) -> Expr:
+    """The constants that a BIAS adds to ``lanes`` channels."""
+    return load(kernel.weights, kernel.layout.biases[step.keys] + channel, lanes)
