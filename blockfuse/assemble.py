@@ -124,3 +124,10 @@ def _kernel_record(kernel: Kernel, name: str) -> KernelRecord:
         bound=cost.bound,
     )
 
+
+def alone(graph: Graph, op: Op) -> Graph:
+    """A graph of one op, whose inputs are the op's computed inputs."""
+    names = [name for name in dict.fromkeys((*op.inputs, *op.outputs)) if name]
+    inputs = [name for name in dict.fromkeys(op.inputs) if name and not graph.tensor(name).is_constant]
+    outputs = [name for name in op.outputs if name]
+    return Graph(op.name, inputs, outputs, [graph.tensor(name) for name in names], [op])

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from blockfuse.assemble import assemble, describe
+from blockfuse.assemble import alone, assemble, describe
 from blockfuse.device import device_of
 from blockfuse.errors import TargetError, UnsupportedModelError, UsageError
 from blockfuse.executable import Executable
@@ -17,14 +17,13 @@ from blockfuse.target import Target, parse_target
 from blockfuse.watch import STAGES, Progress, Stage, StoppedAfter, Watch
 
 if TYPE_CHECKING:
-    import onnx
-
+    from blockfuse.frontend.read import Model
     from blockfuse.pattern import Pattern
 
 
 @overload
 def compile(  # noqa: A001 - read as blockfuse.compile()
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: Model,
     target: str = ...,
     dtype: str | None = ...,
     shape: Mapping[str, Sequence[int]] | None = ...,
@@ -39,7 +38,7 @@ def compile(  # noqa: A001 - read as blockfuse.compile()
 ) -> Executable: ...
 @overload
 def compile(  # noqa: A001
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: Model,
     target: str = ...,
     dtype: str | None = ...,
     shape: Mapping[str, Sequence[int]] | None = ...,
@@ -53,7 +52,7 @@ def compile(  # noqa: A001
     stop_after: Stage,
 ) -> Any: ...
 def compile(  # noqa: A001
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: Model,
     target: str = "cpu",
     dtype: str | None = None,
     shape: Mapping[str, Sequence[int]] | None = None,
@@ -97,7 +96,7 @@ def compile(  # noqa: A001
 
 def _run(
     watch: Watch,
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: Model,
     target: Target,
     dtype: str | None,
     shape: Mapping[str, Sequence[int]] | None,
@@ -129,7 +128,7 @@ def _run(
         functions = done({name: cpu.lower(program) for name, program in programs.by_name.items()})
     with watch("build"):
         network = assemble(parts, programs, cpu.pack, taps=taps)
-        library = build(network, functions, target, frontend.node_model)
+        library = build(network, functions, target, lambda op: frontend.to_onnx(alone(graph, op)))
     return Executable(library, describe(parts, programs, library, fuse, watch.seconds), target.threads)
 
 

@@ -1,0 +1,124 @@
+"""Import direction: every module imports only from layers below its own, late and type-only imports included."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# From the bottom up. A module belongs to the longest name that is its own or its package's.
+LAYERS = [
+    ["errors"],
+    ["affine", "stages", "target"],
+    ["graph", "library", "block"],
+    ["fold", "machine", "device", "pattern", "manifest", "network", "report", "plan"],
+    ["cut", "cost", "footprint", "banks", "artifact", "layout", "runtime", "plan_cpu", "plan_cuda"],
+    ["interpret", "program_cpu", "program_cuda", "passes", "executable"],
+    ["planner_cpu", "planner_cuda"],
+    ["planner"],
+    ["frontend", "schedules"],
+    ["steps", "fallback", "importer"],
+    ["build", "assemble", "watch"],
+    ["compiler"],
+    ["verify", "bench"],
+    ["demo", "doctor"],
+    ["cli"],
+]
+
+# Third-party package -> the modules that may import it.
+THIRD_PARTY = {
+    "networkx": {"graph", "block", "frontend.partition"},
+    "onnx": {"frontend"},
+    "onnxruntime": {"verify", "bench"},
+    "tvm": {"schedules", "build", "fallback", "importer"},
+    "tvm_ffi": {"runtime"},
+    "rich": {"cli"},
+}
+
+PACKAGES = {"blockfuse": ROOT / "blockfuse", "frontend": ROOT / "frontend", "schedules": ROOT / "schedules"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its name below ``blockfuse``."""
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            if package == "blockfuse" and parts[0] in PACKAGES:
+                continue  # reached through the symlink
+            parts = parts if package == "blockfuse" else (package, *parts)
+            name = ".".join(part for part in parts if part != "__init__")
+            found[name] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path, module: str) -> set[str]:
+    """Full names of what a module imports, at any place in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} uses a relative import"
+            origin = node.module or ""
+            found.add(origin)
+            found.update(f"{origin}.{alias.name}" for alias in node.names if f"{origin}.{alias.name}"[10:] in MODULES)
+    return found
+
+
+def belongs(module: str, owners: set[str] | list[str]) -> bool:
+    return any(module == owner or module.startswith(f"{owner}.") for owner in owners)
+
+
+def layer(module: str) -> int:
+    for index, owners in enumerate(LAYERS):
+        if belongs(module, owners):
+            return index
+    pytest.fail(f"module {module} has no place in LAYERS")
+
+
+def home(module: str) -> str:
+    """The entry of LAYERS that a module belongs to; modules of one entry may import each other."""
+    return next(owner for owners in LAYERS for owner in owners if belongs(module, [owner]))
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name])
+def test_imports_only_from_below(module: str):
+    own = layer(module)
+    for target in imports(MODULES[module], module):
+        name = target.removeprefix("blockfuse").removeprefix(".")
+        if not target.startswith("blockfuse") or not name or home(name) == home(module):
+            continue
+        assert layer(name) < own, f"{module} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name])
+def test_third_party_packages_stay_in_their_rooms(module: str):
+    for target in imports(MODULES[module], module):
+        package = target.split(".")[0]
+        if package in THIRD_PARTY:
+            assert belongs(module, THIRD_PARTY[package]), f"{module} imports {package}"
+
+
+def test_frontend_and_schedules_do_not_know_each_other():
+    for module, path in MODULES.items():
+        other = {"frontend": "schedules", "schedules": "frontend"}.get(module.split(".")[0])
+        if other:
+            assert not any(target.startswith(f"blockfuse.{other}") for target in imports(path, module)), module
+
+
+def test_lowering_reads_programs_alone():
+    """Neither target's lowering, nor the interpreter, may look at what the program was made from."""
+    for module, path in MODULES.items():
+        if module == "interpret" or module.startswith("schedules"):
+            names = {
+                alias.name
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.ImportFrom)
+                for alias in node.names
+            }
+            assert not names & {"Block", "Folded", "Unit", "CpuPlan", "CudaPlan"}, module
