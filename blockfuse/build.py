@@ -18,6 +18,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.relax.backend.cpu_generic import pipeline as cpu_passes
 from tvm.s_tir.pipeline import default_s_tir_pipeline
+from tvm.support.cc import get_cc
 from tvm.tirx.compilation_pipeline import tirx_pipeline
 
 from blockfuse.entry import KERNEL_MARKER, Entry
@@ -94,6 +95,8 @@ def _output_port(network: Network, layouts: Layouts, port: Port) -> Port:
 # ---- compiling -------------------------------------------------------------------------------------------------------
 def _compile(module: Any, target: Target) -> bytes:
     """The shared library of a Relax module."""
+    if get_cc() is None:
+        raise TargetError("linking needs a C++ compiler: put g++ or clang++ on the path")
     _register_pipeline()
     llvm = tvm.target.Target({"kind": "llvm", "mcpu": target.mcpu})
     with llvm:
@@ -104,7 +107,7 @@ def _compile(module: Any, target: Target) -> bytes:
             executable.mod.export_library(str(path))
         except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1]
-            raise TargetError(f"linking needs a C++ compiler such as g++ on the path: {reason}") from None
+            raise TargetError(f"the C++ compiler cannot link the library: {reason}") from None
         return path.read_bytes()
 
 

@@ -42,7 +42,7 @@ class Session:
     Args:
         library: The network.
         threads: Threads that kernels divide their work among; by default what the environment variable
-            ``TVM_NUM_THREADS`` says, else what the network was planned for, at most one per core. Every number is
+            ``TVM_NUM_THREADS`` says, else what the network was planned for; never more than one per core. Any number is
             right; the planned one is the fastest.
 
     Raises:
@@ -57,7 +57,7 @@ class Session:
         _require_machine(library)
         load_runtime()
         self.library = library
-        self.threads = threads or _default_threads(library)
+        self.threads = min(threads or _default_threads(library), len(available_cpus()))
         self._process = os.getpid()
         self._names = frozenset(port.name for port in library.inputs)
         self._shapes = [(port, port.shape, np.dtype(port.dtype)) for port in library.inputs]
@@ -152,7 +152,7 @@ def _default_threads(library: Library) -> int:
     chosen = os.environ.get("TVM_NUM_THREADS", "")
     if chosen.isdecimal() and int(chosen) > 0:
         return int(chosen)
-    return min(library.target.threads, len(available_cpus()))
+    return library.target.threads
 
 
 _local = threading.local()
