@@ -97,7 +97,11 @@ def best_pitch(reads: DepthwiseReads, channels: int, *, may_split: bool) -> tupl
     Returns:
         Pitch in elements (a multiple of 4) and the column split.
     """
-    choices = [(pitch, split) for split in ((False, True) if may_split else (False,)) for pitch in range(channels, channels + 33, 4)]
+    choices = [
+        (pitch, split)
+        for split in ((False, True) if may_split else (False,))
+        for pitch in range(channels, channels + 33, 4)
+    ]
     costs = {choice: round(reads.cost(choice[0], split=choice[1]), 9) for choice in choices}
     return min(choices, key=lambda choice: (costs[choice], choice[1], choice[0]))
 
