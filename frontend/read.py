@@ -14,7 +14,7 @@ from onnx.defs import get_schema
 from blockfuse.errors import ModelError, UnsupportedModelError, UsageError
 from blockfuse.frontend.checks import check_ops
 from blockfuse.frontend.load import load, node_label, opset
-from blockfuse.frontend.settle import MAX_RANK, Draft, Info, dtype_name, info_of, settle
+from blockfuse.frontend.settle import MAX_RANK, Draft, Info, check_size, dtype_name, info_of, settle
 from blockfuse.frontend.structure import check_names, check_operators, sort_nodes
 from blockfuse.graph import Graph, Op, Tensor
 
@@ -96,6 +96,12 @@ def _input_info(value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> In
     info = info_of(value)
     if info is None or dtype_name(info.elem_type) is None:
         raise UnsupportedModelError(f"input {value.name!r} is not a tensor of numbers")
+    settled = _settled(value, info, given)
+    check_size(f"input {value.name!r}", settled)
+    return settled
+
+
+def _settled(value: onnx.ValueInfoProto, info: Info, given: tuple[int, ...] | None) -> Info:
     if given is not None:
         if info.shape is not None and len(given) != len(info.shape):
             raise UsageError(f"the shape given for {value.name!r} has {len(given)} dimensions, not {len(info.shape)}")
@@ -106,8 +112,6 @@ def _input_info(value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> In
         raise UnsupportedModelError(_symbolic_message(value, info))
     if not all(dim >= 1 for dim in info.known_shape):
         raise ModelError(f"input {value.name!r} has a dimension below 1: {info.known_shape}")
-    if len(info.known_shape) > MAX_RANK:
-        raise UnsupportedModelError(f"input {value.name!r} has more than {MAX_RANK} dimensions")
     return info
 
 

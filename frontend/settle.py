@@ -103,6 +103,17 @@ def dtype_name(elem_type: int) -> str | None:
     return None if name.startswith(("object", "str")) else name
 
 
+def check_size(what: str, info: Info) -> None:
+    """Refuse a tensor of too many dimensions or elements; ``what`` names it in the message."""
+    if info.shape is None:
+        return
+    text = "x".join("?" if dim is None else str(dim) for dim in info.shape)
+    if len(info.shape) > MAX_RANK:
+        raise UnsupportedModelError(f"{what} has the shape {text}, and at most {MAX_RANK} dimensions are supported")
+    if math.prod(dim for dim in info.shape if dim is not None) > MAX_ELEMENTS:
+        raise UnsupportedModelError(f"{what} has the shape {text}, and at most {MAX_ELEMENTS} elements are supported")
+
+
 def _infer(draft: Draft) -> None:
     """Run shape inference on a model without the weights, which it does not need.
 
@@ -117,7 +128,7 @@ def _infer(draft: Draft) -> None:
     producers = {name: node for node in draft.nodes for name in node.output}
     for name, info in draft.infos.items():
         if name in producers:
-            _check_size(name, info, producers[name])
+            check_size(f"{name!r}, result of {node_label(producers[name])},", info)
 
 
 def _skeleton(draft: Draft) -> onnx.ModelProto:
@@ -144,18 +155,6 @@ def _inference_message(error: Exception) -> str:
     complaint = complaint.rpartition("InferenceError] ")[2]
     kind, _, name = place.rpartition("(op_type:")[2].partition(", node name: ")
     return f"the shapes do not fit at {kind} {name!r}: {complaint}" if kind else f"the shapes do not fit: {complaint}"
-
-
-def _check_size(name: str, info: Info, node: onnx.NodeProto) -> None:
-    if info.shape is None:
-        return
-    dims = [dim for dim in info.shape if dim is not None]
-    text = "x".join("?" if dim is None else str(dim) for dim in info.shape)
-    where = f"{node_label(node)} gives {name!r} the shape {text}"
-    if len(info.shape) > MAX_RANK:
-        raise UnsupportedModelError(f"{where}, and at most {MAX_RANK} dimensions are supported")
-    if math.prod(dims) > MAX_ELEMENTS:
-        raise UnsupportedModelError(f"{where}, and at most {MAX_ELEMENTS} elements are supported")
 
 
 def _fold(draft: Draft) -> bool:

@@ -113,6 +113,8 @@ def _check_attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> None:
             raise UnsupportedModelError(
                 f"{node_label(node)} holds a graph, and control flow is not supported; export the model without it"
             )
+        if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
+            raise UnsupportedModelError(f"{node_label(node)} holds a sparse tensor; save it as a dense one")
         known = schema.attributes.get(attribute.name)
         if known is None:
             raise ModelError(f"{node_label(node)} has attribute {attribute.name!r}, which {node.op_type} does not have")

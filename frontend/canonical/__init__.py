@@ -23,7 +23,8 @@ Flatten                x of rank 3 or more                    axis=1: [N, ...] t
 Reshape                x, const shape without 0 and -1        allowzero=0; for every other change of shape
 =====================  =====================================  ==========================================================
 
-* ``ceil_mode`` is 0 unless an average counts its padding. Windows are explicit, ``auto_pad`` is resolved.
+* Windows are explicit, ``auto_pad`` is resolved. ``ceil_mode`` is 0 unless the last window averages over padding that
+  it must not count, or lies in the padding altogether.
 * Gone: Identity (but between a graph input and a graph output), Dropout, Sum, Squeeze, Unsqueeze, no-op casts, pads and
   slices, BatchNormalization, constant scale and constant pad next to a Conv.
 * Other kinds stay as they are. Names of graph inputs and outputs never change. ``Op.origin`` names the nodes of the

@@ -21,7 +21,7 @@ def explicit_pool(graph: Graph, op: Op) -> bool:
         attrs["count_include_pad"] = op.attrs.get("count_include_pad", 0) if any(window.pads) else 0
     if attrs["ceil_mode"]:
         rounded = _rounded_up(window, image, result)
-        if window.outputs(image) == result or not attrs.get("count_include_pad", 0):
+        if rounded == window or (rounded.is_inside and not attrs.get("count_include_pad", 0)):
             window, attrs["ceil_mode"] = rounded, 0
     attrs = {**window.attrs, **attrs}
     if dict(op.attrs) == attrs and len(op.outputs) == 1:

@@ -33,12 +33,10 @@ class Window:
         """Input elements from the first tap to the last, per axis."""
         return tuple((size - 1) * step + 1 for size, step in zip(self.kernel_shape, self.dilations, strict=True))
 
-    def outputs(self, image: tuple[int, ...]) -> tuple[int, ...]:
-        """Window positions per axis on an image of this size, rounded down."""
-        axes = range(len(image))
-        return tuple(
-            (image[i] + self.pads[i] + self.pads[i + len(image)] - self.extent[i]) // self.strides[i] + 1 for i in axes
-        )
+    @property
+    def is_inside(self) -> bool:
+        """Whether no window lies wholly in the padding."""
+        return all(pad < size for pad, size in zip(self.pads, 2 * self.kernel_shape, strict=True))
 
 
 def window_of(attrs: Mapping[str, Any], kernel_shape: tuple[int, ...], image: tuple[int, ...]) -> Window:

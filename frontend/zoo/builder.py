@@ -91,6 +91,8 @@ class Builder:
 
     def classifier(self, x: str, classes: int) -> onnx.ModelProto:
         """Mean over the image and one fully connected layer, whose result is the output; returns the model."""
+        if classes < 1:
+            raise UsageError(f"{self.name}: the number of classes must be above 0, not {classes}")
         channels = self._channels[x]
         pooled = self.node("GlobalAveragePool", [x], "pool")
         flat = self.node("Flatten", [pooled], "flatten", axis=1)

@@ -346,6 +346,12 @@ def with_sparse():
     return proto
 
 
+def sparse_constant():
+    values = numpy_helper.from_array(np.ones(1, np.float32), "sparse")
+    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0])), [4])
+    return model([node("Constant", "", "c", "few", sparse_value=sparse), node("Add", "x c", "y")], shape=(4,))
+
+
 def nested_functions():
     """Ten functions that each call the next ten times."""
     functions = [function(f"f{i}", [call(f"f{i + 1}", "a", f"t{j}") for j in range(10)]) for i in range(10)]
@@ -389,6 +395,7 @@ BAD_MODELS = {
     "missing attribute": (model([node("Concat", "x x", "y", "c")]), ModelError, "Concat 'c'", "lacks", "'axis'"),
     "control flow": (with_subgraph(), UnsupportedModelError, "If 'branch'", "control flow"),
     "sparse": (with_sparse(), UnsupportedModelError, "sparse"),
+    "sparse constant": (sparse_constant(), UnsupportedModelError, "Constant 'few'", "sparse"),
     "missing tensor": (model(conv()), ModelError, "Conv 'conv'", "'w'"),
     "missing output": (model(RELU, outputs=("z",)), ModelError, "'z'", "computed by no node"),
     "cycle": (model([*CYCLE, *RELU]), ModelError, "cycle of 3 nodes"),
@@ -413,6 +420,7 @@ BAD_MODELS = {
     "symbolic image": (model(RELU, shape=(1, 3, "H", None)), UnsupportedModelError, "H, ?", "--shape x=1x3x224x224"),
     "no shape": (model(RELU, shape=None), UnsupportedModelError, "'x' has no shape", "--shape x=1x3x224x224"),
     "high rank": (model(RELU, shape=(1,) * 9), UnsupportedModelError, "'x'", "dimensions"),
+    "huge input": (model(RELU, shape=(2**16, 2**16)), UnsupportedModelError, "'x'", "elements"),
     "huge result": (
         model([node("MatMul", "x w", "y", "mm")], shape=(2**20, 1), constants={"w": floats(1, 2**12)}),
         UnsupportedModelError,
