@@ -12,7 +12,7 @@ from blockfuse.errors import TargetError, UnsupportedModelError, UsageError
 from blockfuse.executable import Executable
 from blockfuse.graph import Graph
 from blockfuse.planner import FUSE_MODES, FuseMode
-from blockfuse.steps import plan_steps, write_programs
+from blockfuse.steps import plan_steps, segment_cost, write_programs
 from blockfuse.target import Target, parse_target
 from blockfuse.watch import STAGES, Progress, Stage, StoppedAfter, Watch
 
@@ -114,10 +114,12 @@ def _run(
     with watch("canonicalize") as done:
         graph = done(frontend.canonicalize(graph))
     _check_types(graph, dtype)
+    device = device_of(target)
     with watch("partition") as done:
-        parts = done(partition(graph, built_in() if patterns is None else patterns))
+        cost = None if fuse == "never" else segment_cost(graph, device)
+        parts = done(partition(graph, built_in() if patterns is None else patterns, cost=cost))
     with watch("plan") as done:
-        steps = done(plan_steps(parts, device_of(target), fuse))
+        steps = done(plan_steps(parts, device, fuse))
     with watch("program") as done:
         programs = done(write_programs(steps))
 
@@ -150,7 +152,9 @@ def _check_types(graph: Graph, dtype: str | None) -> None:
     for op in graph.ops():
         for name in op.outputs:
             if name and graph.tensor(name).dtype != "float32":
-                raise UnsupportedModelError(f"{op} makes {name!r} of type {graph.tensor(name).dtype}; only float32 is compiled")
+                raise UnsupportedModelError(
+                    f"{op} makes {name!r} of type {graph.tensor(name).dtype}; only float32 is compiled"
+                )
     for name in graph.inputs:
         if graph.tensor(name).dtype != "float32":
             raise UnsupportedModelError(f"input {name!r} has type {graph.tensor(name).dtype}; only float32 is compiled")

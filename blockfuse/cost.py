@@ -1,7 +1,7 @@
 """Operations, bytes and predicted time of kernels; the waterline of a sequence of them.
 
-Definitions follow Lavin, "On the Efficiency of Convolutional Neural Networks" (arXiv 2404.03617); the waterline formulas
-are written out in :func:`waterline`.
+Definitions follow Lavin, "On the Efficiency of Convolutional Neural Networks" (arXiv 2404.03617); the formulas of the
+waterline are written out in :class:`Waterline`.
 """
 
 from __future__ import annotations

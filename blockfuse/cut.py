@@ -38,10 +38,16 @@ def _part(folded: Folded, group: Sequence[int]) -> Block:
         block,
         inputs=tuple(shapes[value] for value in outside),
         stages=tuple(
-            replace(block.stages[stage], inputs=tuple(number[v] for v in block.stages[stage].inputs)) for stage in stages
+            replace(block.stages[stage], inputs=tuple(number[v] for v in block.stages[stage].inputs))
+            for stage in stages
         ),
         name=f"{block.name}.{'_'.join(folded.units[index].name for index in group)}",
-        parameters={(i, key): data for (stage, key), data in block.parameters.items() for i, s in enumerate(stages) if s == stage},
+        parameters={
+            (i, key): data
+            for (stage, key), data in block.parameters.items()
+            for i, s in enumerate(stages)
+            if s == stage
+        },
         tensors=(*(_tensor(block, value) for value in outside), _tensor(block, base + stages[-1])),
     )
 

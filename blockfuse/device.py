@@ -26,6 +26,7 @@ class Device:
         registers: 32-bit registers a thread may use, or vector registers for sums on a CPU.
         launch_seconds: Time to start a kernel, or to wake the threads of a parallel loop.
         lanes: float32 elements per vector; 32 on a GPU.
+        clock: Cycles per second.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Device:
     registers: int
     launch_seconds: float
     lanes: int = 32
+    clock: float = 1e9
 
     @property
     def waterline(self) -> float:
@@ -73,6 +75,7 @@ def cpu_device(target: Target) -> Device:
         registers=target.accumulators,
         launch_seconds=0.3e-6 if target.threads == 1 else 2e-6,
         lanes=target.lanes,
+        clock=_CLOCK,
     )
 
 
@@ -96,6 +99,7 @@ def _gpu(name: str, sms: int, tensor: float, vector: float, memory: float, share
         cache_bytes=l2_mib * _KIB * _KIB,
         registers=255,
         launch_seconds=2e-6,
+        clock=clock,
     )
 
 

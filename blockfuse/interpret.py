@@ -259,7 +259,7 @@ class _Run:
         out = np.full((len(rows), len(cols), len(channels)), outside)
         if tile.is_global:
             kept = [c for c in channels if c < tile.image.channels]  # channels above are zero padding of the layout
-            near = np.ix_(_clamped(rows, tile.image.height), _clamped(cols, tile.image.width), kept)
+            near = np.ix_(_clamped(rows, tile.image.height), _clamped(cols, tile.image.width), _integers(kept))
             box = self.memory[tile][self.env["image"]][near]
             out[..., len(kept) :] = 0.0
             out[..., : len(kept)][held & inside] = box[held & inside]

@@ -1,7 +1,7 @@
 """Decide, block by block, what becomes one kernel: the whole block, or parts of it.
 
-``auto`` takes what is predicted to be fastest; within 5 % the choice that moves fewer bytes wins. ``always`` fuses every
-block that can be one kernel; ``never`` gives every convolution, pool or fully connected layer a kernel of its own.
+``auto`` takes what is predicted to be fastest; within 5 % the choice that moves fewer bytes wins. ``always`` fuses
+every block that can be one kernel; ``never`` gives every convolution, pool or fully connected layer its own kernel.
 """
 
 from __future__ import annotations

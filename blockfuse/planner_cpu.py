@@ -18,7 +18,7 @@ from blockfuse.program_cpu import Footprint, footprints
 from blockfuse.stages import ImageShape
 
 _FLOAT = 4
-_EFFICIENCY = {"contract": 0.93, "depthwise": 0.70, "pool": 0.25}  # of the vector peak, once data is in L1
+_EFFICIENCY = {"contract": 0.95, "depthwise": 0.70, "pool": 0.25}  # of the cycles counted, once data is near
 _STEP_SECONDS = 0.2e-6  # row bounds and loop set-up, per unit and step
 _ROWS_PER_STEP = (1, 2, 4, 7, 14)
 _LARGE_PANEL = 400_000  # bytes of one weight panel beyond which it is applied one filter row at a time
@@ -63,9 +63,8 @@ def _plans(folded: Folded, device: Device, planar: tuple[bool, ...]) -> Iterator
     per_image = -(-device.cores // folded.block.batch) if device.cores > folded.block.batch else 1
     if len(folded.units) == 1 and not any(planar):
         yield from _single_plans(folded, device, tilings[0])
-    for bands in {per_image, 1}:
-        bands = min(bands, height)
-        band = -(-height // bands)
+    for wanted in {per_image, 1}:
+        band = -(-height // min(wanted, height))
         bands = -(-height // band)
         for rows in {*(r for r in _ROWS_PER_STEP if r < band), band}:
             yield CpuPlan("rows", bands, rows, tilings, lanes=device.lanes, threads=device.cores)
@@ -83,7 +82,7 @@ def _single_plans(folded: Folded, device: Device, tiling: UnitTiling) -> Iterato
     if unit.kind != "contract" or device.cores == 1:
         return
     for shares in (unit.shape.channels // (tiling.vectors * device.lanes), device.cores):
-        if shares > 1 and unit.shape.channels % (shares * device.lanes) == 0:
+        if shares > 1 and unit.shape.channels % shares == 0:
             yield CpuPlan("panels", shares, height, (tiling,), lanes=device.lanes, threads=device.cores)
 
 
@@ -101,9 +100,7 @@ def _channel_plans(folded: Folded, device: Device, tilings: tuple[UnitTiling, ..
     for chunk in range(device.lanes, hidden // device.cores + 1, device.lanes):
         trips = hidden // (device.cores * chunk)
         if trips * device.cores * chunk == hidden:
-            yield CpuPlan(
-                "channels", device.cores, project.shape.height, tilings, chunk, device.lanes, device.cores
-            )
+            yield CpuPlan("channels", device.cores, project.shape.height, tilings, chunk, device.lanes, device.cores)
 
 
 # ---- tiles -----------------------------------------------------------------------------------------------------------
@@ -127,9 +124,7 @@ def unit_tiling(folded: Folded, index: int, device: Device) -> UnitTiling:
         for mr, nr in itertools.product(range(1, 15), range(1, 17))
         if mr * nr <= device.registers and mr <= width
     ]
-    pixels, vectors = min(
-        options, key=lambda o: (_tile_cycles(width, channels, device.lanes, depth, *o), o[1])
-    )
+    pixels, vectors = min(options, key=lambda o: (_tile_cycles(width, channels, device.lanes, depth, *o), o[1]))
     panel_bytes = depth * vectors * device.lanes * _FLOAT
     kxk = all(term.window.r > 1 for term in unit.terms)
     sweeps = unit.shape.height * -(-width // pixels)
@@ -146,7 +141,7 @@ def _tile_cycles(width: int, channels: int, lanes: int, depth: int, mr: int, nr:
     panels = [nr] * (vectors // nr) + ([vectors % nr] if vectors % nr else [])
     total = 0.0
     for m, n in itertools.product(widths, panels):
-        total += depth * max(m * n / 2, (m + n) / 2, 4.0) + 2.0 * m * n + 6
+        total += depth * max(m * n / 2, (m + n) / 2, 4.0) + m * n + 4
     return total
 
 
@@ -176,25 +171,50 @@ def predict(folded: Folded, plan: CpuPlan, device: Device) -> Cost:
     tasks = plan.tasks * batch
     used = min(device.cores, tasks)
     rounds = -(-tasks // used) / (tasks / used)
-    peak = device.vector_peak / device.cores
     work = done = 0.0
     arithmetic = 0.0
     for index, unit in enumerate(folded.units):
-        operations = folded.operations(index) * batch
         repeat = _recompute(prints[folded.value(index)], unit.shape, plan, band)
-        moved = sum(t.window.taps for t in unit.terms) * unit.shape.elements * batch  # pools: one operation per tap
-        arithmetic += max(operations, moved if unit.kind == "pool" else 0) * repeat / (peak * _EFFICIENCY[unit.kind])
-        work, done = work + operations, done + operations * repeat
+        work += folded.operations(index) * batch
+        done += folded.operations(index) * batch * repeat
+        arithmetic += _unit_cycles(folded, index, plan, device) * batch * repeat / device.clock
     arithmetic = arithmetic / used * rounds
     cache, local = _cache_seconds(folded, plan, device, prints, rows, steps * tasks, used)
     memory = _memory_seconds(folded, plan, device)
     overhead = device.launch_seconds + _STEP_SECONDS * steps * tasks * len(folded.units) / used
     if plan.mode == "channels":
-        overhead += device.launch_seconds + 2 * plan.tasks * out.elements * _FLOAT / device.local_bandwidth
+        partial = (
+            2 * out.elements * _FLOAT * (_trips(folded, plan) + 1)
+        )  # read and written on every trip, and once more
+        overhead += device.launch_seconds + partial * plan.tasks / device.local_bandwidth
     seconds = arithmetic + cache + 0.5 * memory + overhead
     bound = max((arithmetic, "arithmetic"), (cache, "cache"), (memory, "memory"))[1]
     recompute = done / work if work else 1.0
     return Cost(int(work), recompute, global_bytes(folded.block), local, seconds, bound)
+
+
+def _trips(folded: Folded, plan: CpuPlan) -> int:
+    """How often a task of ``channels`` mode goes through its chunks."""
+    return folded.units[0].shape.channels // (plan.tasks * plan.chunk) if plan.mode == "channels" else 1
+
+
+def _unit_cycles(folded: Folded, index: int, plan: CpuPlan, device: Device) -> float:
+    """Cycles of one core for all of a unit, for one image, with its data in the nearest cache."""
+    unit, tiling = folded.units[index], plan.units[index]
+    shape = unit.shape
+    taps = sum(term.window.taps for term in unit.terms)
+    if unit.kind != "contract":
+        rate = _EFFICIENCY[unit.kind] * 2 * device.lanes  # taps per cycle
+        return taps * shape.elements / rate
+    depth = sum(folded.shapes[term.source].channels * term.window.taps for term in unit.terms)
+    channels, repeats = shape.channels, 1
+    if plan.mode == "panels":
+        channels, repeats = channels // plan.tasks, plan.tasks
+    if plan.mode == "channels":
+        repeats = shape.channels // plan.chunk if index == 0 else folded.units[0].shape.channels // plan.chunk
+        channels, depth = (plan.chunk, depth) if index == 0 else (channels, plan.chunk)
+    row = _tile_cycles(shape.width, channels, device.lanes, depth, tiling.pixels, tiling.vectors)
+    return row * shape.height * repeats / _EFFICIENCY["contract"]
 
 
 def _recompute(footprint: Footprint, shape: ImageShape, plan: CpuPlan, band: int) -> float:

@@ -140,9 +140,11 @@ class _Builder:
         for value in range(len(self.shapes) - 1):
             self._place(value, prints[value])
         body: list[Node] = []
-        for value in range(self.folded.input_count):
-            if self.planar[value]:
-                body.append(self._load(value, self._new_rows(prints[value], self.shapes[value], h0, h1, steps)))
+        body += [
+            self._load(value, self._new_rows(prints[value], self.shapes[value], h0, h1, steps))
+            for value in range(self.folded.input_count)
+            if self.planar[value]
+        ]
         for index, unit in enumerate(self.folded.units):
             value = self.folded.value(index)
             body += self._unit(

@@ -141,9 +141,11 @@ class Report:
             f"{fused} fused; {self.kernel_count} kernels instead of {self.unfused_kernels}; "
             f"{self.saved_bytes / 1e6:.1f} MB of intermediates stay on the chip; {self.layout_changes} layout changes"
         )
-        rows = [("step", "kind", "kernels", "predicted us", "bound", "plan")]
-        rows += [_row(step) for step in self.steps]
+        rows = [_HEADER, *(_row(step) for step in self.steps)]
         return "\n".join((head, *table(rows)))
+
+
+_HEADER = ("step", "kind", "kernels", "predicted us", "bound", "plan")
 
 
 def _step(data: Mapping[str, Any]) -> StepRecord:

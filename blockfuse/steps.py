@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.device import Device
-from blockfuse.fold import fold
-from blockfuse.graph import Op
+from blockfuse.fold import fold, unfoldable
+from blockfuse.graph import Graph, Op
 from blockfuse.machine import Program
 from blockfuse.plan_cpu import CpuPlan
-from blockfuse.planner import Decision, FuseMode, Kernel, decide
+from blockfuse.planner import Decision, FuseMode, Kernel, best, decide
 from blockfuse.program_cpu import program_cpu
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class PlannedSteps:
                 cost = kernel.cost
                 lines.append(
                     f"  {kernel.block.name}: {kernel.plan}; {cost.seconds * 1e6:.1f} us by {cost.bound}, "
-                    f"{cost.recompute:.2f}x operations, {cost.global_bytes:,} bytes of memory, {cost.local_bytes:,} on chip"
+                    f"{cost.recompute:.2f}x operations, {cost.global_bytes:,} bytes of memory, "
+                    f"{cost.local_bytes:,} on chip"
                 )
         return "\n".join(lines)
 
@@ -72,10 +73,27 @@ class Programs:
     names: tuple[str, ...]
 
 
+def planar_values(graph: Graph) -> frozenset[str]:
+    """Names of images that memory holds as N, C, H, W: the network's inputs."""
+    return frozenset(name for name in graph.inputs if len(graph.tensor(name).shape) == 4)
+
+
+def segment_cost(graph: Graph, device: Device) -> Callable[[Block], float | None]:
+    """The predicted time in seconds of a block as one kernel, None where it cannot be one."""
+    planar = planar_values(graph)
+
+    def cost(block: Block) -> float | None:
+        if unfoldable(block):
+            return None
+        kernel = best(block, device, planar)
+        return kernel.cost.seconds if isinstance(kernel, Kernel) else None
+
+    return cost
+
+
 def plan_steps(parts: Partition, device: Device, fuse: FuseMode) -> PlannedSteps:
     """Decide for every block of a partition what becomes one kernel."""
-    graph = parts.graph
-    planar = frozenset(name for name in graph.inputs if len(graph.tensor(name).shape) == 4)
+    planar = planar_values(parts.graph)
     steps = tuple(decide(step, device, fuse, planar) if isinstance(step, Block) else step for step in parts.steps)
     return PlannedSteps(steps, planar, device)
 

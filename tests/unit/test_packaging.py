@@ -13,7 +13,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 def test_every_package_is_listed():
     found = {"blockfuse"}
-    for folder, name in (("blockfuse", "blockfuse"), ("frontend", "blockfuse.frontend"), ("schedules", "blockfuse.schedules")):
+    for folder, name in (
+        ("blockfuse", "blockfuse"),
+        ("frontend", "blockfuse.frontend"),
+        ("schedules", "blockfuse.schedules"),
+    ):
         for init in (ROOT / folder).rglob("__init__.py"):
             parts = init.parent.relative_to(ROOT / folder).parts
             if not (folder == "blockfuse" and parts and parts[0] in {"frontend", "schedules"}):
