@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -26,7 +27,7 @@ OPSETS = range(7, 26)
 STANDARD_DOMAINS = ("", "ai.onnx")
 
 
-def load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
+def load(source: str | os.PathLike[str] | onnx.ModelProto) -> onnx.ModelProto:
     """Load a model and inline its functions.
 
     Args:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -18,10 +18,14 @@ from blockfuse.frontend.settle import MAX_RANK, Draft, Info, check_size, dtype_n
 from blockfuse.frontend.structure import check_names, check_operators, sort_nodes
 from blockfuse.graph import Graph, Op, Tensor
 
-Shapes = Mapping[str, tuple[int, ...]]
+Model: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
+"""What can be read: the path of an ``.onnx`` file, or a model in memory."""
+
+Shapes: TypeAlias = Mapping[str, Sequence[int]]
+"""Shapes of graph inputs by name."""
 
 
-def read(model: str | Path | onnx.ModelProto, shape: Shapes | None = None) -> Graph:
+def read(model: Model, shape: Shapes | None = None) -> Graph:
     """Read an ONNX model.
 
     Functions are inlined, constants folded and all shapes inferred. Operators keep their ONNX kinds; defaults of
@@ -39,14 +43,14 @@ def read(model: str | Path | onnx.ModelProto, shape: Shapes | None = None) -> Gr
         UnsupportedModelError: The model is valid and cannot be compiled.
         UsageError: ``shape`` does not fit the model's inputs.
     """
-    label = f"model {model.graph.name!r}" if isinstance(model, onnx.ModelProto) else str(model)
+    label = f"model {model.graph.name!r}" if isinstance(model, onnx.ModelProto) else os.fspath(model)
     try:
         return _read(model, shape or {})
     except (ModelError, UsageError) as error:
         raise type(error)(f"{label}: {error}") from None
 
 
-def _read(source: str | Path | onnx.ModelProto, shape: Shapes) -> Graph:
+def _read(source: Model, shape: Shapes) -> Graph:
     model = load(source)
     draft = _draft(model, shape)
     check_operators(draft.nodes, draft.opset)
@@ -91,7 +95,7 @@ def _inputs(values: list[onnx.ValueInfoProto], shape: Shapes) -> dict[str, Info]
     return {value.name: _input_info(value, shape.get(value.name)) for value in values}
 
 
-def _input_info(value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> Info:
+def _input_info(value: onnx.ValueInfoProto, given: Sequence[int] | None) -> Info:
     """Type and settled shape of an input."""
     info = info_of(value)
     if info is None or dtype_name(info.elem_type) is None:
@@ -101,12 +105,12 @@ def _input_info(value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> In
     return settled
 
 
-def _settled(value: onnx.ValueInfoProto, info: Info, given: tuple[int, ...] | None) -> Info:
+def _settled(value: onnx.ValueInfoProto, info: Info, given: Sequence[int] | None) -> Info:
     if given is not None:
         if info.shape is not None and len(given) != len(info.shape):
             raise UsageError(f"the shape given for {value.name!r} has {len(given)} dimensions, not {len(info.shape)}")
         if not all(dim >= 1 for dim in given):
-            raise UsageError(f"the shape given for {value.name!r} has a dimension below 1: {given}")
+            raise UsageError(f"the shape given for {value.name!r} has a dimension below 1: {tuple(given)}")
         return Info(info.elem_type, tuple(given))
     if info.known_shape is None:
         raise UnsupportedModelError(_symbolic_message(value, info))

@@ -269,6 +269,13 @@ def test_hard_sigmoid_says_its_numbers():
     assert dict(op.attrs) == {"alpha": 0.25, "beta": 0.5}
 
 
+def test_graphs_that_were_not_read_need_not_spell_out_defaults():
+    op = only(canonicalize(graph_of("HardSigmoid", {"beta": 0.25}, IMAGE)))
+    assert dict(op.attrs) == {"alpha": 0.2, "beta": 0.25}
+    op = only(canonicalize(graph_of("Conv", {}, IMAGE, (4, 4, 3, 3), result=(1, 4, 6, 6), constants=1)))
+    assert op.attrs["strides"] == (1, 1)
+
+
 HARD = {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6), "sixth": np.float32(1 / 6)}
 GATE = [node("Add", "x three", "a"), node("Clip", "a zero six", "g")]
 
@@ -383,6 +390,11 @@ def test_mean_without_keeping_axes(opset):
 @pytest.mark.parametrize("axes", [[1], [3], [1, 2, 3]])
 def test_other_means_stay(axes):
     canonical(model([node("ReduceMean", "x", "y", axes=axes)], opset=13), "ReduceMean")
+
+
+def test_bounds_of_old_slices_become_inputs():
+    canonical(model([node("Slice", "x", "y", starts=[1, -3], ends=[3, 9], axes=[1, 2])], opset=9), "Slice")
+    canonical(model([node("Slice", "x", "y", starts=[0, 1], ends=[1, 9])], opset=9), "Slice")
 
 
 @pytest.mark.parametrize("kind", ["ReduceSum", "ReduceMax"])
@@ -700,6 +712,13 @@ WINDOW = {"kernel_shape": (1, 1), "strides": (1, 1), "pads": (0,) * 4, "dilation
         graph_of("HardSigmoid", {}, IMAGE),
         graph_of("Swish", {"alpha": 1.0}, IMAGE),
         graph_of("Sum", {}, IMAGE),
+        graph_of("Mul", {}, IMAGE, IMAGE, IMAGE),
+        graph_of("BatchNormalization", {}, IMAGE),
+        graph_of("Gelu", {}, IMAGE),
+        graph_of("HardSwish", {"alpha": 1.0}, IMAGE),
+        graph_of("Relu", {"alpha": 1.0}, IMAGE),
+        graph_of("Squeeze", {}, IMAGE),
+        graph_of("Unsqueeze", {}, IMAGE),
         graph_of("Dropout", {}, IMAGE),
     ],
     ids=str,
