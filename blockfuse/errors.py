@@ -16,6 +16,8 @@
 Values that say no, and are not errors: ``blockfuse.pattern.Mismatch`` and ``blockfuse.planner.Infeasible``.
 """
 
+from typing import Any
+
 
 class BlockfuseError(Exception):
     """Base of all errors raised on purpose; the message is one line fit for a command line."""
@@ -50,7 +52,15 @@ class InputError(BlockfuseError, ValueError):
 
 
 class VerificationError(BlockfuseError):
-    """A result differs from its reference by more than the tolerance."""
+    """A result differs from its reference by more than the tolerance.
+
+    Attributes:
+        verification: All that was compared, a :class:`blockfuse.verify.Verification`; its ``worst`` says where.
+    """
+
+    def __init__(self, message: str, verification: Any = None) -> None:
+        super().__init__(message)
+        self.verification = verification
 
 
 class InternalError(BlockfuseError):

@@ -1,0 +1,291 @@
+"""Compare a compiled network with ONNX Runtime: its outputs, and with ``per_block`` the result of every block.
+
+The reference runs without graph optimisations: it computes the nodes as the model states them, one by one, so every
+intermediate tensor exists, and a mistake in a fusion of ONNX Runtime's own cannot look like one of ours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blockfuse.compare import Array, Comparison, compare, tolerance
+from blockfuse.compiler import compile as compile_model
+from blockfuse.depth import path_depths
+from blockfuse.errors import BlockfuseError, InternalError, ModelError, UsageError, VerificationError
+from blockfuse.executable import Executable
+from blockfuse.graph import Graph
+from blockfuse.library import Port
+from blockfuse.planner import FuseMode
+from blockfuse.report import table
+
+if TYPE_CHECKING:
+    import onnx
+
+    from blockfuse.pattern import Pattern
+
+__all__ = ["Check", "Comparison", "Verification", "compare", "seeded_inputs", "tolerance", "verify"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One tensor of a network against the reference.
+
+    Attributes:
+        tensor: Its name in the model.
+        block: Name of the block that makes it; "" for an output of the model.
+        comparison: What was found.
+    """
+
+    tensor: str
+    block: str
+    comparison: Comparison
+
+    def __str__(self) -> str:
+        place = f"block {self.block} ({self.tensor})" if self.block else f"output {self.tensor}"
+        return f"{place}: {self.comparison}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What comparing a network with its reference found.
+
+    Attributes:
+        network: Name of the model.
+        target: What it was compiled for.
+        fuse: The policy it was compiled with.
+        threads: Threads it ran with.
+        seed: Of the inputs.
+        reference: What it was compared with.
+        checks: Blocks in execution order, then outputs.
+        unchecked: Names of blocks whose results the model does not name, so that the reference has none.
+    """
+
+    network: str
+    target: str
+    fuse: str
+    threads: int
+    seed: int
+    reference: str
+    checks: tuple[Check, ...]
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every tensor is within its tolerance."""
+        return all(check.comparison.passed for check in self.checks)
+
+    @property
+    def outputs(self) -> tuple[Check, ...]:
+        """The outputs of the model."""
+        return tuple(check for check in self.checks if not check.block)
+
+    @property
+    def blocks(self) -> tuple[Check, ...]:
+        """The results of blocks."""
+        return tuple(check for check in self.checks if check.block)
+
+    @property
+    def first_wrong(self) -> Check | None:
+        """The first in execution order that is not within its tolerance."""
+        return next((check for check in self.checks if not check.comparison.passed), None)
+
+    @property
+    def worst(self) -> Check:
+        """The check with the largest error over what is allowed."""
+        return max(self.checks, key=lambda check: check.comparison.max_rel / check.comparison.allowed)
+
+    @property
+    def max_rel(self) -> float:
+        """The largest error of an output, over the largest magnitude of that output."""
+        return max(check.comparison.max_rel for check in self.outputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verification as JSON holds it."""
+        checks = [{"tensor": check.tensor, "block": check.block, **check.comparison.to_dict()} for check in self.checks]
+        return {**asdict(self), "checks": checks, "unchecked": list(self.unchecked), "passed": self.passed}
+
+    def __str__(self) -> str:
+        verdict = "passed" if self.passed else f"FAILED, first in {self.first_wrong}"
+        head = f"{self.network} for {self.target}, fuse={self.fuse}, against {self.reference}: {verdict}"
+        rows = [("tensor", "block", "max error", "allowed", "p99", "cosine", "NaN", "inf")]
+        rows += [_row(check) for check in self.checks]
+        lines = [head, *table(rows)]
+        if self.unchecked:
+            lines.append(f"not compared, the model does not name their results: {', '.join(self.unchecked)}")
+        return "\n".join(lines)
+
+
+def _row(check: Check) -> tuple[str, ...]:
+    found = check.comparison
+    numbers = (f"{found.max_rel:.1e}", f"{found.allowed:.1e}", f"{found.p99:.1e}", f"{found.cosine:.9f}")
+    return (check.tensor, check.block or "output", *numbers, str(found.nan), str(found.inf))
+
+
+def verify(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    target: str = "cpu",
+    *,
+    executable: Executable | None = None,
+    shape: Mapping[str, Sequence[int]] | None = None,
+    fuse: FuseMode = "auto",
+    threads: int | None = None,
+    patterns: Sequence[Pattern] | None = None,
+    per_block: bool = False,
+    seed: int = 0,
+) -> Verification:
+    """Compare a compiled network with ONNX Runtime on seeded inputs.
+
+    Args:
+        model: Path of an ONNX file, or a model in memory.
+        target: As for :func:`blockfuse.compile`, like ``shape``, ``fuse``, ``threads`` and ``patterns``.
+        executable: What to compare; by default the model is compiled.
+        shape: Shapes of inputs that the model leaves open.
+        fuse: When to fuse blocks.
+        threads: Threads that work is divided among.
+        patterns: Block patterns.
+        per_block: Compare the result of every block too. A given executable must have been compiled with ``taps``.
+        seed: Of the inputs.
+
+    Returns:
+        What was found, all of it within the tolerance.
+
+    Raises:
+        VerificationError: A result is outside its tolerance; the error has the verification as an attribute.
+        UsageError: An argument is wrong, or the executable is not one of the model.
+        BlockfuseError: ONNX Runtime is not installed.
+        ModelError: The model cannot be compiled, or ONNX Runtime cannot run it.
+    """
+    _onnxruntime()
+    if executable is None:
+        executable = compile_model(model, target, None, shape, patterns, fuse, threads, taps=per_block)
+    graph = canonical_graph(model, shape or {port.name: port.shape for port in executable.inputs})
+    blocks = _tapped_blocks(executable, graph)
+    if per_block and not blocks and executable.report().blocks:
+        raise UsageError("the executable does not return the results of its blocks; compile it with taps=True")
+    inputs = seeded_inputs(executable.inputs, seed)
+    expected = _reference(model, graph, inputs, list(blocks))
+    actual = executable.run(inputs)
+    depths = path_depths(graph)
+    checks = [
+        Check(name, blocks.get(name, ""), compare(actual[name], expected[name], _allowed(graph, depths, name)))
+        for name in (*blocks, *graph.outputs)
+        if name in expected
+    ]
+    result = Verification(
+        network=graph.name,
+        target=executable.report().target,
+        fuse=executable.report().fuse,
+        threads=executable.start().threads,
+        seed=seed,
+        reference=f"ONNX Runtime {_onnxruntime().__version__}, unoptimised",
+        checks=tuple(checks),
+        unchecked=tuple(block for name, block in blocks.items() if name not in expected),
+    )
+    return _passed(result)
+
+
+def _passed(result: Verification) -> Verification:
+    """The verification, if everything is within its tolerance."""
+    first, worst = result.first_wrong, result.worst
+    if first is None:
+        return result
+    start = "" if first is worst else f"; it starts at {f'block {first.block}' if first.block else first.tensor}"
+    raise VerificationError(f"{result.network}: {worst}{start}", result)
+
+
+def _tapped_blocks(executable: Executable, graph: Graph) -> dict[str, str]:
+    """Names of blocks by the tensors they make, for those that the executable returns beside the model's outputs."""
+    returned = {port.name for port in executable.outputs}
+    missing = [name for name in graph.outputs if name not in returned]
+    if missing:
+        raise UsageError(f"the executable has no output {missing[0]!r}: it was compiled from another model")
+    made = {step.output: step.name for step in executable.report().blocks}
+    return {name: block for name, block in made.items() if name in returned and name not in graph.outputs}
+
+
+def canonical_graph(
+    model: str | os.PathLike[str] | onnx.ModelProto, shape: Mapping[str, Sequence[int]] | None = None
+) -> Graph:
+    """The model as the compiler sees it.
+
+    Raises:
+        ModelError: The model cannot be read.
+        InternalError: The compiler's steps changed under us.
+    """
+    graph = compile_model(model, shape=shape, stop_after="canonicalize")
+    if not isinstance(graph, Graph):
+        raise InternalError("the canonical form of a model is not a graph")
+    return graph
+
+
+# ---- inputs and tolerances -------------------------------------------------------------------------------------------
+def seeded_inputs(ports: Sequence[Port], seed: int = 0) -> dict[str, Array]:
+    """Standard normal inputs, which is how images come after the usual normalisation."""
+    rng = np.random.default_rng(seed)
+    return {port.name: rng.standard_normal(port.shape, np.float32).astype(port.dtype) for port in ports}
+
+
+def _allowed(graph: Graph, depths: Mapping[str, tuple[int, int]], name: str) -> float:
+    terms, ops = depths[name]
+    return tolerance(max(1, terms), graph.tensor(name).dtype, max(1, ops))
+
+
+# ---- ONNX Runtime ----------------------------------------------------------------------------------------------------
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise BlockfuseError("ONNX Runtime is not installed: pip install 'blockfuse[verify]'") from None
+    return onnxruntime
+
+
+def reference_session(model: onnx.ModelProto, threads: int, *, optimised: bool) -> Any:
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        model: With its weights inside.
+        threads: Threads inside operators. They stop spinning when a run ends, so that they leave their cores to others.
+        optimised: Whether to apply all graph optimisations, or none.
+
+    Raises:
+        BlockfuseError: ONNX Runtime is not installed.
+        ModelError: It cannot run the model.
+    """
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - what it raises has no common base
+        raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
+
+
+def _reference(
+    model: str | os.PathLike[str] | onnx.ModelProto, graph: Graph, inputs: Mapping[str, Array], tensors: Sequence[str]
+) -> dict[str, Array]:
+    """The model's outputs and those of some tensors that it names, by name."""
+    from blockfuse.frontend import with_outputs  # noqa: PLC0415 - loads onnx
+    from blockfuse.frontend.load import load  # noqa: PLC0415
+
+    proto = load(os.fspath(model) if isinstance(model, os.PathLike) else model)
+    named = {name for node in proto.graph.node for name in node.output}
+    names = [*(name for name in tensors if name in named), *graph.outputs]
+    session = reference_session(with_outputs(proto, names), 0, optimised=False)
+    try:
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except Exception as error:  # noqa: BLE001 - what it raises has no common base
+        raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
