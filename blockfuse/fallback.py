@@ -102,11 +102,16 @@ class _Trial:
         for name in op.inputs:
             tensor = self.network.tensors[name] if name and not self.network.is_constant(name) else None
             values.append(None if tensor is None else relax.Var("x", relax.TensorType(tensor.shape, tensor.dtype)))
+        with self.builder.function("main", params=[value for value in values if value is not None]):
+            with self.builder.dataflow():
+                reason = self._emit(op, values)
+                last = self.builder.emit_output(relax.const(0))
+            self.builder.emit_func_output(last)
+        return reason
+
+    def _emit(self, op: Op, values: Sequence[Any]) -> str:
         try:
-            with self.builder.function("main", params=[value for value in values if value is not None]):
-                with self.builder.dataflow():
-                    last = self.builder.emit_output(emit_op(op, values, Layout.PLAIN, self)[0])
-                self.builder.emit_func_output(last)
+            emit_op(op, values, Layout.PLAIN, self)
         except Exception as error:  # noqa: BLE001 - whatever TVM raises means the same here
             return next(iter(str(error).strip().splitlines()), type(error).__name__)
         return ""

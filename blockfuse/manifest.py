@@ -62,8 +62,8 @@ def parse_manifest(source: Path, text: bytes) -> Manifest:
         raise ArtifactError(f"{source} is damaged: its manifest is not JSON: {error}") from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
-        wrote = f"written by blockfuse {_writer(data)} " if schema is not None else ""
-        raise ArtifactError(f"{source} has container version {schema}, {wrote}; this blockfuse reads version {SCHEMA}")
+        wrote = f", written by blockfuse {_writer(data)}" if schema is not None else ""
+        raise ArtifactError(f"{source} has container version {schema}{wrote}; this blockfuse reads version {SCHEMA}")
     try:
         return _manifest(data)
     except _FieldError as error:

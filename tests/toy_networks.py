@@ -65,6 +65,12 @@ def softmax(x, axis):
     return exponent / exponent.sum(axis, keepdims=True)
 
 
+def close(actual, expected, depth=H * W + 8):
+    """Equal but for the rounding of that many float32 operations."""
+    allowed = depth * np.finfo(np.float32).eps * max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=allowed)
+
+
 def image_input(seed=0, shape=IMAGE):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 

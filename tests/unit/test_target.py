@@ -77,7 +77,7 @@ def test_cuda_targets_parse(text, archs):
 
 @pytest.mark.parametrize("text", ["", "gpu", "cpu:avx1024", "sm_", "sm_80,cpu", "native"])
 def test_unknown_targets_are_one_line_with_the_known_ones(text):
-    with pytest.raises(TargetError, match="unknown target .*; known are cpu, cpu:avx512") as caught:
+    with pytest.raises(TargetError, match=r"unknown target .*; known are cpu, cpu:avx512") as caught:
         parse_target(text)
     assert "\n" not in str(caught.value)
 
