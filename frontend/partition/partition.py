@@ -6,8 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import networkx as nx
-
 from blockfuse.block import Block
 from blockfuse.frontend.partition.blocks import NoBlock, block_of
 from blockfuse.frontend.partition.result import Found, Overlap, Partition, Step
@@ -17,7 +15,7 @@ from blockfuse.graph import Graph, Op
 from blockfuse.pattern import Match, Pattern, match
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
 MAX_STAGES = 16
 """Most stages in a block that no pattern names; squeeze-excite blocks have thirteen."""
@@ -51,10 +49,11 @@ def partition(
     rest = [op for op in ops if op.name not in taken]
     named = [found.block for found in search.found]
     others = segments(graph, rest, named, cost, max_stages) if cost else singles(graph, rest, max_stages)
-    steps = _renamed(_in_order(graph, ops, [*named, *others]))
-    blocks = {step.ops: step for step in steps if isinstance(step, Block)}
-    found = sorted((replace(found, block=blocks[found.ops]) for found in search.found), key=_position(steps))
-    return Partition(graph, steps, tuple(found), _reasons(graph, steps, search.refused), tuple(search.overlaps))
+    steps = _renamed(_in_order(ops, [*named, *others]))
+    by_ops = {found.ops: found for found in search.found}
+    blocks = [step for step in steps if isinstance(step, Block) and step.ops in by_ops]
+    found = tuple(replace(by_ops[block.ops], block=block) for block in blocks)
+    return Partition(graph, steps, found, _reasons(graph, steps, search.refused), tuple(search.overlaps))
 
 
 @dataclass(frozen=True)
@@ -95,21 +94,14 @@ def _candidates(graph: Graph, pattern: Pattern, ops: Sequence[Op], refused: dict
         yield Found(pattern.name, block.ops, block, named, result.tensors)
 
 
-def _in_order(graph: Graph, ops: Sequence[Op], blocks: Sequence[Block]) -> list[Step]:
-    """Blocks and the operators in none, producers before consumers, ties in the order of the graph."""
-    index = {op.name: number for number, op in enumerate(ops)}
-    steps: dict[int, Step] = {index[block.ops[-1]]: block for block in blocks}
-    owner = {name: number for number, block in steps.items() if isinstance(block, Block) for name in block.ops}
-    for op in ops:
-        if op.name not in owner:
-            steps[index[op.name]] = op
-            owner[op.name] = index[op.name]
-    network: nx.DiGraph[int] = nx.DiGraph()
-    network.add_nodes_from(steps)
-    for source, reader in graph.network().edges:
-        if owner[source] != owner[reader]:
-            network.add_edge(owner[source], owner[reader])
-    return [steps[number] for number in nx.lexicographical_topological_sort(network)]
+def _in_order(ops: Sequence[Op], blocks: Sequence[Block]) -> list[Step]:
+    """Blocks, each in the place of its last operator, and the operators in none.
+
+    That is an order of execution: what a block reads is made before the operator in it that reads it.
+    """
+    inside = {name for block in blocks for name in block.ops}
+    last = {block.ops[-1]: block for block in blocks}
+    return [last.get(op.name, op) for op in ops if op.name in last or op.name not in inside]
 
 
 def _renamed(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -123,11 +115,6 @@ def _renamed(steps: Sequence[Step]) -> tuple[Step, ...]:
         else:
             renamed.append(step)
     return tuple(renamed)
-
-
-def _position(steps: Sequence[Step]) -> Callable[[Found], int]:
-    order = {step.ops: number for number, step in enumerate(steps) if isinstance(step, Block)}
-    return lambda found: order[found.ops]
 
 
 def _reasons(graph: Graph, steps: Sequence[Step], refused: dict[str, str]) -> dict[str, str]:

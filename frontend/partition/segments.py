@@ -75,9 +75,9 @@ def _cheapest(pieces: Sequence[Sequence[Op]], price: _Pricing, max_stages: int) 
     for end in range(1, len(pieces) + 1):
         choices = []
         for start in range(end - 1, -1, -1):
+            if sum(len(piece) for piece in pieces[start + 1 : end]) > max_stages:
+                break  # a block of a convolution in the first piece cannot reach this far
             ops = [op for piece in pieces[start:end] for op in piece]
-            if len(ops) > max_stages and start < end - 1:
-                break
             choices += [_Choice(best[start].price + own, start, blocks) for own, blocks in price.ways(ops)]
         best.append(min(choices, key=lambda choice: choice.price))
     blocks: list[Block] = []
@@ -169,6 +169,6 @@ def _post_dominators(graph: Graph, names: Mapping[str, str]) -> dict[str, str]:
         for tensor in op.outputs:
             readers = [names.get(reader.name, reader.name) for reader in graph.consumers(tensor)]
             network.add_edges_from((reader, node) for reader in readers if reader != node)
-            if graph.is_output(tensor) or not readers:
+            if not readers:
                 network.add_edge(_EXIT, node)
     return nx.immediate_dominators(network, _EXIT)

@@ -183,6 +183,13 @@ def conv_with(attrs):
     return pattern(lambda op, x: op.Conv(x, **attrs))
 
 
+@pytest.mark.parametrize(("channels", "group"), [(8, 1), (8, 4), (16, 8)])
+def test_what_is_not_depthwise(channels, group):
+    net = Net()
+    found = complaint(attempt(conv_with({"depthwise": True}), net, net.conv("x", channels, group=group, name="conv")))
+    assert found.reason == "Conv 'conv' has depthwise False; the pattern wants True"
+
+
 def test_numbers_match_constants():
     scaled = pattern(lambda op, x: op.Mul(x, 0.5))
     net = Net()
@@ -253,6 +260,18 @@ def test_one_operator_does_not_stand_for_two():
 
 
 # ---- the deepest reason ----------------------------------------------------------------------------------------------
+@pattern
+def shortcut_first(op, x, w1, w2):
+    return op.Relu(op.Add(x, op.Conv(op.Relu(op.Conv(x, w1)), w2)))
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_the_order_of_an_add_in_the_pattern_does_not_change_the_reason(swap):
+    net = Net()
+    found = complaint(attempt(shortcut_first, net, basic_block(net, "x", 2, project=True, swap=swap)))
+    assert found.reason == "Add 'add' reads 'down_out'; the pattern wants x, which is 'x'"
+
+
 def test_a_projection_is_named_where_an_identity_is_wanted():
     net = Net()
     found = complaint(attempt(block, net, basic_block(net, "x", 2, project=True)))
@@ -285,6 +304,8 @@ def test_explain_resnet18():
     model = zoo.resnet18(size=32, width=0.25)
     result = explain(model, block)
     assert len(result.matches) == 5
+    depths = [one.matched for one in result.candidates if not one.is_match]
+    assert depths == sorted(depths, reverse=True)
     near = [one for one in result.candidates if one.matched == 5 and not one.is_match]
     assert [one.at for one in near] == ["layer2.0.add", "layer3.0.add", "layer4.0.add"]
     text = str(result)

@@ -12,7 +12,7 @@ from blockfuse.frontend import canonicalize, patterns, read, to_onnx, zoo
 from blockfuse.frontend.partition import NoBlock, Partition, block_of, partition
 from blockfuse.graph import Graph, Op, Tensor
 from blockfuse.pattern import pattern
-from blockfuse.stages import Add, Conv, Depthwise, Pool
+from blockfuse.stages import Activation, Add, Conv, Depthwise, Pool
 from tests.small_graphs import (
     Net,
     basic_block,
@@ -175,6 +175,38 @@ def test_an_output_of_the_model_is_not_swallowed():
     assert result.reasons["conv"].endswith("its result is an output of the model")
 
 
+@pytest.mark.parametrize("is_output", [False, True])
+def test_what_comes_before_a_value_read_twice_is_fused(is_output):
+    net = Net()
+    y = net.relu(net.conv("x", 8, name="conv"), "relu")
+    readers = [net.clip(y, name="a")] if is_output else [net.clip(y, name="a"), net.clip(y, name="b")]
+    result = partition(net.graph(*readers, *([y] if is_output else [])), ())
+    assert [block.ops for block in result.blocks] == [("conv", "relu")]
+
+
+def test_a_pool_takes_nothing():
+    net = Net()
+    result = partition(net.graph(net.relu(net.pool("x", name="pool"), "relu")), ())
+    assert [block.ops for block in result.blocks] == [("pool",)]
+    assert sorted(result.reasons) == ["pool", "relu"]
+
+
+def test_segments_go_on_behind_an_output_in_the_middle():
+    net = Net()
+    middle = basic_block(net, "x", tag="a.")
+    result = partition(net.graph(middle, basic_block(net, middle, tag="b.")), (), cost=work)
+    assert [len(block.stages) for block in result.blocks] == [5, 5]
+
+
+def test_found_is_in_the_order_of_the_steps():
+    net = Net()
+    y = basic_block(net, net.relu(net.conv("x", 8)), tag="block.")
+    result = partition(net.graph(net.relu(net.conv(y, 8))), [patterns.basic_block, conv_relu])
+    assert [found.pattern for found in result.found] == ["conv_relu", "basic_block", "conv_relu"]
+    assert [block.name for block in result.blocks] == ["conv_relu_0", "basic_block_0", "conv_relu_1"]
+    assert [found.block for found in result.found] == list(result.blocks)
+
+
 def test_the_limit_on_stages_holds():
     net = Net()
     y = "x"
@@ -194,6 +226,31 @@ def test_a_block_without_a_plan_is_not_chosen():
     assert sorted(result.reasons) == ["relu2"]
 
 
+def test_a_branch_longer_than_the_limit_is_cut():
+    net = Net()
+    result = partition(net.graph(basic_block(net, "x")), (), cost=lambda _: 1.0, max_stages=3)
+    assert [len(block.stages) for block in result.blocks] == [2, 3]
+
+
+def test_without_any_plan_every_convolution_stays_single():
+    net = Net()
+    graph = net.graph(basic_block(net, "x"))
+    steps = [step.ops for step in partition(graph, (), cost=lambda _: None).blocks]
+    assert (
+        steps == [step.ops for step in partition(graph, ()).blocks] == [("conv1", "relu1"), ("conv2", "add", "relu2")]
+    )
+
+
+def test_an_elementwise_op_left_alone_has_its_price():
+    net = Net()
+
+    def cost(block: Block) -> float:
+        return 3.0 if isinstance(block.stages[0], Activation) else 1.0
+
+    result = partition(net.graph(basic_block(net, "x")), (), cost=cost, max_stages=4)
+    assert [len(block.stages) for block in result.blocks] == [2, 3]
+
+
 def test_dearer_blocks_are_not_chosen():
     net = Net()
     graph = net.graph(basic_block(net, "x"))
@@ -211,6 +268,8 @@ def one_op(
 
 
 WINDOW = {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
+UNEVEN = {"kernel_shape": (1, 3), "strides": (2, 1), "pads": (0, 1, 0, 2), "dilations": (1, 2)}
+PLAIN = np.random.default_rng(0).standard_normal((2, 4, 1, 3))
 GROUPED = {**WINDOW, "strides": (1, 1), "pads": (1, 1, 1, 1)}
 
 
@@ -228,6 +287,15 @@ GROUPED = {**WINDOW, "strides": (1, 1), "pads": (1, 1, 1, 1)}
         (one_op("Conv", (1, 4, 6, 6), (1, 8, 6, 6), np.ones((8, 1, 3, 3)), **GROUPED, group=4), "4 groups of 1"),
         (one_op("Add", (1, 4, 6, 6), (1, 4, 6, 6), np.ones((1, 4, 6, 6))), "Add of a constant"),
         (one_op("Add", (1, 4, 6, 6), (1, 4, 6, 6), np.ones((4, 1, 1))), "Add that broadcasts"),
+        (one_op("Conv", (1, 1, 6, 6), (1, 1, 9, 6), np.ones((1, 1, 3, 3)), **GROUPED, group=1), "makes 9x6x1 in the"),
+        (
+            one_op("MaxPool", (1, 4, 6, 6), (1, 4, 3, 6), **{**WINDOW, "pads": (0, 3, 0, 3)}, ceil_mode=0),
+            "windows of padding alone",
+        ),
+        (
+            one_op("MaxPool", (1, 4, 6, 6), (1, 4, 6, 3), **{**WINDOW, "pads": (3, 0, 3, 0)}, ceil_mode=0),
+            "windows of padding alone",
+        ),
         (one_op("Clip", (1, 4, 6, 6), (1, 4, 6, 6), min=0.5, max=np.inf), "both bounds must be finite"),
         (one_op("Gemm", (1, 4), (1, 4), np.ones((4, 4)), np.ones((1, 4))), "bias of shape [1, 4]"),
     ],
@@ -241,6 +309,8 @@ def test_what_has_no_stage_runs_by_itself(graph, reason):
 @pytest.mark.parametrize(
     ("graph", "kind"),
     [
+        (one_op("MaxPool", (1, 4, 7, 7), (1, 4, 4, 6), **UNEVEN, ceil_mode=0), Pool),
+        (one_op("Conv", (1, 4, 7, 7), (1, 2, 4, 6), PLAIN, **UNEVEN, group=1), Conv),
         (one_op("GlobalAveragePool", (3, 4, 5, 7), (3, 4, 1, 1)), Pool),
         (one_op("MaxPool", (3, 4, 7, 7), (3, 4, 3, 3), **WINDOW, ceil_mode=0), Pool),
         (one_op("MaxPool", (1, 4, 7, 7), (1, 4, 3, 3), **WINDOW, ceil_mode=1), Pool),
@@ -256,6 +326,24 @@ def test_one_stage_blocks(graph, kind):
     assert isinstance(block.stages[0], kind)
     assert block.batch == graph.tensor("x").shape[0]
     check_numbers(result)
+
+
+def test_a_pool_that_returns_indices_runs_by_itself():
+    net = Net()
+    y = net.pool("x", name="pool")
+    net.tensors["indices"] = Tensor("indices", net.shape(y), "int64")
+    op = net.ops.pop()
+    net.ops.append(Op(op.kind, op.name, op.inputs, (y, "indices"), op.attrs))
+    result = partition(net.graph(y, "indices"), ())
+    assert not result.blocks
+
+
+def test_operators_that_do_not_lead_to_the_last_are_refused():
+    net = Net()
+    net.conv("x", 8, name="a")
+    net.conv("x", 8, name="b")
+    graph = Graph("net", ["x"], ["b_out"], net.tensors.values(), net.ops)
+    assert "is read by nobody" in str(block_of(graph, [graph.op("a"), graph.op("b")]))
 
 
 def test_parameters_come_from_the_graph():

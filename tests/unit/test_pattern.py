@@ -70,6 +70,11 @@ def test_lists_are_tuples():
             lambda op, x, w, s, b, m, v: op.BatchNormalization(op.Conv(x, w, name="c"), s, b, m, v),
             ["%0 = Conv(x, w)  # c"],
         ),
+        (lambda op, x, w: op.Conv(x, w, None), ["%0 = Conv(x, w)"]),
+        (
+            lambda op, x: op.Div(op.Clip(op.Add(x, 3), 0, 6), 6),
+            ["%0 = HardSigmoid(x) alpha=0.16666666666666666 beta=0.5"],
+        ),
         (lambda op, x, w, b: op.Gemm(x, w, b, transB=1, alpha=1.0), ["%0 = Gemm(x, w, b)"]),
     ],
 )
@@ -87,6 +92,11 @@ def test_canonical_form(function, lines):
         ),
         (lambda op, x: op.ReduceMean(x, axes=(1,)), ["%0 = ReduceMean(x) axes=(1,)"]),
         (lambda op, x: op.Mul(x, 0.5), ["%0 = Mul(x, 0.5)"]),
+        (lambda op, x: op.Mul(op.Clip(x, 0, 6), x), ["%0 = Clip(x) min=0.0 max=6.0", "%1 = Mul(%0, x)"]),
+        (
+            lambda op, x: op.Div(op.Clip(op.Add(x, 3), 0, 6), 5),
+            ["%0 = Add(x, 3)", "%1 = Clip(%0) min=0.0 max=6.0", "%2 = Div(%1, 5)"],
+        ),
     ],
 )
 def test_what_is_canonical_already_stays(function, lines):
