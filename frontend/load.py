@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> onnx.ModelProto:
     model = source if isinstance(source, onnx.ModelProto) else _load_file(Path(source))
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ModelError("there is no graph in it, so this is not an ONNX model")
+    if not all(isinstance(text, str) for text in _texts(model)):
+        raise ModelError("a name in it is not text, so the file is damaged")
     _check_data_is_loaded(model)
     opset(model)
     _check_expanded_size(model)
@@ -113,6 +116,22 @@ def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
         onnx.load_external_data_for_model(model, str(path.resolve().parent))
     except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
         raise ModelError(f"the external data cannot be loaded: {first_line(error)}") from None
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """Every name in a model; protobuf hands those that are not UTF-8 over as bytes."""
+    graph = model.graph
+    yield graph.name
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (entry.domain for entry in model.opset_import)
+    for function in model.functions:
+        yield from (function.name, function.domain)
+    for node in (*graph.node, *(node for function in model.functions for node in function.node)):
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _check_data_is_loaded(model: onnx.ModelProto) -> None:

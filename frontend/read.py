@@ -47,7 +47,8 @@ def read(model: Model, shape: Shapes | None = None) -> Graph:
     try:
         return _read(model, shape or {})
     except (ModelError, UsageError) as error:
-        raise type(error)(f"{label}: {error}") from None
+        # Names in a damaged file can hold anything, line breaks included.
+        raise type(error)(" ".join(f"{label}: {error}".split())) from None
 
 
 def _read(source: Model, shape: Shapes) -> Graph:
@@ -77,8 +78,10 @@ def _draft(model: onnx.ModelProto, shape: Shapes) -> Draft:
 
 
 def _array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
-    if any(dim < 0 for dim in tensor.dims) or len(tensor.dims) > MAX_RANK:
-        raise ModelError(f"initializer {tensor.name!r} has an impossible shape {tuple(tensor.dims)}")
+    if len(tensor.dims) > MAX_RANK:
+        raise UnsupportedModelError(f"initializer {tensor.name!r} has {len(tensor.dims)} dimensions, above {MAX_RANK}")
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelError(f"initializer {tensor.name!r} has a dimension below 0: {tuple(tensor.dims)}")
     try:
         return numpy_helper.to_array(tensor)
     except (KeyError, TypeError, ValueError):

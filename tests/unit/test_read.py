@@ -269,6 +269,16 @@ def test_truncated_file(tmp_path, part):
     fails(path, ModelError, "cut.onnx")
 
 
+@pytest.mark.parametrize("name", [b"name_of_x", b"name_of_graph", b"name_of_node", b"Softplus"])
+def test_names_that_are_not_text(tmp_path, name):
+    inputs = [value_info("name_of_x")]
+    proto = model([node("Softplus", "name_of_x", "y", "name_of_node")], inputs=inputs)
+    proto.graph.name = "name_of_graph"
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(proto.SerializeToString().replace(name, b"\xff" * len(name)))
+    fails(path, ModelError, "damaged.onnx", "not text")
+
+
 def test_too_large_file(tmp_path, monkeypatch):
     path = tmp_path / "large.onnx"
     onnx.save(model(RELU), path)
@@ -327,7 +337,10 @@ def with_domain(domain):
 def with_initializer(**fields):
     proto = model(conv(), constants=WEIGHTS)
     for key, value in fields.items():
-        setattr(proto.graph.initializer[0], key, value)
+        if key == "dims":
+            proto.graph.initializer[0].dims[:] = value
+        else:
+            setattr(proto.graph.initializer[0], key, value)
     return proto
 
 
@@ -413,6 +426,9 @@ BAD_MODELS = {
     ),
     "nameless initializer": (with_initializer(name=""), ModelError, "initializer has no name"),
     "short data": (with_initializer(raw_data=b"123"), ModelError, "initializer 'w'", "does not fit"),
+    "initializer of high rank": (with_initializer(dims=[1] * 9), UnsupportedModelError, "initializer 'w'", "9 dim"),
+    "negative initializer": (with_initializer(dims=[-1, 4]), ModelError, "initializer 'w'", "below 0"),
+    "line break in a name": (model([node("Fo\no", "x", "y", "a\nb")]), UnsupportedModelError, "Fo o"),
     "unknown type": (with_initializer(data_type=99), ModelError, "initializer 'w'", "does not fit"),
     "zero dimension": (model(RELU, shape=(1, 0, 8, 8)), ModelError, "'x'", "below 1"),
     "negative dimension": (model(RELU, shape=(1, -3, 8, 8)), ModelError, "'x'", "below 1"),
