@@ -51,8 +51,10 @@ def stage_of(graph: Graph, op: Op) -> StageDraft | NoStage:
     maker = STAGES.get(op.kind)
     if maker is None:
         return NoStage(f"{op.kind} has no stage: runs by itself")
-    for name in (*op.inputs[:1], *op.outputs):
-        if name and image_shape(graph.tensor(name)) is None:
+    if any(op.outputs[1:]):
+        return NoStage(f"{op.kind} with more than one result has no stage")
+    for name in (*op.inputs[:1], op.output):
+        if image_shape(graph.tensor(name)) is None:
             return NoStage(f"{op.kind} works on {name!r} of shape {list(graph.tensor(name).shape)}, which is no image")
     draft = maker(graph, op)
     return _checked(graph, op, draft) if isinstance(draft, StageDraft) else draft
@@ -135,8 +137,6 @@ def _add(graph: Graph, op: Op) -> StageDraft | NoStage:
 
 
 def _max_pool(graph: Graph, op: Op) -> StageDraft | NoStage:
-    if any(op.outputs[1:]):
-        return NoStage("MaxPool that returns indices has no stage")
     return _pool(graph, op, Pool(op.name, (), "max", _window(op)))
 
 
