@@ -112,7 +112,7 @@ class Verification:
     def __str__(self) -> str:
         verdict = "passed" if self.passed else f"FAILED, first in {self.first_wrong}"
         head = f"{self.network} for {self.target}, fuse={self.fuse}, against {self.reference}: {verdict}"
-        rows = [("tensor", "block", "max error", "allowed", "p99", "cosine", "NaN", "inf")]
+        rows: list[tuple[str, ...]] = [("tensor", "block", "max error", "allowed", "p99", "cosine", "NaN", "inf")]
         rows += [_row(check) for check in self.checks]
         lines = [head, *table(rows)]
         if self.unchecked:
