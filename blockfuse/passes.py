@@ -129,7 +129,7 @@ class _Timeline:
                 self.visit(node.body)
                 if isinstance(node, Step):
                     self.steps.append(self.position)
-                if isinstance(node, Loop):
+                if isinstance(node, Loop | Pixels):
                     self.loops.append(range(start, self.position + 1))
             else:
                 self._instruction(node)

@@ -1,0 +1,11 @@
+"""Lowering of tile programs to CUDA kernels: one file per instruction, and the packing of weights.
+
+fp16 images in N, H, W, C order, float32 sums on the tensor cores (mma.sync: sm_80 and later). Nothing here knows
+blocks or plans.
+"""
+
+from blockfuse.schedules.cuda.packing import pack
+from blockfuse.schedules.cuda.source import cuda_source
+from blockfuse.schedules.cuda.walk import lower
+
+__all__ = ["cuda_source", "lower", "pack"]

@@ -1,0 +1,89 @@
+"""EPILOGUE: sums in registers -> steps -> fp16 tile in shared memory.
+
+::
+
+    for n8 in this warp's channels:          bias of two channels
+      for j in mb, half in 2:                one pixel per lane: row l / 4 of each half of the m16 tile
+        target[pixel, n, n+1] = steps(acc[j, n8, half])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blockfuse.machine import Epilogue, Tile
+from blockfuse.schedules.cuda.emitter import fp16
+from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_bias, load_residual, residual_tiles
+from blockfuse.schedules.cuda.kernel import Kernel, clamped
+from blockfuse.schedules.cuda.mma import M
+from blockfuse.schedules.cuda.warps import WarpShare, share
+from blockfuse.schedules.emit import Buffer, Expr, Index, load, quotient, remainder
+
+
+@dataclass(frozen=True)
+class _Pixel:
+    """One of this lane's pixels.
+
+    Attributes:
+        j: Its m16 tile.
+        half: Its half of that tile.
+        target: Number of the pixel in the target tile.
+        added: Its number in every tile that is added.
+        exists: Whether it is in the region at all.
+        inside: Whether it is in the image.
+    """
+
+    j: int
+    half: int
+    target: Index
+    added: dict[Tile, Index]
+    exists: Expr
+    inside: Expr
+
+
+def lower(kernel: Kernel, node: Epilogue) -> None:
+    """Emit the loop over this warp's channels."""
+    emit, mine, channels = kernel.emit, share(kernel, node.acc), node.acc.region.channels
+    pixels = [_pixel(kernel, node, mine, j, half) for j in range(mine.mb) for half in range(2)]
+    bias = kernel.registers("bias", 2)
+    with emit.loop(2 * mine.ni, "n", "unrolled") as n:
+        channel = (mine.col * (2 * mine.ni) + n) * 8 + remainder(kernel.lane, 4) * 2
+        load_bias(kernel, node.steps, kernel.at(channels.low) + channel, bias, 2)
+        for pixel in pixels:
+            with emit.when(pixel.exists):
+                _store(kernel, node, pixel, ((pixel.j * (2 * mine.ni) + n) * 4 + pixel.half * 2, channel), bias)
+
+
+def _pixel(kernel: Kernel, node: Epilogue, mine: WarpShare, j: int, half: int) -> _Pixel:
+    emit, region = kernel.emit, node.acc.region
+    number = mine.tile(j) * M + quotient(kernel.lane, 4) + half * 8
+    exists = mine.holds(j, number)
+    place = emit.bind("pixel", number if exists is True else clamped(number, mine.pixels))
+    row, col = quotient(place, mine.cols), remainder(place, mine.cols)
+    inside = kernel.inside(region, node.target, row, col) if has_mask(node.steps) else True
+
+    def held(tile: Tile) -> Index:
+        same = tile.cols == mine.cols and not tile.split_columns and kernel.starts_at(tile, region)
+        return place if same else emit.bind("place", kernel.pixel(tile, region, row, col))
+
+    return _Pixel(
+        j,
+        half,
+        held(node.target),
+        {tile: held(tile) for tile in residual_tiles(node.steps)},
+        exists,
+        inside if isinstance(inside, bool) else emit.bind("inside", inside),
+    )
+
+
+def _store(kernel: Kernel, node: Epilogue, pixel: _Pixel, place: tuple[Index, Index], bias: Buffer) -> None:
+    """Two neighbouring channels of one pixel."""
+    emit, (first, channel), region = kernel.emit, place, node.acc.region
+    sums, result = kernel.sums(node.acc), kernel.registers("halves", 8, "float16")
+    added = {tile: load_residual(kernel, tile, number, region, channel, 2) for tile, number in pixel.added.items()}
+    for i in range(2):
+        element = Element(load(bias, i), {tile: values[i] for tile, values in added.items()}, pixel.inside)
+        emit.store(result, i, fp16(finish(node.steps, load(sums, first + i), element)))
+    tile = node.target
+    target = tile.offset + pixel.target * tile.pitch + kernel.channel(tile, region.channels.low) + channel
+    emit.store(kernel.shared, target, load(result, 0, 2), 2)

@@ -1,0 +1,187 @@
+"""The state of one kernel while its program is lowered: buffers, thread numbers, loop variables, register names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from blockfuse.affine import Affine, Range
+from blockfuse.check import stream_length
+from blockfuse.errors import InternalError
+from blockfuse.machine import Accumulators, Gemm, Loop, Program, Region, Step, Tile, WarpTiling, WeightSlice
+from blockfuse.schedules.cuda.emitter import CudaEmitter, both
+from blockfuse.schedules.cuda.packing import slice_offset, vector_layout, vector_length
+from blockfuse.schedules.emit import Buffer, Expr, Index, index, quotient, remainder, smaller
+
+VECTOR = 8  # fp16 elements of 16 bytes
+
+
+class Kernel:
+    """What every instruction's lowering needs; the parameters are made in the order callers pass them.
+
+    Attributes:
+        program: What is lowered.
+        emit: The statements so far.
+        env: Value of every loop variable in scope.
+        shared: Shared memory as fp16 elements; ``words`` is the same as 32-bit words.
+        warp: Number of the warp in its CTA.
+        lane: Number of the thread in its warp.
+        threads: Threads of the CTA.
+        copies_pending: Whether LOAD has started copies that no barrier has waited for yet.
+        piece: Trip of the ``pixels`` loop around, if ``in_pieces``.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.loops = [node for node in program.walk() if isinstance(node, Loop)]
+        grid = 1
+        for loop in self.parallel:
+            grid *= loop.count
+        self.threads = program.threads
+        self.emit = CudaEmitter(grid, program.threads, program.min_blocks)
+        self._registers: dict[str, Buffer] = {}
+        self._done: set[object] = set()
+        self.copies_pending = False
+        self.piece: Index = 0
+        self.in_pieces = False
+        self._parameters()
+        self.shared = self.emit.shared("shared", program.arena)
+        self.words = self.emit.view(self.shared, "shared_words", "uint32", program.arena // 2)
+        with self.emit.hoisted():
+            self.warp = self.emit.bind("warp", quotient(self.emit.thread, 32))
+            self.lane = self.emit.bind("lane", remainder(self.emit.thread, 32))
+            self.env: dict[str, Index] = self._grid_position()
+        self._step: Step | None = None
+        self._slot: Index = 0
+
+    @property
+    def parallel(self) -> list[Loop]:
+        """The loops that make the grid, outermost first."""
+        return [loop for loop in self.loops if loop.kind.is_parallel]
+
+    def _parameters(self) -> None:
+        program, emit = self.program, self.emit
+        self.memory: dict[Tile, Buffer] = {}
+        self.vector_layout = vector_layout(program)
+
+        def image(tile: Tile, name: str) -> None:
+            shape = (program.batch, tile.image.height, tile.image.width, tile.image.channels)
+            self.memory[tile] = emit.image(name, shape)
+
+        for number, tile in enumerate(program.inputs):
+            image(tile, f"input_{number}")
+        if self.vector_layout:
+            self.vectors = emit.parameter("packed_vectors", (vector_length(program),))
+        if program.ring is not None:
+            self.weights = emit.parameter("packed_weights", (stream_length(program),), "float16")
+        image(program.output, "result")
+
+    def _grid_position(self) -> dict[str, Index]:
+        env: dict[str, Index] = {}
+        inner = 1
+        for loop in reversed(self.parallel):
+            trip = remainder(quotient(self.emit.cta, inner), loop.count) if loop.count > 1 else 0
+            env[loop.var] = self.emit.bind(loop.var, trip)
+            inner *= loop.count
+        return env
+
+    # ---- values ------------------------------------------------------------------------------------------------------
+    def at(self, value: Affine | int) -> Index:
+        """An index expression of the program, at this place."""
+        return index(value, self.env)
+
+    def constant(self, value: Affine) -> int:
+        """An expression that must not depend on any loop, such as the distance of a region from its tile's corner."""
+        if not value.is_constant:
+            raise InternalError(f"program {self.program.name}: {value} is not constant")
+        return value.const
+
+    def bounds(self, value: Affine) -> tuple[int, int]:
+        """The least and greatest value that an expression of loop variables takes."""
+        trips = {loop.var: loop.count - 1 for loop in self.loops}
+        low = high = value.const
+        for atom, coefficient in value.terms:
+            reach = coefficient * trips[atom] if isinstance(atom, str) else 0
+            low, high = low + min(reach, 0), high + max(reach, 0)
+        return low, high
+
+    def registers(self, name: str, size: int, dtype: str = "float32") -> Buffer:
+        """The registers of that name; made on first use."""
+        if name not in self._registers:
+            self._registers[name] = self.emit.registers(name, size, dtype)
+        if int(self._registers[name].shape[0]) < size:
+            raise InternalError(f"registers {name} were made for fewer than {size} elements")
+        return self._registers[name]
+
+    def sums(self, acc: Accumulators) -> Buffer:
+        """The registers of a sum."""
+        return self.registers(acc.name, acc.registers)
+
+    @property
+    def most_tiles(self) -> int:
+        """The most m16 tiles that any GEMM of the program has in registers."""
+        return max(node.acc.tiling.mb for node in self.program.walk() if isinstance(node, Gemm) and node.acc.tiling)
+
+    def once(self, key: object) -> bool:
+        """Whether this is the first call with that key: for statements that are hoisted."""
+        is_first = key not in self._done
+        self._done.add(key)
+        return is_first
+
+    def tiling(self, acc: Accumulators) -> WarpTiling:
+        """How the warps share a sum."""
+        if acc.tiling is None:
+            raise InternalError(f"{acc} has no warp tiling")
+        return acc.tiling
+
+    # ---- the item of the stream that is present ----------------------------------------------------------------------
+    def enter(self, step: Step, slot: Index) -> None:
+        """``step``'s item is in shared memory from ``slot`` on, in units of 16 bytes."""
+        self._step, self._slot = step, slot
+
+    def weight_offset(self, weights: WeightSlice, per: int) -> Index:
+        """Where a slice starts in shared memory, in elements of which ``per`` make 16 bytes."""
+        if self._step is None:
+            raise InternalError(f"{weights} is used outside a step")
+        return self._slot * per + slice_offset(self._step, weights) * per // VECTOR
+
+    # ---- places ------------------------------------------------------------------------------------------------------
+    def inside(self, region: Region, tile: Tile, row: Index, col: Index) -> Expr:
+        """Whether (row, col) of a region is a pixel of the tile's image; ``True`` where it cannot be otherwise."""
+        rows = self._within(region.rows, row, tile.image.height)
+        return both(rows, self._within(region.cols, col, tile.image.width))
+
+    def _within(self, span: Range, position: Index, size: int) -> Expr:
+        low, high = self.bounds(span.low)
+        where = self.at(span.low) + position
+        return both(low >= 0 or where >= 0, high + span.size.const <= size or where < size)
+
+    def starts_at(self, tile: Tile, region: Region) -> bool:
+        """Whether a region's corner is the tile's."""
+        return region.rows.low == tile.top and region.cols.low == tile.left
+
+    def pixel(self, tile: Tile, region: Region, row: Index, col: Index) -> Index:
+        """Number of the pixel of a tile that holds (row, col) of a region."""
+        y = row + self.constant(region.rows.low - tile.top)
+        x = col + self.constant(region.cols.low - tile.left)
+        return y * tile.cols + column(tile, x)
+
+    def channel(self, tile: Tile, low: Affine) -> Index:
+        """Where an image channel is in a tile."""
+        return self.at(low - tile.first_channel)
+
+
+def column(tile: Tile, x: Index) -> Index:
+    """Which column of a tile's storage holds column ``x``; even ones come first where columns are split."""
+    if not tile.split_columns:
+        return x
+    return remainder(x, 2) * -(-tile.cols // 2) + quotient(x, 2)
+
+
+def clamped(position: Index, size: int) -> Index:
+    """``position``, but at most the last one of ``size``."""
+    return smaller(position, size - 1)
+
+
+def shifted(env: Mapping[str, Index], trips: Mapping[str, Affine]) -> dict[str, Index]:
+    """The loop variables of another trip."""
+    return {**env, **{name: index(trip, env) for name, trip in trips.items()}}

@@ -1,0 +1,68 @@
+"""LOAD: part of an image from memory into shared memory, zeros outside the image.
+
+::
+
+    for v in threads:                    v = (pixel, group of channels)
+      copy 16, 8 or 4 bytes asynchronously, or none and zero-fill      where the channels allow it
+      target[v] = source[v] if inside else 0                           one element at a time otherwise
+"""
+
+from __future__ import annotations
+
+from tvm import tirx
+
+from blockfuse.machine import Load
+from blockfuse.schedules.cuda.emitter import address, both, select_bytes
+from blockfuse.schedules.cuda.kernel import Kernel
+from blockfuse.schedules.emit import Expr, Index, larger, smaller
+
+_COPY = {8: "cp.async.cg.shared.global", 4: "cp.async.ca.shared.global", 2: "cp.async.ca.shared.global"}
+_HALF = 2  # bytes
+
+
+def lower(kernel: Kernel, node: Load) -> None:
+    """Emit the copies; the next barrier or step waits for them."""
+    emit, region = kernel.emit, node.region
+    cols, channels = region.cols.size.const, region.channels.size.const
+    width = vector_width(node.source.image.channels)
+    groups = channels // width
+    total = region.rows.size.const * cols * groups
+    kernel.copies_pending |= width > 1
+    with emit.loop(-(-total // kernel.threads), "i") as i:
+        vector = emit.bind("vector", i * kernel.threads + emit.thread)
+        with emit.when(total % kernel.threads == 0 or vector < total):
+            pixel, group = vector // groups, vector % groups * width
+            _move(kernel, node, (pixel // cols, pixel % cols, group), width)
+
+
+def vector_width(channels: int) -> int:
+    """The most elements, up to 8, that every pixel of that many channels is a multiple of."""
+    return next(width for width in (8, 4, 2, 1) if channels % width == 0)
+
+
+def _move(kernel: Kernel, node: Load, place: tuple[Index, Index, Index], width: int) -> None:
+    emit, region, tile, image = kernel.emit, node.region, node.target, node.source.image
+    row, col, channel = place
+    low = kernel.at(region.channels.low) + channel
+    has_channel = kernel.bounds(region.channels.high)[1] <= image.channels or low < image.channels
+    valid = both(kernel.inside(region, node.source, row, col), has_channel)
+    source = (
+        kernel.env["image"],
+        _limited(kernel.at(region.rows.low) + row, image.height),
+        _limited(kernel.at(region.cols.low) + col, image.width),
+        low if has_channel is True else smaller(low, image.channels - width),
+    )
+    target = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch
+    target = target + kernel.channel(tile, region.channels.low) + channel
+    memory = kernel.memory[node.source]
+    if width > 1:
+        size = select_bytes(valid, width * _HALF)
+        emit.ptx(_COPY[width], address(kernel.shared, target), address(memory, *source), width * _HALF, size)
+        return
+    value: Expr = tirx.BufferLoad(memory, list(source))
+    emit.store(kernel.shared, target, value if valid is True else tirx.Select(valid, value, tirx.const(0, "float16")))
+
+
+def _limited(position: Index, size: int) -> Index:
+    """The nearest position inside the image, so that the address is valid even where nothing is read."""
+    return larger(smaller(position, size - 1), 0)

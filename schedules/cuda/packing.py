@@ -1,0 +1,111 @@
+"""Weights as the kernel reads them: one fp16 stream in execution order, and one fp32 vector of biases.
+
+An item of the stream holds the slices of its step one after the other: for GEMM per tap the mma fragments
+[C/16][K/16][lane][8], for DEPTHWISE [tap][channel].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from blockfuse.block import ParameterKey
+from blockfuse.check import executions, stream_length
+from blockfuse.machine import Bias, Depthwise, Epilogue, Gemm, Program, Reduce, Step, WeightSlice, walk
+from blockfuse.schedules.cuda.mma import fragments
+from blockfuse.stages import Array
+
+_VECTOR = 4  # float32 elements of a 16-byte load
+
+
+def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Array, ...]:
+    """The constants of a kernel, in the order of its parameters; what a kernel does not read is left out.
+
+    Args:
+        program: The kernel's program.
+        parameters: The block's constants.
+
+    Returns:
+        ``vectors`` [elements] float32, if anything is biased; ``weights`` [elements] float16, if there is a stream.
+    """
+    packed = []
+    layout = vector_layout(program)
+    if layout:
+        packed.append(_vectors(layout, parameters))
+    if program.ring is not None:
+        packed.append(_stream(program, parameters))
+    return tuple(packed)
+
+
+def vector_layout(program: Program) -> dict[tuple[ParameterKey, ...], tuple[int, int]]:
+    """First element and length of every bias: the sum over the keys, for all channels that are computed."""
+    channels: dict[tuple[ParameterKey, ...], int] = {}
+    for node, env in executions(program):
+        if not isinstance(node, Epilogue | Depthwise | Reduce):
+            continue
+        region = node.acc.region if isinstance(node, Epilogue) else node.region
+        for step in node.steps:
+            if isinstance(step, Bias):
+                channels[step.keys] = max(channels.get(step.keys, 0), region.channels.high.at(env))
+    layout = {}
+    end = 0
+    for keys, length in channels.items():
+        layout[keys] = (end, length)
+        end += -(-length // _VECTOR) * _VECTOR
+    return layout
+
+
+def vector_length(program: Program) -> int:
+    """Elements of the packed biases."""
+    return max(
+        (-(-(offset + length) // _VECTOR) * _VECTOR for offset, length in vector_layout(program).values()), default=0
+    )
+
+
+def slice_size(weights: WeightSlice) -> int:
+    """Elements of one slice of an item."""
+    return weights.taps.size.const * weights.inputs.size.const * weights.outputs.size.const
+
+
+def slice_offset(step: Step, weights: WeightSlice) -> int:
+    """First element of a slice within its item."""
+    before = step.item.slices[: step.item.slices.index(weights)]
+    return sum(map(slice_size, before))
+
+
+def _vectors(
+    layout: Mapping[tuple[ParameterKey, ...], tuple[int, int]], parameters: Mapping[ParameterKey, Array]
+) -> Array:
+    end = max(offset + -(-length // _VECTOR) * _VECTOR for offset, length in layout.values())
+    out = np.zeros(end, np.float32)
+    for keys, (offset, _) in layout.items():
+        for key in keys:
+            data = np.asarray(parameters[key], np.float32)
+            out[offset : offset + len(data)] += data
+    return out
+
+
+def _stream(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array:
+    out = np.zeros(stream_length(program), np.float16)
+    for step, env in executions(program):
+        if not isinstance(step, Step):
+            continue
+        base = step.item.base + step.item.index.at(env) * step.item.size
+        for node in walk(step.body):
+            if isinstance(node, Gemm | Depthwise):
+                box = _box(node.weights, parameters[node.weights.key], env)
+                data = box[:, 0] if isinstance(node, Depthwise) else np.stack([fragments(tap) for tap in box])
+                start = base + slice_offset(step, node.weights)
+                out[start : start + data.size] = data.ravel()
+    return out
+
+
+def _box(weights: WeightSlice, data: Array, env: Mapping[str, int]) -> Array:
+    """A slice as [taps, inputs, outputs] in fp16; channels that the filter does not have are zero."""
+    taps, inputs, outputs = (part.at(env) for part in (weights.taps, weights.inputs, weights.outputs))
+    flat = np.asarray(data).reshape(data.shape[0], data.shape[1], -1).transpose(2, 1, 0)
+    part = flat[taps.start : taps.stop, inputs.start : inputs.stop, outputs.start : outputs.stop]
+    out = np.zeros((len(taps), len(inputs), len(outputs)), np.float16)
+    out[: part.shape[0], : part.shape[1], : part.shape[2]] = part
+    return out

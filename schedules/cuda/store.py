@@ -1,0 +1,67 @@
+"""STORE: a tile from shared memory to memory, 16 bytes per thread where the channels allow it.
+
+::
+
+    for v in threads:                    v = (pixel, group of channels)
+      if inside the image:
+        target[v] = steps(source[v])     a residual that is read from memory is added here, where reads are coalesced
+"""
+
+from __future__ import annotations
+
+from tvm import tirx
+
+from blockfuse.machine import Store
+from blockfuse.schedules.cuda.emitter import both, fp16, fp32
+from blockfuse.schedules.cuda.finish import Element, finish, residual_tiles
+from blockfuse.schedules.cuda.kernel import Kernel
+from blockfuse.schedules.cuda.load import vector_width
+from blockfuse.schedules.emit import Expr, Index, load
+
+
+def lower(kernel: Kernel, node: Store) -> None:
+    """Emit the loop over vectors of the region."""
+    emit, region, image = kernel.emit, node.region, node.target.image
+    cols, channels = region.cols.size.const, region.channels.size.const
+    width = vector_width(image.channels)
+    groups = channels // width
+    total = region.rows.size.const * cols * groups
+    with emit.loop(-(-total // kernel.threads), "i") as i:
+        number = emit.bind("vector", i * kernel.threads + emit.thread)
+        pixel, channel = number // groups, number % groups * width
+        row, col = pixel // cols, pixel % cols
+        known = kernel.bounds(region.channels.high)[1] <= image.channels
+        target = kernel.at(region.channels.low) + channel
+        valid = both(
+            total % kernel.threads == 0 or number < total,
+            kernel.inside(region, node.target, row, col),
+            known or target < image.channels,
+        )
+        with emit.when(valid):
+            place = [kernel.env["image"], kernel.at(region.rows.low) + row, kernel.at(region.cols.low) + col]
+            _move(kernel, node, (row, col, channel), [*place, _vector(target, width)], width)
+
+
+def _move(kernel: Kernel, node: Store, place: tuple[Index, Index, Index], target: list[Index], width: int) -> None:
+    """One vector; ``target`` is its position in memory."""
+    emit, region, tile = kernel.emit, node.region, node.source
+    row, col, channel = place
+    source = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch
+    value = load(kernel.shared, source + kernel.channel(tile, region.channels.low) + channel, width)
+    if node.steps:
+        halves = kernel.registers("halves", 8, "float16")
+        emit.store(halves, 0, value, width)
+        added: dict[object, list[Expr]] = {}
+        for other in residual_tiles(node.steps):
+            held = kernel.registers(f"residual_{other.name}", 8, "float16")
+            emit.store(held, 0, tirx.BufferLoad(kernel.memory[other], target), width)
+            added[other] = [fp32(load(held, i)) for i in range(width)]
+        for i in range(width):
+            element = Element(None, {other: values[i] for other, values in added.items()})  # type: ignore[misc]
+            emit.store(halves, i, fp16(finish(node.steps, fp32(load(halves, i)), element)))
+        value = load(halves, 0, width)
+    emit.add(tirx.BufferStore(kernel.memory[node.target], value, target))
+
+
+def _vector(position: Index, width: int) -> Index:
+    return tirx.Ramp(position, 1, width) if width > 1 else position
