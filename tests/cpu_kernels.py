@@ -19,9 +19,9 @@ GUARD = 64  # elements before and behind every array, to see stores outside it
 SENTINEL = np.float32(12345.0)
 
 
-def compile_programs(programs: Sequence[Program]) -> dict[str, Any]:
+def compile_programs(programs: Sequence[Program], *, poison: bool = False) -> dict[str, Any]:
     """Kernels by program name, compiled together for this machine."""
-    module = tvm.IRModule({program.name: lower(program) for program in programs})
+    module = tvm.IRModule({program.name: lower(program, poison=poison) for program in programs})
     compiled = tvm.compile(module, target={"kind": "llvm", "mcpu": best_cpu().mcpu}, tir_pipeline="tirx")
     return {program.name: compiled[program.name] for program in programs}
 

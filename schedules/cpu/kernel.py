@@ -36,11 +36,15 @@ from blockfuse.schedules.cpu.load import lower_load, lower_zero
 from blockfuse.schedules.cpu.pack import layout
 from blockfuse.schedules.cpu.pixels import lower_pixels
 from blockfuse.schedules.cpu.reduce import lower_reduce, lower_reduce_across
-from blockfuse.schedules.emit import Emitter, Index, quotient, remainder
+from blockfuse.schedules.emit import Buffer, Emitter, Index, constant, quotient, remainder
 
 
-def lower(program: Program) -> Any:
+def lower(program: Program, *, poison: bool = False) -> Any:
     """The kernel of a program.
+
+    Args:
+        program: What it computes.
+        poison: Whether tiles and registers start as NaN, so that what is read before it was written shows.
 
     Returns:
         A PrimFunc of the inputs, (N, H, W, C) or (N, C, H, W) where planar, the array that
@@ -55,7 +59,7 @@ def lower(program: Program) -> Any:
     buffers = {tile: emitter.parameter(tile.name, _shape(program, tile)) for tile in program.inputs}
     weights = emitter.parameter("weights", (plan.size,))
     buffers[program.output] = emitter.parameter(program.output.name, _shape(program, program.output))
-    kernel = Kernel(program, emitter, plan, weights, buffers)
+    kernel = Kernel(program, emitter, plan, weights, buffers, poison)
     _scope(kernel, program.body, _homes(program))
     return emitter.function(program.name)
 
@@ -74,10 +78,18 @@ def _scope(kernel: Kernel, nodes: list[Node], homes: dict[Tile, int]) -> None:
     """Emit nodes with the tiles that live around them, and with registers if no grid is inside."""
     for tile, home in homes.items():
         if home == id(nodes):
-            kernel.buffers[tile] = kernel.emitter.alloc(tile.name, tile.size * tile.copies)
+            kernel.buffers[tile] = _alloc(kernel, tile.name, tile.size * tile.copies)
     if not _has_grid(nodes):
-        kernel.registers = [kernel.emitter.alloc(f"sum{i}", kernel.lanes) for i in range(_registers(nodes))]
+        kernel.registers = [_alloc(kernel, f"sum{i}", kernel.lanes) for i in range(_registers(nodes))]
     _emit(kernel, nodes, homes)
+
+
+def _alloc(kernel: Kernel, name: str, size: int) -> Buffer:
+    buffer = kernel.emitter.alloc(name, size)
+    if kernel.poison:
+        with kernel.emitter.loop(size) as i:
+            kernel.emitter.store(buffer, i, constant(float("nan")))
+    return buffer
 
 
 def _emit(kernel: Kernel, nodes: list[Node], homes: dict[Tile, int]) -> None:

@@ -1,0 +1,128 @@
+"""CPU kernels against the float64 reference: random blocks, programs by hand, and programs with an instruction less."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from blockfuse.block import Block
+from blockfuse.fold import fold, unfoldable
+from blockfuse.machine import Loop, Node, Pixels, Program
+from blockfuse.plan_cpu import CpuPlan, UnitTiling
+from blockfuse.program_cpu import program_cpu
+from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, ImageShape, Window
+from tests import cpu_programs
+from tests.cpu_kernels import call, compile_programs, error, random_inputs
+from tests.random_blocks import random_block
+
+SEEDS = range(40)
+RELU, RELU6 = Function("relu"), Function("clip", 0.0, 6.0)
+PAD1 = cpu_programs.PAD1
+
+
+def random_plan(rng: np.random.Generator, block: Block) -> CpuPlan:
+    """Any plan in rows: bands and steps that need not divide, tiles that need not fit."""
+    units = tuple(
+        UnitTiling(
+            pixels=int(rng.integers(1, 15)),
+            vectors=int(rng.integers(1, 4)) if unit.kind == "contract" else 1,
+            prefetch=bool(rng.random() < 0.3),
+            filter_rows=bool(rng.random() < 0.3),
+        )
+        for unit in fold(block).units
+    )
+    tasks = int(rng.integers(1, min(4, block.output.height) + 1))
+    return CpuPlan("rows", tasks, int(rng.integers(1, 5)), units, lanes=int(rng.choice((4, 8, 16))))
+
+
+def check(block: Block, program: Program, seed: int, shift: int = 1) -> None:
+    """Compile, run and compare."""
+    kernel = compile_programs([program])[program.name]
+    inputs = random_inputs(block, seed)
+    assert error(block, inputs, call(kernel, program, inputs, block.parameters, shift)) <= 1
+
+
+def random_case(seed: int) -> tuple[Block, Program] | None:
+    rng = np.random.default_rng(seed)
+    block = random_block(rng)
+    if unfoldable(block):
+        return None
+    planar = tuple(bool(rng.random() < 0.3) for _ in block.inputs)
+    return block, program_cpu(fold(block), random_plan(rng, block), f"random_{seed}", planar)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_block(seed):
+    case = random_case(seed)
+    if case is None:
+        pytest.skip("an elementwise stage of this block has no unit to join")
+    check(*case, seed)
+
+
+@pytest.mark.parametrize("make", cpu_programs.PROGRAMS)
+def test_program_by_hand(make):
+    check(*make(), 1)
+
+
+def inverted_residual() -> tuple[Block, Program]:
+    """Expand, depthwise, project and add, shared by the hidden channels."""
+    stages = (
+        Conv("expand", (0,), 64, Window()),
+        Activation("relu6", (1,), RELU6),
+        Depthwise("dw", (2,), PAD1),
+        Activation("relu6", (3,), RELU6),
+        Conv("project", (4,), 24, Window()),
+        Add("add", (5, 0)),
+    )
+    block = Block((ImageShape(7, 7, 24),), stages).with_random_parameters(4)
+    tilings = (UnitTiling(7, 2), UnitTiling(7, 1), UnitTiling(7, 2))
+    return block, program_cpu(fold(block), CpuPlan("channels", 2, 7, tilings, chunk=16), "split")
+
+
+def basic_block() -> tuple[Block, Program]:
+    """Two 3x3 convolutions with a projection, a planar input, filter-row slices, two bands."""
+    stages = (
+        Conv("conv1", (0,), 20, Window(3, 3, 2, 2, 1, 1, 1, 1, 1, 1)),
+        Activation("relu", (1,), RELU),
+        Conv("conv2", (2,), 20, PAD1),
+        Conv("shortcut", (0,), 20, Window(1, 1, 2, 2)),
+        Add("add", (3, 4)),
+        Activation("relu", (5,), RELU),
+    )
+    block = Block((ImageShape(11, 7, 6),), stages).with_random_parameters(5)
+    tilings = (UnitTiling(2, 2, prefetch=True), UnitTiling(4, 1, filter_rows=True))
+    return block, program_cpu(fold(block), CpuPlan("rows", 2, 2, tilings), "basic", (True,))
+
+
+def without(nodes: list[Node], dropped: Node) -> list[Node]:
+    """Nodes without one instruction, wherever it stands."""
+    kept: list[Node] = []
+    for node in nodes:
+        if isinstance(node, Loop | Pixels):
+            kept.append(replace(node, body=without(node.body, dropped)))
+        elif node is not dropped:
+            kept.append(node)
+    return kept
+
+
+@pytest.mark.parametrize("make", [inverted_residual, basic_block, *cpu_programs.PROGRAMS])
+def test_every_instruction_counts(make):
+    """Whichever instruction is deleted, the result is wrong: the lowering takes nothing for granted."""
+    block, program = make()
+    mutants = [
+        replace(program, name=f"{program.name}_{n}", body=without(program.body, instruction))
+        for n, instruction in enumerate(program.instructions())
+    ]
+    kernels = compile_programs([program, *mutants], poison=True)
+    inputs = random_inputs(block, 2)
+    assert error(block, inputs, call(kernels[program.name], program, inputs, block.parameters)) <= 1
+    for mutant, instruction in zip(mutants, program.instructions(), strict=True):
+        result = call(kernels[mutant.name], mutant, inputs, block.parameters)
+        assert not error(block, inputs, result) <= 1, f"{instruction} can go"
+
+
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_any_alignment(shift):
+    check(*basic_block(), 3, shift)
