@@ -113,6 +113,28 @@ def test_segments_find_the_residual_blocks_of_resnet18():
     assert all(len(block.inputs) == 1 for block in residual)
 
 
+@pytest.mark.parametrize(("stride", "project"), [(1, False), (1, True), (2, True)])
+def test_bottleneck(stride, project):
+    net = Net((3, 16, 7, 6))
+    y = net.relu(net.conv("x", 4, 1))
+    y = net.relu(net.conv(y, 4, 3, stride))
+    y = net.conv(y, 16, 1)
+    shortcut = net.conv("x", 16, 1, stride) if project else "x"
+    result = partition(net.graph(net.relu(net.add(shortcut, y))), patterns.all())
+    assert [(found.pattern, "projection" in found.named) for found in result.found] == [("bottleneck", project)]
+    assert len(result.steps) == 1
+    check_numbers(result)
+
+
+def test_depthwise_separable():
+    net = Net()
+    y = net.relu(net.conv(net.clip(net.depthwise("x", 5, 2)), 12, 1))
+    result = partition(net.graph(y), patterns.all())
+    assert [found.pattern for found in result.found] == ["depthwise_separable"]
+    assert len(result.steps) == 1
+    check_numbers(result)
+
+
 # ---- random graphs ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("seed", range(40))
 def test_random_graphs(seed):
