@@ -31,7 +31,7 @@ _MANIFEST, _CODE, _WEIGHTS = "manifest.json", "library.so", "weights.bin"
 _MEMBERS = (_MANIFEST, _CODE, _WEIGHTS)
 _MAX_MANIFEST = 64 << 20
 _TIME = (1980, 1, 1, 0, 0, 0)  # equal networks give equal files
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
+_LOCAL_HEADER = struct.Struct("<26xHH")  # ..., length of the name, length of the extra field
 
 
 def save(library: Library, report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -152,7 +152,7 @@ def _check_structure(source: Path, infos: list[zipfile.ZipInfo]) -> None:
         shown = ", ".join(repr(name) for name in names[:5]) or "nothing"
         raise ArtifactError(f"{source} is not a container: expected {', '.join(_MEMBERS)} inside, found {shown}")
     for info in infos:
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise ArtifactError(f"{source} is not a container: {info.filename} is compressed or encrypted")
     if infos[0].file_size > _MAX_MANIFEST:
         raise ArtifactError(f"{source} is damaged: its manifest claims {infos[0].file_size} bytes")
@@ -195,7 +195,7 @@ def _data_offset(source: Path, file: BufferedReader, info: zipfile.ZipInfo) -> i
     """Where a member's bytes start in the file."""
     file.seek(max(info.header_offset, 0))
     header = file.read(_LOCAL_HEADER.size)
-    if info.header_offset < 0 or len(header) < _LOCAL_HEADER.size or header[:4] != b"PK\3\4":
+    if info.header_offset < 0 or len(header) < _LOCAL_HEADER.size:
         raise ArtifactError(f"{source} is damaged: there is no {info.filename} at byte {info.header_offset}")
-    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    name_length, extra_length = _LOCAL_HEADER.unpack(header)
     return info.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)

@@ -34,7 +34,8 @@ def emit_op(op: Op, values: Sequence[Any], layout: Layout, writer: Writer) -> tu
         if writer.importer is None or layout is not Layout.PLAIN:
             raise InternalError(f"{refusal}") from None
         writer.imported.append(op.name)
-        results = call_imported(op, [value for value in values if value is not None], writer.importer, writer.builder)
+        computed = {name: value for name, value in zip(op.inputs, values, strict=True) if value is not None}
+        results = call_imported(op, list(computed.values()), writer.importer, writer.builder)
     for name, result in zip(op.outputs, results, strict=True):
         _check_shape(op, writer.network, name, layout, result)
     return results

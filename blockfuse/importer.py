@@ -10,7 +10,7 @@ from tvm import relax, tirx
 from blockfuse.graph import Op
 
 Importer: TypeAlias = Callable[[Op], Any]
-"""An op as an ``onnx.ModelProto`` whose inputs are the op's computed inputs in order, its constants initializers."""
+"""An op as an ``onnx.ModelProto``: computed inputs, each once and in order, as inputs, constants as initializers."""
 
 
 def call_imported(op: Op, values: Sequence[Any], importer: Importer, builder: Any) -> tuple[Any, ...]:
@@ -18,7 +18,7 @@ def call_imported(op: Op, values: Sequence[Any], importer: Importer, builder: An
 
     Args:
         op: The op.
-        values: Its computed inputs in ONNX order.
+        values: Its computed inputs in ONNX order, each once.
         importer: Rebuilds the op as an ONNX model.
         builder: Receives the functions and the call.
 

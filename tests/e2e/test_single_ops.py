@@ -107,7 +107,7 @@ def onnx_model(op, network):
     nodes = [helper.make_node(op.kind, inputs, list(op.outputs), **attrs)]
     if op.kind == "Swish":
         nodes = [helper.make_node("Sigmoid", ["x0"], ["s"]), helper.make_node("Mul", ["x0", "s"], ["y"])]
-    computed = [name for name in op.inputs if name and not network.tensors[name].is_constant]
+    computed = [name for name in dict.fromkeys(op.inputs) if name and not network.tensors[name].is_constant]
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, network.tensors[name].shape) for name in computed]
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, network.tensors["y"].shape)
     graph = helper.make_graph(nodes, "single", ports, [result], initializers)
@@ -156,6 +156,12 @@ def test_other_ops_go_through_tvms_importer(kind, shapes, output, constants, att
     assert library.layout_changes == int(before)
     with pytest.raises(UnsupportedModelError, match=f"single has 1 ops that cannot be compiled: {kind} 'op': "):
         build(network, functions, CPU)
+
+
+def test_an_imported_op_that_reads_a_value_twice():
+    op = Op("Mod", "op", ("x0", "x0"), ("y",), {"fmod": 1})
+    network, functions = toy.single_op(op, (2, 3), output=(2, 3))
+    check(op, network, functions, lambda asked: onnx_model(asked, network))
 
 
 def test_every_emitter_is_tested():

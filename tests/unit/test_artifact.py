@@ -113,6 +113,8 @@ def test_the_container_is_a_plain_uncompressed_zip(path):
 def test_equal_networks_give_equal_files(path, tmp_path):
     artifact.save(library(), REPORT, tmp_path / "again.bf")
     assert (tmp_path / "again.bf").read_bytes() == path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        assert {info.date_time[0] for info in archive.infolist()} == {1980}
 
 
 def test_relative_paths_work(path, monkeypatch):
