@@ -10,7 +10,6 @@ from tests.emulated.emulator import EmulationError, EmulationResult, emulate
 from tests.emulated.tvm_style import kernel
 
 Floats = npt.NDArray[np.float32]
-SYNC = "tvm_builtin_cuda_cta_sync();"
 
 
 def run(body: str, parameters: str, shared_bytes: int = 4096, **arguments: npt.NDArray[np.generic]) -> EmulationResult:
@@ -136,6 +135,19 @@ def test_half_arithmetic_rounds_every_step() -> None:
     a, b, c = x
     fused = (a.astype(np.float64) * b + c).astype(np.float16)
     np.testing.assert_array_equal(y, [a * b + c, fused, np.maximum(a, 0), a / b, c])
+
+
+def test_static_shared_memory_of_vectors() -> None:
+    x = np.random.default_rng(0).standard_normal(128).astype(np.float16)
+    y = np.full_like(x, np.nan)
+    body = """
+  __shared__ alignas(64) half4 X_shared_ptr[32];
+  X_shared_ptr[tid] = *(half4*)(X_ptr + tid * 4);
+  tvm_builtin_cuda_cta_sync();
+  *(half4*)(Y_ptr + tid * 4) = X_shared_ptr[31 - tid];
+"""
+    run(body, "half* X_ptr, half* Y_ptr", X=x, Y=y)
+    np.testing.assert_array_equal(y.reshape(32, 4), x.reshape(32, 4)[::-1])
 
 
 def test_bfloat16_rounds_to_nearest_even() -> None:

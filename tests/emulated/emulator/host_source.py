@@ -13,6 +13,8 @@ _KERNEL = re.compile(r"__global__\s+void\s+(?P<bounds>__launch_bounds__\([^)]*\)
 _DYNAMIC_SHARED = re.compile(
     r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?(?P<type>[\w ]+?)\s+(?P<name>\w+)\s*\[\]\s*;"
 )
+# g++ wants alignas before the storage class that __shared__ stands for.
+_ALIGNED_SHARED = re.compile(r"__shared__\s+(alignas\(\d+\))")
 # Barriers are told apart by line, so the helper has to pass on the line of its caller.
 _BARRIER_HELPER = re.compile(r"(void\s+\w+)\(\)\s*(\{\s*__syncthreads\()(\)\s*;\s*\})")
 
@@ -39,6 +41,7 @@ def host_kernel(source: str, name: str | None = None) -> HostKernel:
     body = replace_asm(_without_preamble(source), translate)
     body = _BARRIER_HELPER.sub(r"\1(int caller_line = __builtin_LINE()) \2caller_line\3", body)
     body = _DYNAMIC_SHARED.sub(r"\g<type>* \g<name> = (\g<type>*)emulated_dynamic_shared;", body)
+    body = _ALIGNED_SHARED.sub(r"\1 __shared__", body)
     match = _find_kernel(body, name)
     parameters = _parameters(body, match)
     text = f'#include "cuda_host.h"\n#line 1 "kernel.cpp"\n{body}\n{_entry(match["name"], parameters)}'

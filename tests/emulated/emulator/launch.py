@@ -1,7 +1,7 @@
 """Launches a kernel on the emulator.
 
 A launch is a process of its own: a wild store cannot hurt the test, and a kernel that hangs is ended by the
-alarm that process sets itself. It costs a few milliseconds. Arguments travel through a file both map.
+timer that process sets itself. It costs a few milliseconds. Arguments travel through a file both map.
 """
 
 import subprocess
@@ -23,7 +23,7 @@ Size = int | tuple[int, int, int]
 
 _PAGE = 4096
 _GUARD = 16 * _PAGE  # between arguments, so that an access past the end of one is in no other
-_GRACE_S = 20  # for a process that does not obey its own alarm
+_PATIENCE = 20  # how many times slower than alone on the machine a kernel may run
 
 
 class _Placed(NamedTuple):
@@ -58,7 +58,7 @@ def emulate(
         shared_bytes: Dynamic shared memory of a block.
         thread_order: The order in which threads and warps run between two barriers.
         count: Whether to count instructions and bank conflicts; takes several times as long.
-        timeout_s: How long the kernel may run, rounded up to seconds.
+        timeout_s: How much processor time the kernel may take.
         kernel: The name of the kernel, when the source has several.
         block: Threads of a block; by default those of ``__launch_bounds__``, in x.
 
@@ -119,7 +119,7 @@ def _request(
         f"shared {shared_bytes}",
         f"count {int(count)}",
         f"reverse {int(reverse)}",
-        f"timeout {max(1, round(timeout_s + 0.499))}",
+        f"timeout {max(1, round(timeout_s * 1000))}",
     ]
     lines += [f"argument {item.offset} {item.array.nbytes} {int(item.writable)}" for item in placed]
     return "\n".join(lines) + "\n"
@@ -142,10 +142,10 @@ def _run(program: Path, placed: list[_Placed], request: str, timeout_s: float) -
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=timeout_s + _GRACE_S,
+                timeout=timeout_s * _PATIENCE,
             )
         except subprocess.TimeoutExpired:
-            return "finding deadlock 1 0 did not even react to its alarm\ndone\n"
+            return "finding deadlock 1 0 did not end, nor react to its own timer\ndone\n"
         _read(data, placed)
     if not process.stdout.endswith("done\n"):
         raise EmulationError(f"the emulated kernel ended with status {process.returncode}: {process.stderr[:1000]}")

@@ -22,6 +22,7 @@ _KERNEL_FLAGS = (
     "-fno-tree-sra",  # would split vector accesses, and so change what is counted
     "-fno-tree-loop-distribute-patterns",  # would hide accesses in memset and memcpy
     "-fno-strict-aliasing",
+    "-fno-threadsafe-statics",  # static shared memory needs no guards
 )
 
 

@@ -1,7 +1,7 @@
 // Runs one launch: block after block, and within a block warp after warp until every thread waits.
 //
 // The request is read from standard input, one word and its numbers per line:
-//   grid x y z | block x y z | shared bytes | reverse 0/1 | count 0/1 | timeout seconds
+//   grid x y z | block x y z | shared bytes | reverse 0/1 | count 0/1 | timeout ms
 //   argument offset bytes writable
 // Offsets are into the data file named on the command line, which is mapped and written in place.
 #include <cstdio>
@@ -30,7 +30,7 @@ struct Request {
   dim3 grid, block;
   size_t shared_bytes;
   bool reverse, count;
-  int timeout;
+  long timeout_ms;
   std::vector<Argument> arguments;
 };
 
@@ -52,7 +52,7 @@ void read_line(char* line, unsigned char* data) {
   if (!strcmp(word, "shared")) request.shared_bytes = v[0];
   if (!strcmp(word, "reverse")) request.reverse = v[0];
   if (!strcmp(word, "count")) request.count = v[0];
-  if (!strcmp(word, "timeout")) request.timeout = v[0];
+  if (!strcmp(word, "timeout")) request.timeout_ms = v[0];
   if (!strcmp(word, "argument")) request.arguments.push_back({data + v[0], v[1], v[2] != 0});
 }
 
@@ -172,7 +172,7 @@ void set_up(const char* data_path) {
   }
   create_fibers(threads.size());
   set_up_memory(request.arguments, (unsigned char*)data, status.st_size, request.shared_bytes);
-  install_signal_handlers(request.timeout);
+  install_signal_handlers(request.timeout_ms);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@
 #include <cstdlib>
 #include <map>
 #include <string>
-#include <sys/mman.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "runtime.h"
@@ -62,7 +62,7 @@ void print_counters() {
 
 void on_signal(int signal) {
   // The process is lost in any case; the worst that can happen is that the report is cut short.
-  if (signal == SIGALRM) {
+  if (signal == SIGPROF) {
     report("deadlock", nullptr, "was running when the time was up");
   } else {
     report("crash", nullptr, "ended the process with signal %d", signal);
@@ -94,7 +94,7 @@ void finish() {
   _exit(0);
 }
 
-void install_signal_handlers(int timeout_seconds) {
+void install_signal_handlers(long timeout_ms) {
   constexpr size_t kStackBytes = 256 * 1024;  // a fiber's stack may be what overflowed
   stack_t stack = {};
   stack.ss_sp = malloc(kStackBytes);
@@ -103,8 +103,12 @@ void install_signal_handlers(int timeout_seconds) {
   struct sigaction action = {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_ONSTACK | SA_RESETHAND;
-  for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGALRM}) sigaction(signal, &action, nullptr);
-  alarm(timeout_seconds);
+  for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGPROF}) sigaction(signal, &action, nullptr);
+  // Time used, not time passed: a busy machine must not look like a kernel that hangs.
+  struct itimerval timer = {};
+  timer.it_value.tv_sec = timeout_ms / 1000;
+  timer.it_value.tv_usec = timeout_ms % 1000 * 1000;
+  setitimer(ITIMER_PROF, &timer, nullptr);
 }
 
 }  // namespace emulator

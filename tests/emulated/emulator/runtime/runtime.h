@@ -163,6 +163,6 @@ void report(const char* kind, const void* pc, const char* format, ...) __attribu
 // Writes findings and counters to the report file and ends the process.
 [[noreturn]] void finish();
 // From here on crashes and the timeout end in a report, too.
-void install_signal_handlers(int timeout_seconds);
+void install_signal_handlers(long timeout_ms);
 
 }  // namespace emulator
