@@ -84,10 +84,10 @@ def inverted_residual() -> tuple[Block, Program]:
 def basic_block() -> tuple[Block, Program]:
     """Two 3x3 convolutions with a projection, a planar input, filter-row slices, two bands."""
     stages = (
-        Conv("conv1", (0,), 20, Window(3, 3, 2, 2, 1, 1, 1, 1, 1, 1)),
+        Conv("conv1", (0,), 16, Window(3, 3, 2, 2, 1, 1, 1, 1, 1, 1)),
         Activation("relu", (1,), RELU),
-        Conv("conv2", (2,), 20, PAD1),
-        Conv("shortcut", (0,), 20, Window(1, 1, 2, 2)),
+        Conv("conv2", (2,), 16, PAD1),
+        Conv("shortcut", (0,), 16, Window(1, 1, 2, 2)),
         Add("add", (3, 4)),
         Activation("relu", (5,), RELU),
     )
