@@ -1,6 +1,7 @@
 """Running: inputs of any kind, what is refused, outputs that last, and where the runtime library is found."""
 
 import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -235,6 +236,7 @@ def test_a_forked_process_is_told_to_load_again(session):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(10)  # without the check, the call never returns
         try:
             session.run({"image": toy.image_input()})
         except UsageError as error:
