@@ -13,8 +13,22 @@ Calling the function once with placeholders gives a graph of :mod:`values <block
 :mod:`match <blockfuse.pattern.match>` compares with a model. :func:`pattern` states the rules.
 """
 
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
 from blockfuse.pattern.match import Match, Mismatch, match
 from blockfuse.pattern.trace import Ops, Pattern, either, optional, pattern
 from blockfuse.pattern.values import Value
 
 __all__ = ["Match", "Mismatch", "Ops", "Pattern", "Value", "either", "match", "optional", "pattern"]
+
+
+class _CallableModule(ModuleType):
+    """``bf.pattern`` is this module once something has imported it, and the decorator before: both must decorate."""
+
+    def __call__(self, function: Callable[..., Value]) -> Pattern:
+        return pattern(function)
+
+
+sys.modules[__name__].__class__ = _CallableModule

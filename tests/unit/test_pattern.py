@@ -3,12 +3,18 @@
 # ruff: noqa: ARG005 - malformed patterns ignore what they are given
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from blockfuse.errors import PatternError
 from blockfuse.frontend import patterns
 from blockfuse.pattern import either, optional, pattern
 from blockfuse.pattern.values import Call
+
+ROOT = Path(__file__).parents[2]
 
 
 def text(function):
@@ -128,6 +134,14 @@ def test_a_pattern_is_used_inside_another():
 
     outer = text(lambda op, x, w1, w2: inner(op, inner(op, x, w1), w2))
     assert outer == ["%0 = Conv(x, w1)", "%1 = Relu(%0)", "%2 = Conv(%1, w2)", "%3 = Relu(%2)", "return %3"]
+
+
+def test_the_decorator_works_whatever_was_imported_first():
+    program = "import {}, blockfuse as bf; print(bf.pattern(lambda op, x: op.Relu(x)).anchors)"
+    for first in ("blockfuse", "blockfuse.pattern"):
+        command = [sys.executable, "-c", program.format(first)]
+        result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        assert result.stdout.strip() == "('Relu',)"
 
 
 def repeated_name(op, x):
