@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from blockfuse.block import Block
-from blockfuse.frontend import canonicalize, patterns, read, to_onnx, zoo
+from blockfuse.frontend import canonicalize, patterns, to_onnx, zoo
 from blockfuse.frontend.partition import NoBlock, Partition, block_of, partition
+from blockfuse.frontend.read import read
 from blockfuse.graph import Graph, Op, Tensor
 from blockfuse.pattern import pattern
 from blockfuse.stages import Activation, Add, Conv, Depthwise, Pool
