@@ -25,8 +25,8 @@ Reshape                x, const shape without 0 and -1        allowzero=0; for e
 
 * Windows are explicit, ``auto_pad`` is resolved. ``ceil_mode`` is 0 unless the last window averages over padding that
   it must not count, or lies in the padding altogether.
-* Gone: Identity (but between a graph input and a graph output), Dropout, Sum, Squeeze, Unsqueeze, no-op casts, pads and
-  slices, BatchNormalization, constant scale and constant pad next to a Conv.
+* Gone: Identity (but from a graph input or output to a graph output), Dropout, Sum, Squeeze, Unsqueeze, no-op casts,
+  pads and slices, BatchNormalization, constant scale and constant pad next to a Conv.
 * Other kinds stay as they are. Names of graph inputs and outputs never change. ``Op.origin`` names the nodes of the
   model an op came from.
 """

@@ -75,9 +75,9 @@ def substitute(
 
 
 def bypass(graph: Graph, op: Op, source: str) -> bool:
-    """Remove an op whose first output equals the tensor ``source``; returns whether that was possible.
+    """Remove an op whose first output equals the tensor ``source``; returns whether the graph changed.
 
-    The names of graph inputs and outputs never change, so an op between the two stays.
+    The names of graph inputs and outputs never change, so between two of those an Identity stays.
     """
     if not graph.is_output(op.output):
         graph.redirect(op.output, source)
@@ -90,7 +90,10 @@ def bypass(graph: Graph, op: Op, source: str) -> bool:
         return True
     producer = graph.producer(source)
     if producer is None or graph.is_output(source):
-        return False
+        if op.kind == "Identity":
+            return False
+        substitute(graph, op, (), "Identity", (source,))
+        return True
     graph.remove_op(op)
     graph.remove_op(producer)
     outputs = tuple(op.output if name == source else name for name in producer.outputs)

@@ -567,7 +567,7 @@ NOTHING = {
 
 
 @pytest.mark.parametrize("name", NOTHING)
-@pytest.mark.parametrize("place", ["inside", "before the output", "after the input"])
+@pytest.mark.parametrize("place", ["inside", "before the output", "after the input", "between"])
 def test_nothing(name, place):
     nodes, constants, opset = NOTHING[name]
     before, after = node("Neg", "x", "a"), node("Abs", "b", "y")
@@ -575,6 +575,8 @@ def test_nothing(name, place):
         canonical(renamed([before, *nodes], constants, opset, b="y"), "Neg")
     elif place == "after the input":
         canonical(renamed([*nodes, after], constants, opset, a="x"), "Abs")
+    elif place == "between":
+        canonical(renamed(nodes, constants, opset, a="x", b="y"), "Identity")
     else:
         canonical(renamed([before, *nodes, after], constants, opset), "Neg", "Abs")
 
