@@ -24,22 +24,31 @@ _KERNEL_FLAGS = (
     "-fno-strict-aliasing",
     "-fno-threadsafe-statics",  # static shared memory needs no guards
 )
+# Registers that were never written must not look like zeros; g++ knows how from version 12 on.
+_PATTERN_FLAG = "-ftrivial-auto-var-init=pattern"
+_PATTERN_SINCE = 12
 
 
 def build_kernel(source: str) -> Path:
     """The program that runs a kernel, from the C++ that ``host_source`` made."""
     runtime = _build_runtime()
-    key = _digest(source, str(_KERNEL_FLAGS), str(runtime))
+    flags = _kernel_flags()
+    key = _digest(source, str(flags), str(runtime))
     program = _cache() / f"kernel-{key}"
     if not program.exists():
         with tempfile.TemporaryDirectory(dir=_cache()) as name:
             folder = Path(name)
             (folder / "kernel.cpp").write_text(source)
-            _run([_compiler(), *_KERNEL_FLAGS, "-c", "kernel.cpp", "-o", "kernel.o"], folder)
+            _run([_compiler(), *flags, "-c", "kernel.cpp", "-o", "kernel.o"], folder)
             objects = [str(path) for path in sorted(runtime.glob("*.o"))]
             _run([_compiler(), "-no-pie", "kernel.o", *objects, "-o", "kernel"], folder)
             (folder / "kernel").replace(program)
     return program
+
+
+def _kernel_flags() -> tuple[str, ...]:
+    is_known = int(_compiler_version().split(".")[0]) >= _PATTERN_SINCE
+    return (*_KERNEL_FLAGS, _PATTERN_FLAG) if is_known else _KERNEL_FLAGS
 
 
 def source_lines(program: Path, addresses: list[str]) -> list[str]:
