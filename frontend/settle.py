@@ -141,6 +141,8 @@ def _skeleton(draft: Draft) -> onnx.ModelProto:
             inputs.append(_value_info(name, Info(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)))
     outputs = [onnx.ValueInfoProto(name=name) for name in draft.outputs if name not in draft.values]
     graph = helper.make_graph(draft.nodes, "skeleton", inputs, outputs, initializers)
+    for node in graph.node:
+        node.name = node.name or next((output for output in node.output if output), "")
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", draft.opset)], ir_version=_IR_VERSION)
 
 

@@ -286,6 +286,18 @@ def test_too_large_file(tmp_path, monkeypatch):
     fails(path, UnsupportedModelError, "large.onnx", "at most 10 are read", "external data")
 
 
+def test_a_file_that_vanishes_while_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "gone.onnx"
+    onnx.save(model(RELU), path)
+
+    def load(*_, **__):
+        path.unlink()
+        return path.read_bytes()
+
+    monkeypatch.setattr(onnx, "load", load)
+    fails(path, ModelError, "gone.onnx", "cannot be read", "No such file")
+
+
 def test_missing_external_data(tmp_path):
     path = tmp_path / "net.onnx"
     onnx.save(model(conv(), constants=WEIGHTS), path, save_as_external_data=True, location="w.data", size_threshold=0)
@@ -359,6 +371,13 @@ def with_sparse():
     return proto
 
 
+def called_with(*inputs_and_function):
+    *inputs, local = inputs_and_function
+    proto = with_functions([local])
+    proto.graph.node[1].input[:] = inputs
+    return proto
+
+
 def sparse_constant():
     values = numpy_helper.from_array(np.ones(1, np.float32), "sparse")
     sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0])), [4])
@@ -373,6 +392,12 @@ def nested_functions():
 
 def relu_in(element, shape=(1, 4)):
     return model(RELU, inputs=[value_info(element=element, shape=shape)])
+
+
+def repeated_attribute():
+    proto = model(conv(group=1), constants=WEIGHTS)
+    proto.graph.node[0].attribute.append(proto.graph.node[0].attribute[0])
+    return proto
 
 
 CYCLE = [node("Add", "x c", "a", "first"), node("Relu", "a", "b", "second"), node("Abs", "b", "c", "third")]
@@ -404,6 +429,24 @@ BAD_MODELS = {
         ModelError,
         "Conv 'conv'",
         "'group' of a wrong type",
+    ),
+    "attribute twice": (repeated_attribute(), ModelError, "Conv 'conv'", "'group' twice"),
+    "attribute that is not text": (
+        model(conv(auto_pad=b"\xff\xfe"), constants=WEIGHTS),
+        ModelError,
+        "Conv 'conv'",
+        "damaged attribute 'auto_pad'",
+    ),
+    "result that is no tensor": (
+        model([node("SequenceConstruct", "x", "list", "pack"), node("ConcatFromSequence", "list", "y", axis=0)]),
+        UnsupportedModelError,
+        "SequenceConstruct 'pack'",
+    ),
+    "text result": (
+        model([node("Cast", "x", "y", "print", to=TensorProto.STRING)]),
+        UnsupportedModelError,
+        "Cast 'print'",
+        "not a tensor of numbers",
     ),
     "missing attribute": (model([node("Concat", "x x", "y", "c")]), ModelError, "Concat 'c'", "lacks", "'axis'"),
     "control flow": (with_subgraph(), UnsupportedModelError, "If 'branch'", "control flow"),
@@ -457,10 +500,24 @@ BAD_MODELS = {
         "Add 'add'",
         "Incompatible dimensions",
     ),
+    "shapes that do not fit at a nameless node": (
+        model([helper.make_node("Add", ["x", "c"], ["y"])], constants={"c": floats(3)}),
+        ModelError,
+        "Add 'y'",
+    ),
     "impossible reshape": (
         model([node("Reshape", "x s", "y", "view")], constants={"s": np.array([7, -1])}),
         ModelError,
         "Reshape 'view'",
+    ),
+    "constant that cannot be computed": (
+        model(
+            [node("Gather", "c i", "g", "pick"), node("Add", "x g", "y")],
+            constants={"c": floats(3), "i": np.array(5)},
+        ),
+        ModelError,
+        "Gather 'pick'",
+        "cannot be computed",
     ),
     "shape from data": (model([node("NonZero", "x", "y", "nz")]), UnsupportedModelError, "NonZero 'nz'", "depends"),
     "filter of another depth": (
@@ -475,8 +532,19 @@ BAD_MODELS = {
         "Conv 'conv'",
         "spatial dimensions",
     ),
-    "groups that do not divide": (model(conv(group=3), constants=WEIGHTS), ModelError, "Conv 'conv'", "3 groups"),
-    "no groups": (model(conv(group=0), constants=WEIGHTS), ModelError, "Conv 'conv'", "0 groups"),
+    "groups that do not divide": (
+        model(conv(group=3), constants=WEIGHTS),
+        ModelError,
+        "Conv 'conv'",
+        "divide into 3 groups",
+    ),
+    "filters that do not divide": (
+        model(conv(group=4), constants={"w": floats(6, 1, 3, 3)}),
+        ModelError,
+        "Conv 'conv'",
+        "divide into 4 groups",
+    ),
+    "no groups": (model(conv(group=0), constants=WEIGHTS), ModelError, "Conv 'conv'", "divide into 0 groups"),
     "filter size": (
         model(conv(kernel_shape=[5, 5], pads=[2] * 4), constants=WEIGHTS),
         ModelError,
@@ -516,6 +584,11 @@ BAD_MODELS = {
     ),
     "too many nodes": (nested_functions(), UnsupportedModelError, "nodes", str(MAX_NODES)),
     "recursive function": (with_functions([function("f", [call("f", "a", "b")])]), ModelError, "'f' calls itself"),
+    "function called with too much": (
+        called_with("i", "i", function("f", [node("Relu", "a", "b")])),
+        ModelError,
+        "cannot be inlined",
+    ),
     "missing function": (with_functions([], called="g"), UnsupportedModelError, "g 'call'", "'local'"),
 }
 
