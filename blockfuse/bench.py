@@ -7,7 +7,6 @@ a user sees, and a ratio is worth as much as the two figures it is made of, so b
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from blockfuse.report import table
 from blockfuse.verify import reference_session, seeded_inputs
 
 if TYPE_CHECKING:
-    import onnx
+    from blockfuse.frontend.read import Model
 
 BASELINES = ("onnxruntime",)
 """What can be measured against."""
@@ -108,7 +107,7 @@ class BenchResult:
 
 def bench(
     executable: Executable,
-    model: str | os.PathLike[str] | onnx.ModelProto | None = None,
+    model: Model | None = None,
     baseline: str | None = "onnxruntime",
     rounds: int | None = None,
     seconds: float = 3.0,
@@ -205,13 +204,11 @@ def _side(name: str, times: list[float]) -> Side:
     return Side(name, len(times), 1e3 * ordered[0], 1e3 * statistics.median(ordered), 1e3 * p90)
 
 
-def _onnxruntime_call(
-    model: str | os.PathLike[str] | onnx.ModelProto, inputs: Mapping[str, Array], threads: int
-) -> Call:
+def _onnxruntime_call(model: Model, inputs: Mapping[str, Array], threads: int) -> Call:
     """One run of the model in ONNX Runtime, with inputs and outputs in place."""
     from blockfuse.frontend.load import load  # noqa: PLC0415 - loads onnx
 
-    proto = load(os.fspath(model) if isinstance(model, os.PathLike) else model)
+    proto = load(model)
     session = reference_session(proto, threads, optimised=True)
     unknown = inputs.keys() ^ {value.name for value in session.get_inputs()}
     if unknown:

@@ -108,9 +108,10 @@ def _run(
     from blockfuse import frontend  # noqa: PLC0415 - loads onnx
     from blockfuse.frontend.partition import partition  # noqa: PLC0415
     from blockfuse.frontend.patterns import all as built_in  # noqa: PLC0415
+    from blockfuse.frontend.read import read  # noqa: PLC0415 - frontend.read is the module once that is imported
 
     with watch("read") as done:
-        graph = done(frontend.read(model, {name: tuple(dims) for name, dims in (shape or {}).items()}))
+        graph = done(read(model, {name: tuple(dims) for name, dims in (shape or {}).items()}))
     with watch("canonicalize") as done:
         graph = done(frontend.canonicalize(graph))
     _check_types(graph, dtype)

@@ -6,9 +6,9 @@ intermediate tensor exists, and a mistake in a fusion of ONNX Runtime's own cann
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,113 +21,17 @@ from blockfuse.executable import Executable
 from blockfuse.graph import Graph
 from blockfuse.library import Port
 from blockfuse.planner import FuseMode
-from blockfuse.report import table
+from blockfuse.verification import Check, Verification
 
 if TYPE_CHECKING:
-    import onnx
-
+    from blockfuse.frontend.read import Model
     from blockfuse.pattern import Pattern
 
 __all__ = ["Check", "Comparison", "Verification", "compare", "seeded_inputs", "tolerance", "verify"]
 
 
-@dataclass(frozen=True)
-class Check:
-    """One tensor of a network against the reference.
-
-    Attributes:
-        tensor: Its name in the model.
-        block: Name of the block that makes it; "" for an output of the model.
-        comparison: What was found.
-    """
-
-    tensor: str
-    block: str
-    comparison: Comparison
-
-    def __str__(self) -> str:
-        place = f"block {self.block} ({self.tensor})" if self.block else f"output {self.tensor}"
-        return f"{place}: {self.comparison}"
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What comparing a network with its reference found.
-
-    Attributes:
-        network: Name of the model.
-        target: What it was compiled for.
-        fuse: The policy it was compiled with.
-        threads: Threads it ran with.
-        seed: Of the inputs.
-        reference: What it was compared with.
-        checks: Blocks in execution order, then outputs.
-        unchecked: Names of blocks whose results the model does not name, so that the reference has none.
-    """
-
-    network: str
-    target: str
-    fuse: str
-    threads: int
-    seed: int
-    reference: str
-    checks: tuple[Check, ...]
-    unchecked: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether every tensor is within its tolerance."""
-        return all(check.comparison.passed for check in self.checks)
-
-    @property
-    def outputs(self) -> tuple[Check, ...]:
-        """The outputs of the model."""
-        return tuple(check for check in self.checks if not check.block)
-
-    @property
-    def blocks(self) -> tuple[Check, ...]:
-        """The results of blocks."""
-        return tuple(check for check in self.checks if check.block)
-
-    @property
-    def first_wrong(self) -> Check | None:
-        """The first in execution order that is not within its tolerance."""
-        return next((check for check in self.checks if not check.comparison.passed), None)
-
-    @property
-    def worst(self) -> Check:
-        """The check with the largest error over what is allowed."""
-        return max(self.checks, key=lambda check: check.comparison.max_rel / check.comparison.allowed)
-
-    @property
-    def max_rel(self) -> float:
-        """The largest error of an output, over the largest magnitude of that output."""
-        return max(check.comparison.max_rel for check in self.outputs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The verification as JSON holds it."""
-        checks = [{"tensor": check.tensor, "block": check.block, **check.comparison.to_dict()} for check in self.checks]
-        return {**asdict(self), "checks": checks, "unchecked": list(self.unchecked), "passed": self.passed}
-
-    def __str__(self) -> str:
-        verdict = "passed" if self.passed else f"FAILED, first in {self.first_wrong}"
-        head = f"{self.network} for {self.target}, fuse={self.fuse}, against {self.reference}: {verdict}"
-        rows: list[tuple[str, ...]] = [("tensor", "block", "max error", "allowed", "p99", "cosine", "NaN", "inf")]
-        rows += [_row(check) for check in self.checks]
-        lines = [head, *table(rows)]
-        if self.unchecked:
-            lines.append(f"not compared, the model does not name their results: {', '.join(self.unchecked)}")
-        return "\n".join(lines)
-
-
-def _row(check: Check) -> tuple[str, ...]:
-    found = check.comparison
-    numbers = (f"{found.max_rel:.1e}", f"{found.allowed:.1e}", f"{found.p99:.1e}", f"{found.cosine:.9f}")
-    return (check.tensor, check.block or "output", *numbers, str(found.nan), str(found.inf))
-
-
 def verify(
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: Model,
     target: str = "cpu",
     *,
     executable: Executable | None = None,
@@ -200,17 +104,16 @@ def _passed(result: Verification) -> Verification:
 
 def _tapped_blocks(executable: Executable, graph: Graph) -> dict[str, str]:
     """Names of blocks by the tensors they make, for those that the executable returns beside the model's outputs."""
-    returned = {port.name for port in executable.outputs}
-    missing = [name for name in graph.outputs if name not in returned]
-    if missing:
-        raise UsageError(f"the executable has no output {missing[0]!r}: it was compiled from another model")
+    returned = {port.name: port.shape for port in executable.outputs}
+    for name in graph.outputs:
+        if returned.get(name) != graph.tensor(name).shape:
+            shape = list(graph.tensor(name).shape)
+            raise UsageError(f"the executable has no output {name!r} of shape {shape}: it is one of another model")
     made = {step.output: step.name for step in executable.report().blocks}
     return {name: block for name, block in made.items() if name in returned and name not in graph.outputs}
 
 
-def canonical_graph(
-    model: str | os.PathLike[str] | onnx.ModelProto, shape: Mapping[str, Sequence[int]] | None = None
-) -> Graph:
+def canonical_graph(model: Model, shape: Mapping[str, Sequence[int]] | None = None) -> Graph:
     """The model as the compiler sees it.
 
     Raises:
@@ -244,11 +147,11 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def reference_session(model: onnx.ModelProto, threads: int, *, optimised: bool) -> Any:
+def reference_session(model: Any, threads: int, *, optimised: bool) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Args:
-        model: With its weights inside.
+        model: An ``onnx.ModelProto`` with its weights inside.
         threads: Threads inside operators. They stop spinning when a run ends, so that they leave their cores to others.
         optimised: Whether to apply all graph optimisations, or none.
 
@@ -270,14 +173,12 @@ def reference_session(model: onnx.ModelProto, threads: int, *, optimised: bool) 
         raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
 
 
-def _reference(
-    model: str | os.PathLike[str] | onnx.ModelProto, graph: Graph, inputs: Mapping[str, Array], tensors: Sequence[str]
-) -> dict[str, Array]:
+def _reference(model: Model, graph: Graph, inputs: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
     """The model's outputs and those of some tensors that it names, by name."""
     from blockfuse.frontend import with_outputs  # noqa: PLC0415 - loads onnx
     from blockfuse.frontend.load import load  # noqa: PLC0415
 
-    proto = load(os.fspath(model) if isinstance(model, os.PathLike) else model)
+    proto = load(model)
     named = {name for node in proto.graph.node for name in node.output}
     names = [*(name for name in tensors if name in named), *graph.outputs]
     session = reference_session(with_outputs(proto, names), 0, optimised=False)
@@ -289,3 +190,13 @@ def _reference(
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+class _CallableModule(ModuleType):
+    """``bf.verify`` is this module once something has imported it, and the function before: both must verify."""
+
+    def __call__(self, *args: Any, **options: Any) -> Verification:
+        return verify(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule

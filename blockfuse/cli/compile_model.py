@@ -1,0 +1,33 @@
+"""``blockfuse compile``: a model to an artifact."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from blockfuse.cli.files import check_output, compile_with_progress
+from blockfuse.cli.options import Commands, add_compile_options, add_parser
+from blockfuse.cli.terminal import Terminal
+
+
+def add_command(commands: Commands) -> None:
+    """Add it to the parser."""
+    parser = add_parser(commands, "compile", run, "compile an ONNX model into one file")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="ONNX file")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="file to write, such as net.bf")
+    parser.add_argument(
+        "--dump", type=Path, metavar="DIR", help="folder that receives the result of every step as text"
+    )
+    add_compile_options(parser)
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Compile, save, report."""
+    check_output(options.output)
+    executable = compile_with_progress(options.model, options, terminal, dtype=options.dtype, dump=options.dump)
+    executable.save(options.output)
+    size = options.output.stat().st_size
+    report = executable.report()
+    terminal.result(report, {"output": str(options.output), "bytes": size, "report": report.to_dict()})
+    terminal.say(f"wrote {options.output}, {size / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,120 @@
+"""Files that commands read and write: models, artifacts, arrays."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from blockfuse.cli.options import COMPILING, compile_arguments
+from blockfuse.cli.terminal import Terminal
+from blockfuse.errors import BlockfuseError, UsageError
+
+if TYPE_CHECKING:
+    from blockfuse.executable import Executable
+    from blockfuse.library import Port
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a file is a compiled network, by its name or its first bytes; anything else is taken for a model."""
+    if path.suffix == ".bf":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\3\4"
+    except OSError:
+        return False
+
+
+def open_network(options: argparse.Namespace, terminal: Terminal) -> Executable:
+    """Load an artifact, or compile a model.
+
+    Raises:
+        UsageError: An option for compiling is given with an artifact.
+    """
+    if not is_artifact(options.network):
+        return compile_with_progress(options.network, options, terminal)
+    from blockfuse.executable import load  # noqa: PLC0415 - loads the runtime
+
+    refuse_compile_options(options, options.network)
+    return load(options.network, options.threads)
+
+
+def compile_with_progress(model: Path, options: argparse.Namespace, terminal: Terminal, **more: Any) -> Executable:
+    """Compile a model as options say."""
+    from blockfuse.compiler import compile as compile_model  # noqa: PLC0415 - loads much
+
+    arguments = {**compile_arguments(options), **more}
+    with terminal.progress(f"compiling {model.name}") as progress:
+        executable: Executable = compile_model(model, progress=progress, **arguments)
+    if terminal.verbose:
+        seconds = executable.report().seconds or {}
+        terminal.say("; ".join(f"{stage} {time:.2f} s" for stage, time in seconds.items()))
+    return executable
+
+
+def refuse_compile_options(options: argparse.Namespace, artifact: Path) -> None:
+    """Raise :class:`UsageError` if an option says how to compile what is compiled already."""
+    given = [name for name in COMPILING if getattr(options, name, None) is not None]
+    if given:
+        raise UsageError(f"--{given[0]} says how to compile a model; {artifact} is compiled already")
+
+
+def check_output(path: Path) -> None:
+    """Raise :class:`UsageError` if a file cannot be written there, before work is done for it."""
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise UsageError(f"cannot write {path}: permission denied")
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file that appears when it is complete, or not at all.
+
+    Raises:
+        BlockfuseError: It cannot be written.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+            Path(name).chmod(0o666 & ~mask)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise BlockfuseError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def read_inputs(named: Mapping[str, Path], ports: tuple[Port, ...]) -> dict[str, Any]:
+    """Arrays for a network's inputs: from files where they are named, seeded random numbers elsewhere.
+
+    Raises:
+        UsageError: There is no such input, or a file is no array.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    from blockfuse.verify import seeded_inputs  # noqa: PLC0415
+
+    inputs = seeded_inputs(ports)
+    for name, path in named.items():
+        if name not in inputs:
+            raise UsageError(f"--input {name}: the network has no such input; it has {', '.join(inputs)}")
+        try:
+            loaded = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise UsageError(f"--input {name}: cannot read {path}: {reason}") from None
+        if not isinstance(loaded, np.ndarray):
+            raise UsageError(f"--input {name}: {path} is an archive; give one array as .npy")
+        inputs[name] = loaded
+    return inputs

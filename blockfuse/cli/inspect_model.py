@@ -1,0 +1,42 @@
+"""``blockfuse inspect``: what a model will be made of, or what an artifact is made of."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blockfuse.cli.files import is_artifact, refuse_compile_options
+from blockfuse.cli.options import Commands, add_compile_options, add_parser, compile_arguments
+from blockfuse.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from blockfuse.report import Report
+
+
+def add_command(commands: Commands) -> None:
+    """Add it to the parser."""
+    parser = add_parser(commands, "inspect", run, "show blocks, plans, and why something is not fused")
+    parser.add_argument("network", type=Path, metavar="MODEL|FILE.bf", help="ONNX file, or what compile wrote")
+    add_compile_options(parser, dtype=False)
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Print the report; a model is planned for it, not compiled."""
+    report = _report(options)
+    stages = "".join(f"\n{step.name}: {' | '.join(step.stages)}" for step in report.steps if step.stages)
+    terminal.result(f"{report}{stages}" if terminal.verbose else report, report.to_dict())
+    return 0
+
+
+def _report(options: argparse.Namespace) -> Report:
+    if not is_artifact(options.network):
+        from blockfuse.preview import preview  # noqa: PLC0415 - loads much
+
+        return preview(options.network, **compile_arguments(options))
+    from blockfuse import artifact  # noqa: PLC0415 - loads numpy
+    from blockfuse.report import Report  # noqa: PLC0415
+
+    refuse_compile_options(options, options.network)
+    _, data = artifact.load(options.network)
+    return Report.from_dict(data)

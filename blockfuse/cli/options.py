@@ -1,0 +1,177 @@
+"""The parser, and what commands share of it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from blockfuse import __version__
+from blockfuse.errors import UsageError
+
+Commands: TypeAlias = Any
+"""The subparsers of argparse, whose type is private."""
+
+NamedShape: TypeAlias = tuple[str, tuple[int, ...]]
+
+COMPILING = ("target", "dtype", "shape", "patterns", "fuse", "dump")
+"""Options that say how a model is compiled; none of them applies to an artifact."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with the code for wrong usage."""
+        sys.stderr.write(f"blockfuse: error: {message} (see {self.prog} --help)\n")
+        sys.exit(2)
+
+
+def build_parser() -> Parser:
+    """The parser of all commands; the namespace it makes has the function to run as ``run``."""
+    from blockfuse.cli import (  # noqa: PLC0415 - they import this module
+        bench_model,
+        check_machine,
+        compile_model,
+        explain_patterns,
+        inspect_model,
+        run_model,
+        show_demo,
+        verify_model,
+    )
+
+    parser = Parser(
+        prog="blockfuse",
+        description="Compile an ONNX convnet so that each residual block runs as one kernel.",
+        epilog="blockfuse COMMAND --help tells more.",
+    )
+    parser.add_argument("--version", action="version", version=f"blockfuse {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (
+        compile_model,
+        inspect_model,
+        run_model,
+        verify_model,
+        bench_model,
+        explain_patterns,
+        check_machine,
+        show_demo,
+    ):
+        module.add_command(commands)
+    return parser
+
+
+def add_parser(commands: Commands, name: str, run: Callable[..., int], summary: str) -> argparse.ArgumentParser:
+    """A command with the options that all have."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="print results and errors only")
+    return parser
+
+
+def add_compile_options(parser: argparse.ArgumentParser, *, dtype: bool = True) -> None:
+    """How a model is compiled."""
+    group = parser.add_argument_group("compiling")
+    group.add_argument("--target", help="cpu (default: this machine's best class), cpu:avx512, cpu:avx2, cpu:generic")
+    if dtype:
+        group.add_argument("--dtype", help="type to compute in (default: the model's)")
+    group.add_argument("--fuse", choices=("auto", "always", "never"), help="when to fuse blocks (default: auto)")
+    group.add_argument("--threads", type=_count, metavar="N", help="threads to use (default: one per core)")
+    add_shape_option(group)
+    add_patterns_option(group)
+
+
+def add_shape_option(parser: Any) -> None:
+    """Shapes of inputs."""
+    parser.add_argument(
+        "--shape",
+        type=_shape,
+        action="append",
+        metavar="NAME=1x3x224x224",
+        help="shape of an input that the model leaves open; repeat it for several",
+    )
+
+
+def add_patterns_option(parser: Any) -> None:
+    """A user's own patterns."""
+    parser.add_argument(
+        "--patterns",
+        type=Path,
+        metavar="FILE.py",
+        help="Python file with block patterns, which come before the built-in ones; it is executed",
+    )
+
+
+def compile_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of ``blockfuse.compile`` that options stand for.
+
+    Raises:
+        UsageError: A shape is given twice, or the file of patterns has none.
+        PatternError: The file of patterns fails.
+    """
+    return {
+        "target": options.target or "cpu",
+        "shape": shapes_of(options),
+        "patterns": patterns_of(options),
+        "fuse": options.fuse or "auto",
+        "threads": options.threads,
+    }
+
+
+def shapes_of(options: argparse.Namespace) -> dict[str, tuple[int, ...]] | None:
+    """Shapes by the names of inputs.
+
+    Raises:
+        UsageError: An input has two.
+    """
+    given: list[NamedShape] = options.shape or []
+    shapes = dict(given)
+    if len(shapes) < len(given):
+        raise UsageError("--shape is given twice for an input")
+    return shapes or None
+
+
+def patterns_of(options: argparse.Namespace) -> tuple[Any, ...] | None:
+    """A user's patterns and the built-in ones; None where the built-in ones are all.
+
+    Raises:
+        UsageError: The file of patterns cannot be read or has none.
+        PatternError: It fails.
+    """
+    if options.patterns is None:
+        return None
+    from blockfuse.cli.user_patterns import load_patterns  # noqa: PLC0415 - loads numpy
+    from blockfuse.frontend.patterns import all as built_in  # noqa: PLC0415
+
+    return (*load_patterns(options.patterns), *built_in())
+
+
+def seconds_argument(text: str) -> float:
+    """A time span for ``type=`` of an option."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 3600")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9]\d{0,5}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _shape(text: str) -> NamedShape:
+    name, _, dims = text.rpartition("=")
+    if not name or not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8})*", dims):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like input=1x3x224x224")
+    return name, tuple(int(dim) for dim in dims.split("x"))
