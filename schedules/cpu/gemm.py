@@ -9,7 +9,6 @@ for filter row inside the image:           bounds depend on the output row, not 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -29,9 +28,6 @@ from blockfuse.schedules.cpu.window import (
     taps_inside,
 )
 from blockfuse.schedules.emit import Buffer, Index, broadcast, load
-
-UNROLLED_CHANNELS = 4
-"""Input channels up to which the loop over them is written out."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +78,30 @@ class Term:
         self._weights = kernel.emitter.bind("weights", kernel.layout.parts[gemm].at(kernel.env))
         first, self._filter_rows = filter_rows(gemm.window, gemm.weights.taps)
         self._first_row = kernel.bind("first_r", first)
+        self._rows: tuple[Index, Index] = (self._first_row, self._filter_rows)
 
     def taps(self, tile: ColumnTile) -> tuple[tuple[int, ...], ...]:
         """For every filter column, the pixels it is multiplied for."""
         window, source = self._gemm.window, self._gemm.source
         return all_taps(window, tile) if source.padded else taps_inside(window, source.image, tile)
 
+    def enter_row(self, h: Index) -> None:
+        """Compute once which filter rows count for output row ``h``: all where the source holds its padding."""
+        window, source, bind = self._gemm.window, self._gemm.source, self._kernel.emitter.bind
+        self._rows = (self._first_row, self._filter_rows)
+        if not source.padded and rows_may_leave(window, source.image):
+            low, high = rows_inside(window, source.image, h, *self._rows)
+            self._rows = (bind("low_r", low), bind("rows_r", high - low))
+
     def emit(self, piece: Piece) -> None:
         """Add this term to the sums of a piece."""
-        bind, window, view = self._kernel.emitter.bind, self._gemm.window, self._view
+        emitter, window, view = self._kernel.emitter, self._gemm.window, self._view
         column = (piece.column * window.stride_w - window.pad_left) * view.pixel + self._channel * view.channel
-        panel = bind("panel_w", self._weights + piece.before * self._depth)
-        with self._filter_row_loop(piece.row) as r:
-            x = bind("x", view.row(input_row(window, piece.row, r)) + column)
+        panel = emitter.bind("panel_w", self._weights + piece.before * self._depth)
+        low, count = self._rows
+        with emitter.loop(count, "r") as i:
+            r = low + i
+            x = emitter.bind("x", view.row(input_row(window, piece.row, r)) + column)
             done = (r - self._first_row) * (window.s * self._inputs)
             for sweep in self._sweeps(piece.tile):
                 self._sweep(piece, sweep, x + sweep.offset, panel, done + sweep.first)
@@ -103,19 +110,6 @@ class Term:
     def _depth(self) -> int:
         """Products per sum."""
         return self._filter_rows * self._gemm.window.s * self._inputs
-
-    @contextmanager
-    def _filter_row_loop(self, row: Index) -> Iterator[Index]:
-        """A loop over the filter rows inside the image, or over all where the source holds its padding."""
-        window, source, emitter = self._gemm.window, self._gemm.source, self._kernel.emitter
-        low: Index = self._first_row
-        count: Index = self._filter_rows
-        if not source.padded and rows_may_leave(window, source.image):
-            low, high = rows_inside(window, source.image, row, low, count)
-            low = emitter.bind("low_r", low)
-            count = high - low
-        with emitter.loop(count, "r") as i:
-            yield low + i
 
     def _sweeps(self, tile: ColumnTile) -> list[_Sweep]:
         """How to go through one filter row: at once where its values are neighbours, else column by column."""
@@ -128,10 +122,6 @@ class Term:
         return [_Sweep(pixels, s * step, s * inputs, inputs) for s, pixels in enumerate(taps) if pixels]
 
     def _sweep(self, piece: Piece, sweep: _Sweep, x: Index, panel: Index, k: Index) -> None:
-        if sweep.count <= UNROLLED_CHANNELS:
-            for c in range(sweep.count):
-                self._multiply(piece, sweep.pixels, x + c * self._view.channel, panel, k + c)
-            return
         with self._kernel.emitter.loop(sweep.count, "k") as c:
             self._multiply(piece, sweep.pixels, x + c * self._view.channel, panel, k + c)
 

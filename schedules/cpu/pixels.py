@@ -60,7 +60,9 @@ class _Sums:
         return tuple(term.taps(tile) for term in self._terms.values())
 
     def enter_row(self, h: Index) -> None:
-        """Compute the addresses of an output row once."""
+        """Compute once what all pieces of an output row need."""
+        for term in self._terms.values():
+            term.enter_row(h)
         for end in self._ends.values():
             end.enter_row(h)
 

@@ -12,7 +12,7 @@ from blockfuse.fold import fold, unfoldable
 from blockfuse.machine import Loop, Node, Pixels, Program
 from blockfuse.plan_cpu import CpuPlan, UnitTiling
 from blockfuse.program_cpu import program_cpu
-from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, ImageShape, Window
+from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, ImageShape, Pool, Window
 from tests import cpu_programs
 from tests.cpu_kernels import call, compile_programs, error, random_inputs
 from tests.random_blocks import random_block
@@ -121,6 +121,22 @@ def test_every_instruction_counts(make):
     for mutant, instruction in zip(mutants, program.instructions(), strict=True):
         result = call(kernels[mutant.name], mutant, inputs, block.parameters)
         assert not error(block, inputs, result) <= 1, f"{instruction} can go"
+
+
+@pytest.mark.parametrize("filter_rows", [False, True])
+def test_shares_of_output_channels(filter_rows):
+    block = replace(cpu_programs.conv_block(ImageShape(7, 7, 24), 96, PAD1), batch=2)
+    tiling = UnitTiling(7, 2, prefetch=True, filter_rows=filter_rows)
+    check(block, program_cpu(fold(block), CpuPlan("panels", 2, 7, (tiling,)), "panels"), 1)
+
+
+def test_window_wider_than_is_written_out():
+    """A global pool of a wide image loops over the columns of its window."""
+    shape = ImageShape(5, 37, 20)
+    block = Block((shape,), (Pool("pool", (0,), "mean", Window(5, 37)), Conv("fc", (1,), 10, Window())))
+    block = block.with_random_parameters(6)
+    plan = CpuPlan("rows", 1, 1, (UnitTiling(1, 1), UnitTiling(1, 1)))
+    check(block, program_cpu(fold(block), plan, "wide"), 1)
 
 
 @pytest.mark.parametrize("shift", [0, 1, 3])
