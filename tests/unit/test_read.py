@@ -10,7 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from blockfuse.errors import ModelError, UnsupportedModelError, UsageError
 from blockfuse.frontend import read, zoo
+from blockfuse.frontend.checks import check_ops
 from blockfuse.frontend.load import MAX_NODES
+from blockfuse.graph import Graph, Op, Tensor
 from tests.onnx_models import feeds_of, floats, model, node, run
 
 RELU = [node("Relu", "x", "y", "relu")]
@@ -597,6 +599,27 @@ BAD_MODELS = {
 def test_bad_models(name):
     proto, error, *parts = BAD_MODELS[name]
     fails(proto, error, *parts)
+
+
+def one_op(kind, constants, **attrs):
+    shapes = {"x": (1, 4, 8, 8), **constants, "y": (1, 4, 8, 8)}
+    tensors = [Tensor(name, shape, "float32") for name, shape in shapes.items()]
+    return Graph("g", ["x"], ["y"], tensors, [Op(kind, "op", ("x", *constants), ("y",), attrs)])
+
+
+@pytest.mark.parametrize(
+    ("graph", "part"),
+    [
+        (one_op("MaxPool", {}, kernel_shape=(2,)), "kernel_shape has 1 entries and needs 2"),
+        (one_op("MaxPool", {}, kernel_shape=(2, 2), pads=(0, 0)), "pads has 2 entries and needs 4"),
+        (one_op("AveragePool", {}, kernel_shape=(0, 2)), "kernel_shape has an entry below 1"),
+        (one_op("AveragePool", {}, kernel_shape=(2, 2), pads=(0, -1, 0, 0)), "pads has an entry below 0"),
+        (one_op("BatchNormalization", {"s": (5,)}), "'s' has shape 5"),
+    ],
+)
+def test_what_some_versions_of_shape_inference_let_through(graph, part):
+    with pytest.raises(ModelError, match=part):
+        check_ops(graph, 17)
 
 
 @pytest.mark.parametrize(
