@@ -15,12 +15,14 @@ class Check:
 
     Attributes:
         tensor: Its name in the model.
-        block: Name of the block that makes it; "" for an output of the model.
+        block: Name of the block that makes it, or "".
+        is_output: Whether it is an output of the model.
         comparison: What was found.
     """
 
     tensor: str
     block: str
+    is_output: bool
     comparison: Comparison
 
     def __str__(self) -> str:
@@ -60,7 +62,7 @@ class Verification:
     @property
     def outputs(self) -> tuple[Check, ...]:
         """The outputs of the model."""
-        return tuple(check for check in self.checks if not check.block)
+        return tuple(check for check in self.checks if check.is_output)
 
     @property
     def blocks(self) -> tuple[Check, ...]:
@@ -84,7 +86,10 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """The verification as JSON holds it."""
-        checks = [{"tensor": check.tensor, "block": check.block, **check.comparison.to_dict()} for check in self.checks]
+        checks = [
+            {"tensor": check.tensor, "block": check.block, "is_output": check.is_output, **check.comparison.to_dict()}
+            for check in self.checks
+        ]
         return {**asdict(self), "checks": checks, "unchecked": list(self.unchecked), "passed": self.passed}
 
     def __str__(self) -> str:
@@ -101,4 +106,4 @@ class Verification:
 def _row(check: Check) -> tuple[str, ...]:
     found = check.comparison
     numbers = (f"{found.max_rel:.1e}", f"{found.allowed:.1e}", f"{found.p99:.1e}", f"{found.cosine:.9f}")
-    return (check.tensor, check.block or "output", *numbers, str(found.nan), str(found.inf))
+    return (check.tensor, check.block or "(output)", *numbers, str(found.nan), str(found.inf))

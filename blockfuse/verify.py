@@ -68,16 +68,21 @@ def verify(
     if executable is None:
         executable = compile_model(model, target, None, shape, patterns, fuse, threads, taps=per_block)
     graph = canonical_graph(model, shape or {port.name: port.shape for port in executable.inputs})
-    blocks = _tapped_blocks(executable, graph)
-    if per_block and not blocks and executable.report().blocks:
-        raise UsageError("the executable does not return the results of its blocks; compile it with taps=True")
+    _check_outputs(executable, graph, per_block=per_block)
+    blocks = {step.output: step.name for step in executable.report().blocks}
+    tensors = [name for name in (port.name for port in executable.outputs) if name not in graph.outputs]
     inputs = seeded_inputs(executable.inputs, seed)
-    expected = _reference(model, graph, inputs, list(blocks))
+    expected = _reference(model, graph, inputs, tensors)
     actual = executable.run(inputs)
     depths = path_depths(graph)
     checks = [
-        Check(name, blocks.get(name, ""), compare(actual[name], expected[name], _allowed(graph, depths, name)))
-        for name in (*blocks, *graph.outputs)
+        Check(
+            name,
+            blocks.get(name, ""),
+            name in graph.outputs,
+            compare(actual[name], expected[name], _allowed(graph, depths, name)),
+        )
+        for name in (*tensors, *graph.outputs)
         if name in expected
     ]
     result = Verification(
@@ -88,7 +93,7 @@ def verify(
         seed=seed,
         reference=f"ONNX Runtime {_onnxruntime().__version__}, unoptimised",
         checks=tuple(checks),
-        unchecked=tuple(block for name, block in blocks.items() if name not in expected),
+        unchecked=tuple(blocks.get(name, name) for name in tensors if name not in expected),
     )
     return _passed(result)
 
@@ -102,15 +107,15 @@ def _passed(result: Verification) -> Verification:
     raise VerificationError(f"{result.network}: {worst}{start}", result)
 
 
-def _tapped_blocks(executable: Executable, graph: Graph) -> dict[str, str]:
-    """Names of blocks by the tensors they make, for those that the executable returns beside the model's outputs."""
+def _check_outputs(executable: Executable, graph: Graph, *, per_block: bool) -> None:
+    """Raise :class:`UsageError` unless the executable returns what is to be compared."""
     returned = {port.name: port.shape for port in executable.outputs}
     for name in graph.outputs:
         if returned.get(name) != graph.tensor(name).shape:
             shape = list(graph.tensor(name).shape)
             raise UsageError(f"the executable has no output {name!r} of shape {shape}: it is one of another model")
-    made = {step.output: step.name for step in executable.report().blocks}
-    return {name: block for name, block in made.items() if name in returned and name not in graph.outputs}
+    if per_block and any(block.output not in returned for block in executable.report().blocks):
+        raise UsageError("the executable does not return the results of its blocks; compile it with taps=True")
 
 
 def canonical_graph(model: Model, shape: Mapping[str, Sequence[int]] | None = None) -> Graph:
