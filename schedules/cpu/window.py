@@ -32,6 +32,8 @@ class ColumnTile:
 
 def column_tiles(low: int, high: int, pixels: int) -> list[ColumnTile]:
     """Columns ``low .. high - 1`` as the fewest tiles of at most ``pixels``, of equal width but for the last."""
+    if high <= low:
+        return []
     count = -(-(high - low) // pixels)
     width = -(-(high - low) // count)
     return [ColumnTile(i, first, min(width, high - first)) for i, first in enumerate(range(low, high, width))]
