@@ -21,6 +21,7 @@ from blockfuse.rules_cuda import Limits, apply_rules
 _HALF = 2  # bytes
 _REGISTER_FILE = 65536  # per SM
 _OTHER_REGISTERS = 23  # addresses, loop variables, what the compiler keeps
+_REMEDY = "cut the block"
 _MAX_TILE = 32  # pixels along an axis
 _MAX_INPUTS = 10  # kernel parameters are ordered by name
 
@@ -54,15 +55,13 @@ def plan_cuda(
     if not candidates:
         out = folded.shapes[-1]
         return Infeasible("tile of an output whose paths differ in stride", out.pixels, _MAX_TILE**2, "pixels")
-    ordered = sorted(candidates, key=lambda plan: predicted_seconds(folded, plan, device))
-    closest: Infeasible | None = None
-    for candidate in ordered:
+    failures = []
+    for candidate in sorted(candidates, key=lambda plan: predicted_seconds(folded, plan, device)):
         result = _fitted(folded, candidate, device)
         if isinstance(result, CudaPlan):
             return result
-        if closest is None or (result.limit, result.need) < (closest.limit, closest.need):
-            closest = result
-    return closest or Infeasible("candidates", 1, 0, "plans")
+        failures.append(result)
+    return min(failures, key=lambda failure: (failure.limit, failure.need))
 
 
 def _candidates(folded: Folded, tile: tuple[int, int] | None, warps: int | None) -> Iterator[CudaPlan]:
@@ -86,19 +85,15 @@ def _shares(size: int) -> list[int]:
 def _fitted(folded: Folded, plan: CudaPlan, device: Device) -> CudaPlan | Infeasible:
     """The plan, or the first of its fallbacks that fits; else the least need of shared memory."""
     registers = min(device.registers, _REGISTER_FILE // (32 * plan.warps)) - _OTHER_REGISTERS
-    least: Infeasible | None = None
+    failures = []
     for limits in _FALLBACKS:
         smaller = apply_rules(folded, plan.tile_p, plan.tile_q, plan.warps, limits)
         program = program_cuda(folded, smaller, "candidate")
         need, live = program.arena * _HALF, live_registers(program)
-        if need <= device.local_bytes and live <= registers:
+        if need > device.local_bytes:
+            failures.append(Infeasible("shared memory", need, device.local_bytes, "bytes", _REMEDY))
+        elif live > registers:
+            failures.append(Infeasible("sums and fragments", live, registers, "registers per thread", _REMEDY))
+        else:
             return smaller
-        remedy = "a smaller tile or a cut of the block"
-        failure = (
-            Infeasible("shared memory", need, device.local_bytes, "bytes", remedy)
-            if need > device.local_bytes
-            else Infeasible("registers for sums and fragments", live, registers, "per thread", remedy)
-        )
-        if least is None or failure.need < least.need:
-            least = failure
-    return least or Infeasible("fallbacks", 1, 0, "plans")
+    return min(failures, key=lambda failure: failure.need)

@@ -119,7 +119,8 @@ class Kernel:
     @property
     def most_tiles(self) -> int:
         """The most m16 tiles that any GEMM of the program has in registers."""
-        return max(node.acc.tiling.mb for node in self.program.walk() if isinstance(node, Gemm) and node.acc.tiling)
+        tilings = [node.acc.tiling for node in self.program.walk() if isinstance(node, Gemm)]
+        return max((tiling.mb for tiling in tilings if tiling), default=1)
 
     def once(self, key: object) -> bool:
         """Whether this is the first call with that key: for statements that are hoisted."""

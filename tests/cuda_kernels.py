@@ -1,0 +1,129 @@
+"""Builds CUDA kernels of blocks and runs them in the emulator against the float64 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from blockfuse.block import Block, ParameterKey, accumulation_depth, reference
+from blockfuse.compare import tolerance
+from blockfuse.device import GPUS
+from blockfuse.fold import fold
+from blockfuse.machine import Loop, Program
+from blockfuse.plan_cuda import CudaPlan
+from blockfuse.planner_cuda import plan_cuda
+from blockfuse.program_cuda import program_cuda
+from blockfuse.schedules.cuda import cuda_source, lower, pack
+from blockfuse.stages import Array
+from tests.emulated.emulator import Counters, Finding, emulate
+
+
+@dataclass(frozen=True)
+class Built:
+    """A block on its way to a kernel."""
+
+    block: Block
+    plan: CudaPlan
+    program: Program
+    source: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an emulated launch found.
+
+    ``error`` is the largest difference from the reference over what rounding explains: at most 1 where the kernel is
+    right, NaN where an element was not written.
+    """
+
+    error: float
+    findings: tuple[Finding, ...]
+    counters: Counters
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the result is right and nothing was reported."""
+        return self.error <= 1 and not self.findings
+
+
+def rounded_weights(block: Block) -> Block:
+    """The block with filters that fp16 holds exactly, as kernels read them."""
+    data = {
+        key: array.astype(np.float16).astype(np.float32) if key[1] == "weight" else array
+        for key, array in block.parameters.items()
+    }
+    return replace(block, parameters=data)
+
+
+def plan(block: Block, tile: tuple[int, int] | None = None, warps: int | None = None) -> CudaPlan:
+    """The planner's choice for an H200; the tile and the warps may be given."""
+    chosen = plan_cuda(fold(block), GPUS["sm_90"], tile=tile, warps=warps)
+    assert isinstance(chosen, CudaPlan), str(chosen)
+    return chosen
+
+
+def build(block: Block, tile: tuple[int, int] | None = None, warps: int | None = None) -> Built:
+    """Plan, program and CUDA C of a block."""
+    block = rounded_weights(block)
+    chosen = plan(block, tile, warps)
+    program = program_cuda(fold(block), chosen, block.name)
+    return Built(block, chosen, program, cuda_source(lower(program)))
+
+
+def inputs_of(block: Block, seed: int = 0) -> list[Array]:
+    """Normal fp16 values for every input."""
+    rng = np.random.default_rng(seed)
+    shapes = [(block.batch, s.height, s.width, s.channels) for s in block.inputs]
+    return [rng.standard_normal(shape).astype(np.float16) for shape in shapes]
+
+
+def run(
+    built: Built,
+    source: str | None = None,
+    *,
+    thread_order: Literal["forward", "reverse"] = "forward",
+    count: bool = False,
+) -> Run:
+    """Emulate a kernel, or another source in its place."""
+    block, program = built.block, built.program
+    inputs = inputs_of(block)
+    arguments = kernel_arguments(program, inputs, block.parameters)
+    emulated = emulate(
+        source or built.source,
+        arguments,
+        outputs={"result"},
+        grid=grid(program),
+        shared_bytes=2 * program.arena,
+        thread_order=thread_order,
+        count=count,
+    )
+    return Run(error(block, inputs, arguments["result"]), emulated.findings, emulated.counters)
+
+
+def kernel_arguments(
+    program: Program, inputs: Sequence[Array], parameters: Mapping[ParameterKey, Array]
+) -> dict[str, Array]:
+    """Arrays by the names of the kernel's parameters; the result is NaN all over."""
+    names = {np.dtype(np.float32): "packed_vectors", np.dtype(np.float16): "packed_weights"}
+    packed = {names[array.dtype]: array for array in pack(program, parameters)}
+    images = {f"input_{i}": array for i, array in enumerate(inputs)}
+    out = program.output.image
+    shape = (program.batch, out.height, out.width, out.channels)
+    return images | packed | {"result": np.full(shape, np.nan, np.float16)}
+
+
+def grid(program: Program) -> int:
+    """Number of CTAs."""
+    loops = [node for node in program.walk() if isinstance(node, Loop) and node.kind.is_parallel]
+    return int(np.prod([loop.count for loop in loops]))
+
+
+def error(block: Block, inputs: Sequence[Array], actual: Array) -> float:
+    """Largest difference from the reference over what is allowed, relative to the largest value in the block."""
+    values = reference(block, inputs)
+    scale = max(float(np.abs(value).max()) for value in values[len(block.inputs) :])
+    allowed = tolerance(max(1, accumulation_depth(block)), "float16", len(block.stages)) * max(scale, 1e-3)
+    return float(np.abs(actual.astype(np.float64) - values[-1]).max() / allowed)
