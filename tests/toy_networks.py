@@ -30,6 +30,16 @@ def scale_kernel(shape=KERNEL_IMAGE, *, reads_nchw=False, alignment=4):
     return PrimFunc([x, weight, bias, y], For(n, 0, shape[0], ForKind.SERIAL, body))
 
 
+def negate_kernel(shape=KERNEL_IMAGE):
+    """y = -x: TVM takes a kernel with one tensor and as many results for a reshape if it may."""
+    axes = [Var(name, "int32") for name in "nhwc"]
+    x, y = (tirx.decl_buffer(shape, "float32", name, data_alignment=4) for name in "xy")
+    body = BufferStore(y, BufferLoad(x, axes) * tirx.const(-1.0, "float32"), axes)
+    for variable, extent in zip(reversed(axes), reversed(shape), strict=True):
+        body = For(variable, 0, extent, ForKind.SERIAL, body)
+    return PrimFunc([x, y], body)
+
+
 def mean_kernel(shape=KERNEL_IMAGE):
     """y[n, 0, 0, c] = mean of x over h and w: a kernel with one tensor and no constant."""
     n, h, w, c = (Var(name, "int32") for name in "nhwc")

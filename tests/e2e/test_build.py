@@ -64,6 +64,7 @@ def test_inputs_that_kernels_read_need_no_alignment(classifier):
 
 def test_small_images_change_layout_for_free(classifier):
     assert classifier[0].layout_changes == 0
+    assert b"transpose" not in classifier[0].code
 
 
 def test_a_saved_network_runs_where_no_compiler_is_loaded(saved, classifier, tmp_path):
@@ -111,6 +112,16 @@ def test_any_number_of_threads_gives_the_same(classifier, threads):
     library, reference = classifier
     image = toy.image_input(2)
     toy.close(Session(library, threads).run({"image": image})["probability"], reference(image)["probability"])
+
+
+def test_a_kernel_of_one_tensor_that_could_be_a_reshape():
+    shapes = toy.tensors(x=toy.IMAGE, y=toy.IMAGE)
+    call = Call("negate", ("x",), (), "y", toy.KERNEL_IMAGE)
+    network = Network("n", (Port("x", toy.IMAGE),), (Port("y", toy.IMAGE),), (call,), shapes)
+    library = build(network, {"negate": toy.negate_kernel()}, CPU)
+    image = toy.image_input()
+    np.testing.assert_array_equal(Session(library).run({"x": image})["y"], -image)
+    assert b"transpose" in library.code
 
 
 # ---- layouts ---------------------------------------------------------------------------------------------------------
