@@ -90,10 +90,11 @@ def run(
     """Emulate a kernel, or another source in its place."""
     block, program = built.block, built.program
     inputs = inputs_of(block)
+    source = source or built.source
     arguments = kernel_arguments(program, inputs, block.parameters)
     emulated = emulate(
-        source or built.source,
-        arguments,
+        source,
+        {name: array for name, array in arguments.items() if f"{name}_ptr" in source},  # unused ones vanish
         outputs={"result"},
         grid=grid(program),
         shared_bytes=2 * program.arena,

@@ -1,0 +1,72 @@
+"""Kernels of residual blocks, emulated: right within rounding, and nothing to report."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from blockfuse.block import Block
+from blockfuse.stages import Conv, Depthwise, Window
+from tests.cuda_kernels import Built, build, run
+from tests.residual_blocks import basic, bottleneck, global_pool, max_pool, mbconv, same, single
+
+# A vector access whose alignment TVM cannot prove becomes one load per element, silently.
+GATHER = re.compile(r"make_(?:half|uint|float)\d\(\w+\[|make_uint\d\(\(\(uint")
+
+ASYMMETRIC = Window(3, 3, 2, 2, pad_bottom=1, pad_right=1)
+DILATED = Window(3, 3, 1, 1, 2, 2, 2, 2, 2, 2)
+
+
+def assert_right(built: Built, *, reverse: bool = False) -> None:
+    assert not GATHER.search(built.source)
+    result = run(built, thread_order="reverse" if reverse else "forward")
+    assert not result.findings
+    assert result.error <= 1
+
+
+@pytest.mark.parametrize(
+    ("block", "tile", "warps"),
+    [(basic(28, 28, 128), (7, 14), 8), (mbconv(28, 28, 32, 192), (7, 14), 4)],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_real_sizes(block, tile, warps):
+    assert_right(build(block, tile, warps))
+
+
+SMALL: list[tuple[Block, tuple[int, int]]] = [
+    (basic(11, 9, 24, batch=2), (4, 6)),
+    (basic(13, 11, 16, 32, stride=2), (4, 4)),
+    (bottleneck(9, 10, 64, 32), (4, 6)),
+    (bottleneck(11, 13, 32, 32, 64, stride=2, batch=2), (4, 4)),
+    (bottleneck(1, 1, 64, 32, batch=3), (2, 2)),
+    (mbconv(17, 13, 24, 96, 40, stride=2), (4, 5)),
+    (mbconv(15, 15, 40, 120, 48, r=5, stride=2), (4, 4)),
+    (mbconv(7, 7, 20, 144, r=5, batch=2), (7, 7)),
+    (single(9, 11, 40, Conv("pointwise", (0,), 48, Window())), (4, 6)),
+    (single(9, 11, 3, Conv("stem", (0,), 24, same(3, 2)), batch=2), (3, 4)),
+    (single(9, 12, 20, Conv("asymmetric", (0,), 20, ASYMMETRIC)), (4, 6)),
+    (single(12, 9, 16, Conv("dilated", (0,), 16, DILATED)), (5, 5)),
+    (single(9, 11, 24, Depthwise("depthwise", (0,), same(5)), batch=2), (4, 6)),
+    (max_pool(13, 11, 20), (4, 3)),
+    (global_pool(7, 7, 40), (1, 1)),
+]
+
+
+@pytest.mark.parametrize(("block", "tile"), SMALL, ids=[f"{b.name}_{b.inputs[0]}" for b, _ in SMALL])
+def test_small_and_ragged(block, tile):
+    assert_right(build(block, tile))
+
+
+def test_the_order_of_threads_does_not_matter():
+    assert_right(build(mbconv(9, 10, 16, 64), (4, 6), 4), reverse=True)
+
+
+def test_text_of_a_kernel():
+    """What people look for in generated code: names of stages, one kernel, parameters in the documented order."""
+    source = build(mbconv(9, 10, 16, 64), (4, 6), 4).source
+    assert all(name in source for name in ("acc_expand", "filter_depthwise", "acc_project", "depthwise_c"))
+    signature = re.search(r"__global__ void __launch_bounds__\(128\) (\w+)\(([^)]*)\)", source)
+    assert signature is not None
+    assert signature[1] == "mbconv_kernel"
+    assert re.findall(r"(\w+)_ptr", signature[2]) == ["input_0", "packed_vectors", "packed_weights", "result"]

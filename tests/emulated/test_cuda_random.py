@@ -1,0 +1,17 @@
+"""Kernels of seeded random blocks, emulated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.cuda_kernels import build, run
+from tests.random_blocks import random_block
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_block(seed):
+    built = build(random_block(np.random.default_rng(seed), dtype="float16"))
+    result = run(built)
+    assert not result.findings, built.block
+    assert result.error <= 1, built.block
