@@ -31,7 +31,7 @@ def scale_kernel(shape=KERNEL_IMAGE, *, reads_nchw=False, alignment=4):
 
 
 def negate_kernel(shape=KERNEL_IMAGE):
-    """y = -x: TVM takes a kernel with one tensor and as many results for a reshape if it may."""
+    """y = -x, a kernel of one tensor without constants."""
     axes = [Var(name, "int32") for name in "nhwc"]
     x, y = (tirx.decl_buffer(shape, "float32", name, data_alignment=4) for name in "xy")
     body = BufferStore(y, BufferLoad(x, axes) * tirx.const(-1.0, "float32"), axes)
