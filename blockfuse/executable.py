@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from blockfuse import artifact
-from blockfuse.errors import InputError
+from blockfuse.errors import ArtifactError, InputError, InternalError
 from blockfuse.library import Library, Port
 from blockfuse.report import Report
 from blockfuse.runtime import Session
@@ -106,6 +106,10 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Executable
         TargetError: TVM's runtime library is not found.
     """
     library, report = artifact.load(path)
-    executable = Executable(library, Report.from_dict(report), threads)
+    try:
+        parsed = Report.from_dict(report)
+    except InternalError as error:
+        raise ArtifactError(f"{os.fspath(path)} is damaged: {error}") from None
+    executable = Executable(library, parsed, threads)
     executable.start()
     return executable

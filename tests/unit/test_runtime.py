@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockfuse import runtime
+from blockfuse import artifact, runtime
 from blockfuse.build import build
 from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
-from blockfuse.executable import Executable
+from blockfuse.executable import Executable, load
 from blockfuse.graph import Op
 from blockfuse.library import ALIGNMENT, Port, aligned_empty
 from blockfuse.network import Call, Network
@@ -279,6 +279,13 @@ def test_code_that_is_no_library(library, tmp_path, monkeypatch):
         Session(replace(library, code=b"\x7fELF nothing"))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_container_whose_report_is_no_report(library, tmp_path):
+    artifact.save(library, {"odd": 1}, tmp_path / "n.bf")
+    with pytest.raises(ArtifactError, match=r"n.bf is damaged: ") as caught:
+        load(tmp_path / "n.bf")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_code_file_is_gone_once_loaded(library, tmp_path, monkeypatch):
