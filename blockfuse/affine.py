@@ -80,6 +80,11 @@ class Affine:
         """Whether no loop variable occurs."""
         return not self.terms
 
+    def with_value(self, name: str, value: int) -> Affine:
+        """The expression with a number in place of a loop variable that stands alone in a term."""
+        kept = tuple((atom, c) for atom, c in self.terms if atom != name)
+        return Affine(self.const + value * sum(c for atom, c in self.terms if atom == name), kept)
+
     def at(self, env: Mapping[str, int]) -> int:
         """The number, given the loop variables."""
         total = self.const

@@ -181,14 +181,29 @@ def barriers(nodes: list[Node], ring: Ring | None) -> int:
 
 @dataclass(frozen=True)
 class _Touch:
-    """Elements ``[low, high)`` of the arena, and whether they were written."""
+    """Elements ``[low, high)`` of the arena, whether they were written, and, in the ring, by which step's reads."""
 
     low: int
     high: int
-    writes: bool
+    writes: bool = False
+    step: Affine | None = None
 
     def conflicts(self, other: _Touch) -> bool:
         return (self.writes or other.writes) and self.low < other.high and other.low < self.high
+
+    def behind(self, loop: Loop, ring: Ring | None) -> _Touch:
+        """The same, seen from behind a loop: of a step in it, only the last one is not behind a barrier."""
+        if self.step is None or ring is None:
+            return self
+        return _slot_reads(self.step.with_value(loop.var, loop.count - 1), ring)
+
+
+def _slot_reads(step: Affine, ring: Ring) -> _Touch:
+    """The slot that a step reads; all of them as long as the step's number is not known."""
+    if not step.is_constant:
+        return _Touch(ring.offset, ring.offset + ring.depth * ring.slot, step=step)
+    low = ring.offset + step.const % ring.depth * ring.slot
+    return _Touch(low, low + ring.slot)
 
 
 class _Barriers:
@@ -200,38 +215,37 @@ class _Barriers:
         self.inserted = 0
 
     def run(self, nodes: list[Node]) -> int:
-        self._walk(nodes, in_step=False)
+        self._walk(nodes, None)
         return self.inserted
 
-    def _walk(self, nodes: list[Node], *, in_step: bool) -> None:
+    def _walk(self, nodes: list[Node], step: Step | None) -> None:
         for node in list(nodes):
             match node:
                 case Step():
                     self.since = []
-                    self._walk(node.body, in_step=True)
+                    self._walk(node.body, node)
                 case Loop():
-                    self._walk(node.body, in_step=in_step)
-                    if not node.kind.is_parallel:
-                        self._walk(node.body, in_step=in_step)
+                    for _ in range(1 if node.kind.is_parallel else 2):
+                        self._walk(node.body, step)
+                    self.since = [touch.behind(node, self.ring) for touch in self.since]
                 case Pixels():
-                    self._walk(node.body, in_step=in_step)
+                    self._walk(node.body, step)
                 case Sync():
                     self.since = []
                 case _:
-                    self._instruction(node, nodes, in_step=in_step)
+                    self._instruction(node, nodes, step)
 
-    def _instruction(self, instruction: Instruction, nodes: list[Node], *, in_step: bool) -> None:
-        touches = self._touches(instruction, in_step=in_step)
+    def _instruction(self, instruction: Instruction, nodes: list[Node], step: Step | None) -> None:
+        touches = self._touches(instruction, step)
         if any(touch.conflicts(earlier) for touch in touches for earlier in self.since):
             nodes.insert(nodes.index(instruction), Sync())
             self.inserted += 1
             self.since = []
         self.since += touches
 
-    def _touches(self, instruction: Instruction, *, in_step: bool) -> list[_Touch]:
+    def _touches(self, instruction: Instruction, step: Step | None) -> list[_Touch]:
         local = [(tile, False) for tile in reads(instruction)] + [(tile, True) for tile in written(instruction)]
         touches = [_Touch(t.offset, t.offset + t.size, writes) for t, writes in local if not t.is_global]
-        if in_step and self.ring is not None and hasattr(instruction, "weights"):
-            low = self.ring.offset
-            touches.append(_Touch(low, low + self.ring.depth * self.ring.slot, writes=False))
+        if step is not None and self.ring is not None and hasattr(instruction, "weights"):
+            touches.append(_slot_reads(step.number, self.ring))
         return touches

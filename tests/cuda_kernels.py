@@ -92,10 +92,11 @@ def run(
     inputs = inputs_of(block)
     source = source or built.source
     arguments = kernel_arguments(program, inputs, block.parameters)
+    kept = {name: array for name, array in arguments.items() if f"{name}_ptr" in source}  # unused ones vanish
     emulated = emulate(
         source,
-        {name: array for name, array in arguments.items() if f"{name}_ptr" in source},  # unused ones vanish
-        outputs={"result"},
+        kept,
+        outputs={"result"} & set(kept),
         grid=grid(program),
         shared_bytes=2 * program.arena,
         thread_order=thread_order,

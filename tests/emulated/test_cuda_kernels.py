@@ -64,7 +64,7 @@ def test_the_order_of_threads_does_not_matter():
 
 def test_text_of_a_kernel():
     """What people look for in generated code: names of stages, one kernel, parameters in the documented order."""
-    source = build(mbconv(9, 10, 16, 64), (4, 6), 4).source
+    source = build(mbconv(9, 10, 16, 128), (4, 6), 4).source
     assert all(name in source for name in ("acc_expand", "filter_depthwise", "acc_project", "depthwise_c"))
     signature = re.search(r"__global__ void __launch_bounds__\(128\) (\w+)\(([^)]*)\)", source)
     assert signature is not None
