@@ -1,0 +1,114 @@
+"""What generated CUDA kernels need and do, found without a GPU: by compiling them and by emulating them.
+
+    python -m benchmarks.cuda_kernels_static                 a table of every case
+    python -m benchmarks.cuda_kernels_static basic --json    cases whose name contains a word, as JSON
+
+Registers and spills are those nvcc reports (rows are missing where it is not installed). Everything else
+is counted by the emulator, per CTA: ``conflicts`` are passes through the shared-memory banks over passes without any
+conflict. Cycles per SM are a model, not a measurement: mma / 0.62, wavefronts + asynchronous bytes / 128, and 32-byte
+sectors * 32 / 28.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+
+from blockfuse.block import Block
+from blockfuse.report import table
+from tests.cuda_kernels import Built, Run, build, grid, run
+from tests.emulated.nvcc import compile_cubin, find_nvcc
+from tests.residual_blocks import basic, bottleneck, mbconv
+
+ARCHS = ("sm_80", "sm_90")
+_FLOP_SHARE = 0.62  # of the tensor peak, for mma.sync
+_BANK_BYTES = 128  # of shared memory per cycle
+_SECTOR, _L2_BYTES = 32, 28  # bytes; bytes of L2 per cycle and SM
+
+
+@dataclass(frozen=True)
+class Case:
+    """A block and the tile to compile it at; the planner chooses where there is none."""
+
+    name: str
+    block: Block
+    tile: tuple[int, int] | None = None
+    warps: int | None = None
+
+
+CASES = [
+    Case("basic 28x28x128, 7x14", basic(28, 28, 128), (7, 14), 8),
+    Case("basic 28x28x128, planned", basic(28, 28, 128)),
+    Case("mbconv 28x28 32-192-32, 7x14", mbconv(28, 28, 32, 192), (7, 14), 4),
+    Case("mbconv 28x28 32-192-32, planned", mbconv(28, 28, 32, 192)),
+    Case("basic 56x56 64-128 stride 2, 7x14", basic(56, 56, 64, 128, stride=2), (7, 14), 8),
+    Case("mbconv 56x56 24-144-40 5x5 stride 2, 7x7", mbconv(56, 56, 24, 144, 40, r=5, stride=2), (7, 7), 4),
+    Case("bottleneck 56x56 256-64, 8x14", bottleneck(56, 56, 256, 64), (8, 14), 8),
+]
+
+
+def measure(case: Case) -> dict[str, object]:
+    """One row of figures."""
+    built = build(case.block, case.tile, case.warps)
+    return {
+        "kernel": case.name,
+        "tile": f"{built.plan.tile_p}x{built.plan.tile_q}",
+        "warps": built.plan.warps,
+        "depth": built.plan.depth,
+        "CTAs": grid(built.program),
+        "shared bytes": 2 * built.program.arena,
+        **_compiled(built),
+        **_executed(built, run(built, count=True)),
+    }
+
+
+def _compiled(built: Built) -> dict[str, object]:
+    if find_nvcc() is None:
+        return {}
+    row: dict[str, object] = {}
+    for arch in ARCHS:
+        stats = compile_cubin(built.source, arch, dynamic_shared_bytes=2 * built.program.arena)
+        row[f"registers {arch}"] = stats.registers
+        row[f"spilled bytes {arch}"] = stats.spill_load_bytes + stats.spill_store_bytes
+    return row
+
+
+def _executed(built: Built, result: Run) -> dict[str, object]:
+    c, ctas = result.counters, grid(built.program)
+    wavefronts = c.ldmatrix_wavefronts + c.shared_load_wavefronts + c.shared_store_wavefronts
+    return {
+        "error of allowed": round(result.error, 3),
+        "findings": len(result.findings),
+        "mma": c.mma // ctas,
+        "ldmatrix": c.ldmatrix // ctas,
+        "ldmatrix per mma": round(c.ldmatrix / max(c.mma, 1), 3),
+        "shared loads": c.shared_loads // ctas,
+        "shared stores": c.shared_stores // ctas,
+        "ldmatrix conflicts": round(c.ldmatrix_wavefronts / max(c.ldmatrix_ideal, 1), 2),
+        "load conflicts": round(c.shared_load_wavefronts / max(c.shared_load_ideal, 1), 2),
+        "store conflicts": round(c.shared_store_wavefronts / max(c.shared_store_ideal, 1), 2),
+        "barriers": c.barriers // ctas,
+        "tensor cycles": round(c.mma / ctas / _FLOP_SHARE),
+        "shared cycles": round((wavefronts + c.async_copy_bytes / _BANK_BYTES) / ctas),
+        "L2 cycles": round((c.global_load_sectors + c.global_store_sectors) * _SECTOR / _L2_BYTES / ctas),
+    }
+
+
+def main() -> None:
+    """Print the figures of the chosen cases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="cases whose name contains one of these; all by default")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args()
+    chosen = [case for case in CASES if not options.words or any(word in case.name for word in options.words)]
+    rows = [measure(case) for case in chosen]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    print("\n".join(table([(key, *(str(row.get(key, "")) for row in rows)) for key in keys])))
+
+
+if __name__ == "__main__":
+    main()
