@@ -1,7 +1,7 @@
 """GEMM: the micro-kernel.
 
 for filter row inside the image:           bounds depend on the output row, not on anything inside
-  for filter column, input channel:        one merged loop where the values under a filter row are neighbours
+  for filter column, input channel:        one loop where the values under filter columns are neighbours
     for p, v:                              written out
       sums[p][v] += x[p] * w[v]            one multiply-add with x broadcast from memory
 """
@@ -17,7 +17,7 @@ from blockfuse.errors import InternalError
 from blockfuse.machine import Gemm, Region
 from blockfuse.schedules.cpu.context import Kernel
 from blockfuse.schedules.cpu.pack import LINE
-from blockfuse.schedules.cpu.vectors import Panel
+from blockfuse.schedules.cpu.vectors import Panel, runs
 from blockfuse.schedules.cpu.window import (
     ColumnTile,
     all_taps,
@@ -112,14 +112,16 @@ class Term:
         return self._filter_rows * self._gemm.window.s * self._inputs
 
     def _sweeps(self, tile: ColumnTile) -> list[_Sweep]:
-        """How to go through one filter row: at once where its values are neighbours, else column by column."""
+        """How to go through one filter row.
+
+        Filter columns that count for the same pixels make one loop if their values are neighbours in memory.
+        """
         window, view, inputs = self._gemm.window, self._view, self._inputs
-        taps = self.taps(tile)
         neighbours = view.channel == 1 and view.pixel == inputs and window.dilation_w == 1
-        if neighbours and all(len(pixels) == tile.width for pixels in taps):
-            return [_Sweep(taps[0], 0, 0, window.s * inputs)]
+        columns = list(enumerate(self.taps(tile)))
+        groups = runs(columns, lambda column: column[1] if neighbours else column)
         step = window.dilation_w * view.pixel
-        return [_Sweep(pixels, s * step, s * inputs, inputs) for s, pixels in enumerate(taps) if pixels]
+        return [_Sweep(pixels, s * step, s * inputs, count * inputs) for (s, pixels), count in groups if pixels]
 
     def _sweep(self, piece: Piece, sweep: _Sweep, x: Index, panel: Index, k: Index) -> None:
         with self._kernel.emitter.loop(sweep.count, "k") as c:
