@@ -139,17 +139,16 @@ def bench(
     inputs = seeded_inputs(executable.inputs, seed)
     sides: dict[str, Call] = {"blockfuse": lambda: executable.run(inputs)}
     if baseline is not None and model is not None:
-        sides[baseline] = _onnxruntime_call(model, inputs, session.threads)
-    times, count = _alternate(sides, rounds, seconds, turn)
-    measured = [_side(name, values) for name, values in times.items()]
+        sides[baseline] = onnxruntime_call(model, inputs, session.threads)
+    measured, count = measure(sides, rounds, seconds, turn)
     return BenchResult(
         network=executable.report().network,
         target=executable.report().target,
         fuse=executable.report().fuse,
         threads=session.threads,
         rounds=count,
-        ours=measured[0],
-        baseline=measured[1] if len(measured) > 1 else None,
+        ours=measured["blockfuse"],
+        baseline=measured.get(baseline or ""),
         facts=machine_facts(),
     )
 
@@ -166,10 +165,20 @@ def _check(model: object, baseline: str | None, rounds: int | None, seconds: flo
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
-def _alternate(
-    sides: Mapping[str, Call], rounds: int | None, seconds: float, turn: float
-) -> tuple[dict[str, list[float]], int]:
-    """Seconds of every timed call of every side, and the number of rounds; who starts changes from round to round."""
+def measure(
+    sides: Mapping[str, Call], rounds: int | None = None, seconds: float = 3.0, turn: float = 0.01
+) -> tuple[dict[str, Side], int]:
+    """Time any number of sides in turns; who starts changes from round to round.
+
+    Args:
+        sides: What to call, by name.
+        rounds: Turns per side; by default as many as fit into ``seconds``, and at least three.
+        seconds: How long to measure, without the warm-up.
+        turn: Seconds of one turn, in which at least one call is timed.
+
+    Returns:
+        The times of every side, by name, and the number of rounds.
+    """
     times: dict[str, list[float]] = {name: [] for name in sides}
     for call in sides.values():
         _timed(call, min(_WARM_UP, seconds))
@@ -179,9 +188,9 @@ def _alternate(
     while done < rounds if rounds is not None else done < _FEWEST_ROUNDS or time.perf_counter() < deadline:
         for name in order:
             times[name] += _timed(sides[name], turn)
-        order.reverse()
+        order.append(order.pop(0))
         done += 1
-    return times, done
+    return {name: _side(name, values) for name, values in times.items()}, done
 
 
 def _timed(call: Call, turn: float) -> list[float]:
@@ -204,8 +213,19 @@ def _side(name: str, times: list[float]) -> Side:
     return Side(name, len(times), 1e3 * ordered[0], 1e3 * statistics.median(ordered), 1e3 * p90)
 
 
-def _onnxruntime_call(model: Model, inputs: Mapping[str, Array], threads: int) -> Call:
-    """One run of the model in ONNX Runtime, with inputs and outputs in place."""
+def onnxruntime_call(model: Model, inputs: Mapping[str, Array], threads: int) -> Call:
+    """One run of a model in optimised ONNX Runtime, with inputs and outputs in place.
+
+    Args:
+        model: The model.
+        inputs: By name.
+        threads: Threads inside operators.
+
+    Raises:
+        UsageError: The inputs are not those of the model.
+        BlockfuseError: ONNX Runtime is not installed.
+        ModelError: It cannot run the model.
+    """
     from blockfuse.frontend.load import load  # noqa: PLC0415 - loads onnx
 
     proto = load(model)

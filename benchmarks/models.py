@@ -1,0 +1,120 @@
+"""Whole networks against ONNX Runtime: every fusion policy side by side, each thread count in a process of its own.
+
+    python benchmarks/models.py [--networks resnet18 mobilenet_v2] [--threads 1 2] [--fuse auto always never]
+
+All policies and ONNX Runtime take turns in one process, so every ratio compares times from the same minutes. Every
+network is compared with ONNX Runtime before it is timed. The results, both sides of every ratio with them, go to
+``benchmarks/results/models.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import blockfuse as bf
+from blockfuse.bench import measure, onnxruntime_call
+from blockfuse.facts import machine_facts
+from blockfuse.frontend import zoo
+from blockfuse.report import table
+from blockfuse.verify import seeded_inputs, verify
+
+RESULTS = Path(__file__).parent / "results" / "models.json"
+BASELINE = "onnxruntime"
+
+
+def main() -> None:
+    """Measure, print a table, write the results."""
+    options = parse()
+    if options.worker:
+        print(json.dumps([row for name in options.networks for row in rows(name, options)]))
+        return
+    results: list[dict[str, Any]] = []
+    for threads in options.threads:
+        print(f"{threads} thread{'s' if threads > 1 else ''} ...", file=sys.stderr)
+        results += in_own_process(threads)
+    record = {
+        "command": "python benchmarks/models.py",
+        "arguments": sys.argv[1:],
+        **machine_facts(),
+        "results": results,
+    }
+    print("\n".join(table([HEAD, *map(cells, results)])))
+    print(f"{record['device']}, {record['class']}, load {record['load']}, {record['date']}")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Networks against ONNX Runtime.")
+    parser.add_argument("--networks", nargs="+", default=["resnet18", "mobilenet_v2"], choices=zoo.__all__)
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--fuse", nargs="+", default=["auto", "always", "never"], choices=["auto", "always", "never"])
+    parser.add_argument("--size", type=int, default=224, help="height and width of the images")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long to measure one network")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def in_own_process(threads: int) -> list[dict[str, Any]]:
+    """The rows for one thread count, from a process that never had another."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--worker", "--threads", str(threads)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - this very script
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per policy for a network."""
+    (threads,) = options.threads
+    model = getattr(zoo, name)(batch=options.batch, size=options.size)
+    compiled = {fuse: bf.compile(model, fuse=fuse, threads=threads) for fuse in options.fuse}
+    errors = {fuse: verify(model, executable=executable).max_rel for fuse, executable in compiled.items()}
+    inputs = seeded_inputs(next(iter(compiled.values())).inputs)
+    calls = {fuse: lambda executable=executable: executable.run(inputs) for fuse, executable in compiled.items()}
+    times, rounds = measure({BASELINE: onnxruntime_call(model, inputs, threads), **calls}, seconds=options.seconds)
+    return [
+        {
+            "network": name,
+            "batch": options.batch,
+            "size": options.size,
+            "threads": threads,
+            "fuse": fuse,
+            "blocks": len(executable.report().blocks),
+            "fused": sum(block.is_fused for block in executable.report().blocks),
+            "kernels": executable.report().kernel_count,
+            "max_error": errors[fuse],
+            "rounds": rounds,
+            "ours": asdict(times[fuse]),
+            "baseline": asdict(times[BASELINE]),
+            "ratio": times[BASELINE].minimum / times[fuse].minimum,
+            "ratio_of_medians": times[BASELINE].median / times[fuse].median,
+        }
+        for fuse, executable in compiled.items()
+    ]
+
+
+HEAD = (
+    *("network", "threads", "fuse", "fused", "kernels", "max error", "min ms", "median", "ORT min", "median"),
+    *("ratio of minima", "of medians"),
+)
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row as text."""
+    times = [f"{row[side][key]:.2f}" for side in ("ours", "baseline") for key in ("minimum", "median")]
+    fused = f"{row['fused']} of {row['blocks']}"
+    start = (row["network"], str(row["threads"]), row["fuse"], fused, str(row["kernels"]), f"{row['max_error']:.1e}")
+    return (*start, *times, f"{row['ratio']:.2f}", f"{row['ratio_of_medians']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
