@@ -14,6 +14,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -250,6 +251,14 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
     return (time.thread_time() - start) / repeats
 
 
+def processor() -> str:
+    """What the operating system calls the processor."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    names = {name.strip(): value.strip() for name, value in fields.items()}
+    return f"{names.get('model name')} family {names.get('cpu family')} model {names.get('model')}"
+
+
 def main() -> None:
     """Measure the cases that the command line names."""
     parser = argparse.ArgumentParser(description="CPU kernels next to ONNX Runtime, on one thread")
@@ -260,6 +269,8 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["TVM_NUM_THREADS"] = "1"
     target = parse_target(options.target, threads=1)
+    print(f"# {time.strftime('%Y-%m-%d')}, {processor()}, one thread, {target}")
+    print(f"# tvm {tvm.__version__}, onnxruntime {onnxruntime.__version__}; least CPU time of each")
     print(f"{'case':<24} {'ms':>8} {'GF/s':>6} {'ORT ms':>8} {'ORT/ours':>8}  plan")
     for name, make in CASES.items():
         if options.names and not any(part in name for part in options.names):
