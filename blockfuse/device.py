@@ -23,7 +23,7 @@ class Device:
         local_bandwidth: Bytes per second between LOCAL memory (an SM's shared memory, a core's L2) and the registers.
         local_bytes: Bytes of LOCAL memory that one kernel may use on one core.
         cache_bytes: Bytes of the last-level cache.
-        registers: 32-bit registers a thread may use, or vector registers for sums on a CPU.
+        registers: 32-bit registers a thread may use, or vector registers of a CPU.
         launch_seconds: Time to start a kernel, or to wake the threads of a parallel loop.
         lanes: float32 elements per vector; 32 on a GPU.
         clock: Cycles per second.
@@ -72,7 +72,7 @@ def cpu_device(target: Target) -> Device:
         local_bandwidth=200e9 * target.threads,
         local_bytes=1024 * _KIB,
         cache_bytes=32 * 1024 * _KIB,
-        registers=target.accumulators,
+        registers=target.registers,
         launch_seconds=0.3e-6 if target.threads == 1 else 2e-6,
         lanes=target.lanes,
         clock=_CLOCK,

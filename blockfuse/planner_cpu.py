@@ -109,20 +109,23 @@ def _channel_plans(folded: Folded, device: Device, tilings: tuple[UnitTiling, ..
 def unit_tiling(folded: Folded, index: int, device: Device) -> UnitTiling:
     """The register tile of one unit.
 
-    A tile of MR pixels and NR vectors keeps MR * NR sums in registers; per channel it takes max(MR NR, MR + NR) / 2
-    cycles (two multiply-adds or two loads per cycle), but no less than the latency of 4.
+    A tile of MR pixels and NR vectors keeps MR * NR sums, NR weights and a pixel in registers; per channel it takes
+    max(MR NR, MR + NR) / 2 cycles (two multiply-adds or two loads per cycle), but no less than the latency of 4. A
+    fully connected layer reads every weight once, so that memory decides: narrow panels with prefetch.
     """
     unit = folded.units[index]
     width, channels = unit.shape.width, unit.shape.channels
     if unit.kind == "pool":
         return UnitTiling(1, 1)
     if unit.kind == "depthwise":
-        return UnitTiling(_depthwise_pixels(width, min(14, device.registers)), 1)
+        return UnitTiling(_depthwise_pixels(width, min(14, device.registers - 4)), 1)
+    if unit.shape.pixels == 1:
+        return UnitTiling(1, 4, prefetch=True)
     depth = sum(folded.shapes[t.source].channels * t.window.taps for t in unit.terms)
     options = [
         (mr, nr)
         for mr, nr in itertools.product(range(1, 15), range(1, 17))
-        if mr * nr <= device.registers and mr <= width
+        if mr * nr + nr + 1 <= device.registers and mr <= width
     ]
     pixels, vectors = min(options, key=lambda o: (_tile_cycles(width, channels, device.lanes, depth, *o), o[1]))
     panel_bytes = depth * vectors * device.lanes * _FLOAT

@@ -29,7 +29,7 @@ class Target:
         features: CPU features the code uses, by their names in ``/proc/cpuinfo``.
         mcpu: LLVM's name of the CPU class.
         lanes: float32 values in one vector register.
-        accumulators: Vector registers that a kernel may use for sums.
+        registers: Vector registers for sums, weights and pixels of a kernel.
         threads: Threads that work is divided among.
         archs: CUDA architectures, such as ``("sm_80", "sm_90a")``; empty for CPUs.
     """
@@ -40,7 +40,7 @@ class Target:
     features: tuple[str, ...] = ()
     mcpu: str = "generic"
     lanes: int = 4
-    accumulators: int = 12
+    registers: int = 15
     threads: int = 1
     archs: tuple[str, ...] = ()
 
@@ -57,8 +57,8 @@ class Target:
 
 
 CPU_CLASSES: dict[str, Target] = {
-    "cpu:avx512": Target("cpu:avx512", features=_V4, mcpu="x86-64-v4", lanes=16, accumulators=28),
-    "cpu:avx2": Target("cpu:avx2", features=_V3, mcpu="x86-64-v3", lanes=8, accumulators=12),
+    "cpu:avx512": Target("cpu:avx512", features=_V4, mcpu="x86-64-v4", lanes=16, registers=32),
+    "cpu:avx2": Target("cpu:avx2", features=_V3, mcpu="x86-64-v3", lanes=8, registers=16),
     "cpu:generic": Target("cpu:generic"),
 }
 """The CPU classes for one thread, best first."""
