@@ -140,6 +140,8 @@ class _Run:
                 self._write(instruction.target, instruction.region, value, steps)
             case Zero(target=Accumulators() as acc):
                 self.sums[acc] = np.zeros(self._shape(acc.region))
+            case Zero(target=Tile() as tile, region=None):
+                self._clear(tile)
             case Zero(target=Tile() as tile, region=Region() as region):
                 self._write(tile, region, np.zeros(self._shape(region)), ())
             case Gemm():
@@ -161,6 +163,12 @@ class _Run:
                 self.touched.clear()
             case _:
                 raise InternalError(f"the interpreter does not know {instruction}")
+
+    def _clear(self, tile: Tile) -> None:
+        """Set everything that a tile can hold to zero."""
+        where = max(tile.offset, 0) + np.arange(tile.size)
+        self._touch(tile, where, writes=True)
+        self._storage(tile)[where] = 0.0
 
     def _gemm(self, gemm: Gemm) -> None:
         weights = self._weights(gemm.weights)

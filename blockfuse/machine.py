@@ -222,7 +222,7 @@ class Load:
 
 @dataclass(eq=False)
 class Zero:
-    """Set accumulators, or a region of a tile, to zero."""
+    """Set accumulators, a region of a tile, or all that a tile can hold, to zero."""
 
     target: Accumulators | Tile
     region: Region | None = None

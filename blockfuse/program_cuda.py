@@ -46,10 +46,12 @@ from blockfuse.machine import (
     WeightSlice,
     Zero,
     global_tile,
+    walk,
+    written,
 )
 from blockfuse.passes import arena, barriers, number, rounded
 from blockfuse.plan_cuda import CudaPlan, Slices
-from blockfuse.tiles_cuda import identifier, names, place, stored_channels
+from blockfuse.tiles_cuda import footprints_of, identifier, names, place, stored_channels
 
 
 def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
@@ -104,6 +106,7 @@ class _Builder:
         self.last = len(self.shapes) - 1
         self.inputs = tuple(global_tile(f"input_{i}", shape) for i, shape in enumerate(folded.block.inputs))
         self.output = global_tile("result", self.shapes[-1])
+        self.prints = footprints_of(folded, plan)
         self.local = place(folded, plan)
         self.names = names(folded)
         self.stored = [stored_channels(folded, plan, value) for value in range(len(self.shapes))]
@@ -115,12 +118,13 @@ class _Builder:
     def nodes(self) -> list[Node]:
         """What one CTA does."""
         nodes: list[Node] = [
-            Load(self.inputs[v], tile, self._region(v)) for v, tile in self.local.items() if v < self.folded.input_count
+            Load(self.inputs[v], tile, self._held(v)) for v, tile in self.local.items() if v < self.folded.input_count
         ]
         for index in range(len(self.folded.units)):
             value = self.folded.value(index)
             if value == self.last or self.plan.homes[value].whole:
-                nodes += self._chunks(value, lambda c, value=value: self.produce(value, c))  # type: ignore[misc]
+                made = self._chunks(value, lambda c, value=value: self.produce(value, c))  # type: ignore[misc]
+                nodes += [*self._borders(made), *made]
         if self.slot:
             self.ring = Ring(self.plan.depth, rounded(self.slot))
         return nodes
@@ -251,9 +255,22 @@ class _Builder:
         self.slot = max(self.slot, size)
         return base
 
-    def _region(self, value: int, low: Affine | int = 0, channels: int = 0) -> Region:
+    def _region(self, value: int, low: Affine, channels: int) -> Region:
+        """What is computed of a value: all of its tile, less what is known to lie outside the image."""
+        tile, place = self.local[value], self.prints[value]
+        rows = span(tile.top + (place.rows.before - place.made_rows.before), place.made_rows.size)
+        cols = span(tile.left + (place.cols.before - place.made_cols.before), place.made_cols.size)
+        return Region(rows, cols, span(low, channels))
+
+    def _held(self, value: int) -> Region:
+        """All pixels and channels of an input's tile."""
         tile = self.local[value]
-        return Region(span(tile.top, tile.rows), span(tile.left, tile.cols), span(low, channels or self.stored[value]))
+        return Region(span(tile.top, tile.rows), span(tile.left, tile.cols), span(0, tile.channels))
+
+    def _borders(self, nodes: list[Node]) -> list[Node]:
+        """ZERO for the tiles that these nodes fill but for pixels outside the image."""
+        filled = {tile for node in walk(nodes) if not isinstance(node, Loop | Pixels | Step) for tile in written(node)}
+        return [Zero(tile) for value, tile in self.local.items() if tile in filled and self.prints[value].has_border]
 
     def _stage_name(self, stage: int) -> str:
         return identifier(self.folded.block.stages[stage].name)

@@ -138,7 +138,7 @@ class _Rules:
     # ---- units -------------------------------------------------------------------------------------------------------
     def _unit(self, index: int, unit: Unit) -> UnitPlan:
         value = self.folded.value(index)
-        rows = self.prints[value].rows.size
+        rows = self.prints[value].made_rows.size
         if unit.kind == "depthwise":
             return UnitPlan(segment=max(d for d in range(1, min(rows, _MAX_STRIP) + 1) if rows % d == 0))
         if unit.kind == "pool":

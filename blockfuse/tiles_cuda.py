@@ -8,7 +8,7 @@ from blockfuse.affine import Affine, var
 from blockfuse.banks import DepthwiseReads, best_pitch, matrix_pitch
 from blockfuse.errors import InternalError
 from blockfuse.fold import Folded
-from blockfuse.footprint import Extent, footprints
+from blockfuse.footprint import Extent, Footprint, footprints
 from blockfuse.machine import Level, Tile
 from blockfuse.passes import rounded
 from blockfuse.plan_cuda import CudaPlan
@@ -29,6 +29,18 @@ def place(folded: Folded, plan: CudaPlan) -> dict[int, Tile]:
 def stored_channels(folded: Folded, plan: CudaPlan, value: int) -> int:
     """Channels of a value as kept on chip: whole mma tiles and whole chunks, those above the image's are zero."""
     return rounded(rounded(folded.shapes[value].channels, CORE), plan.homes[value].chunk)
+
+
+def footprints_of(folded: Folded, plan: CudaPlan) -> list[Footprint]:
+    """The footprints at the plan's tile.
+
+    Raises:
+        InternalError: Two paths through the block move over a value at different steps.
+    """
+    prints = footprints(folded, plan.tile_p, plan.tile_q)
+    if isinstance(prints, str):
+        raise InternalError(f"block {folded.block.name}: {prints}")
+    return prints
 
 
 def names(folded: Folded) -> list[str]:
@@ -52,10 +64,7 @@ class _Places:
     def __init__(self, folded: Folded, plan: CudaPlan) -> None:
         self.folded, self.plan, self.shapes = folded, plan, folded.shapes
         self.last = len(self.shapes) - 1
-        prints = footprints(folded, plan.tile_p, plan.tile_q)
-        if isinstance(prints, str):
-            raise InternalError(f"block {folded.block.name}: {prints}")
-        self.prints = prints
+        self.prints = footprints_of(folded, plan)
         self.names = names(folded)
         self.stored = [stored_channels(folded, plan, value) for value in range(len(self.shapes))]
 
@@ -120,7 +129,7 @@ class _Places:
             self.plan.lanes,
             32 * self.plan.warps,
             self.prints[value].cols.size,
-            self.prints[result].cols.size,
+            self.prints[result].made_cols.size,
             self.plan.units[index].segment,
             term.window.stride_h,
             term.window.stride_w,

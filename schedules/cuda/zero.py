@@ -1,23 +1,44 @@
-"""ZERO: sums in registers, or a region of a tile in shared memory.
+"""ZERO: sums in registers, or all of a tile in shared memory.
 
 ::
 
     for i in sums of this thread:  acc[i] = 0
+    for v in threads:              16 bytes of the tile = 0
 """
 
 from __future__ import annotations
 
+from tvm import tirx
+
 from blockfuse.errors import InternalError
-from blockfuse.machine import Accumulators, Zero
-from blockfuse.schedules.cuda.kernel import Kernel
+from blockfuse.machine import Accumulators, Tile, Zero
+from blockfuse.schedules.cuda.kernel import VECTOR, Kernel
 from blockfuse.schedules.emit import constant
+
+_WORDS = 4  # of 16 bytes
 
 
 def lower(kernel: Kernel, node: Zero) -> None:
     """Emit the stores."""
-    acc = node.target
-    if not isinstance(acc, Accumulators):
-        raise InternalError(f"{node}: tiles are not zeroed on this target")
+    if isinstance(node.target, Accumulators):
+        _clear_sums(kernel, node.target)
+    elif node.region is None:
+        _clear_tile(kernel, node.target)
+    else:
+        raise InternalError(f"{node}: only whole tiles are zeroed on this target")
+
+
+def _clear_sums(kernel: Kernel, acc: Accumulators) -> None:
     sums = kernel.sums(acc)
     with kernel.emit.loop(acc.registers, "i", "unrolled") as i:
         kernel.emit.store(sums, i, constant(0.0))
+
+
+def _clear_tile(kernel: Kernel, tile: Tile) -> None:
+    """The last vector may reach past the end, but not into another tile: those start at multiples of 128 bytes."""
+    emit, vectors = kernel.emit, -(-tile.size // VECTOR)
+    with emit.loop(-(-vectors // kernel.threads), "i") as i:
+        vector = i * kernel.threads + emit.thread
+        with emit.when(vectors % kernel.threads == 0 or vector < vectors):
+            zeros = tirx.Broadcast(tirx.const(0, "uint32"), _WORDS)
+            emit.store(kernel.words, tile.offset // 2 + vector * _WORDS, zeros, _WORDS)

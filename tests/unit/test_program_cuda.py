@@ -15,7 +15,7 @@ from blockfuse.errors import InternalError
 from blockfuse.fold import fold
 from blockfuse.footprint import footprints
 from blockfuse.interpret import interpret
-from blockfuse.machine import Epilogue, Gemm, Load, Loop, Node, Program, Step, Zero
+from blockfuse.machine import Epilogue, Gemm, Load, Loop, Node, Program, Step, Tile, Zero
 from blockfuse.plan import Infeasible
 from blockfuse.plan_cuda import CudaPlan
 from blockfuse.planner_cuda import plan_cuda
@@ -122,6 +122,17 @@ def test_too_many_inputs_are_refused():
 def test_paths_of_different_stride_share_a_tile_only_where_there_is_one():
     folded = fold(basic(1, 1, 16, 32, stride=2))
     assert not isinstance(footprints(folded, 1, 1), str)
+
+
+def test_an_image_in_one_tile_is_computed_without_its_border():
+    held = footprints(fold(mbconv(7, 7, 16, 96, r=5)), 7, 7)
+    assert not isinstance(held, str)
+    assert [place.pixels for place in held] == [49, 49, 49, 49]
+    assert [place.rows.size for place in held] == [7, 11, 7, 7]
+    program = program_of(mbconv(7, 7, 16, 96, r=5), (7, 7))
+    assert [node.target.name for node in task(program) if isinstance(node, Zero) and isinstance(node.target, Tile)] == [
+        "expand"
+    ]
 
 
 def test_a_plan_for_another_block_is_refused():
