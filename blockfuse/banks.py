@@ -109,3 +109,23 @@ def best_pitch(reads: DepthwiseReads, channels: int, *, may_split: bool) -> tupl
 def matrix_pitch(channels: int) -> int:
     """Pitch of a tile that ldmatrix reads: 8 rows of 16 bytes fall into different banks."""
     return channels + 8
+
+
+def matrix_conflicts(pitch: int, cols: int, out_cols: int, stride_h: int, stride_w: int, pixels: int) -> float:
+    """Wavefronts of ldmatrix over those without conflicts, when it gathers the pixels of a window's tap.
+
+    Args:
+        pitch: Elements from pixel to pixel of the source tile.
+        cols: Columns of the source tile.
+        out_cols: Columns of the sums; they are numbered row by row, and each 8 neighbours are one access.
+        stride_h: Source rows per output row.
+        stride_w: Source columns per output column; 1 where the tile keeps even and odd columns apart.
+        pixels: Number of sums.
+    """
+    groups = [range(low, low + 8) for low in range(0, pixels, 8)]
+    passes = 0
+    for group in groups:
+        places = [divmod(min(pixel, pixels - 1), out_cols) for pixel in group]
+        rows: list[int | None] = [(y * stride_h * cols + x * stride_w) * pitch * 2 for y, x in places]
+        passes += wavefronts(rows, 16)
+    return passes / len(groups)

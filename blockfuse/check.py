@@ -11,6 +11,7 @@ from blockfuse.errors import InternalError
 from blockfuse.machine import (
     Accumulators,
     Depthwise,
+    Epilogue,
     Gemm,
     Loop,
     Node,
@@ -51,20 +52,22 @@ def _executions(nodes: Sequence[Node], env: dict[str, int]) -> Iterator[tuple[No
 
 
 def live_registers(program: Program) -> int:
-    """Sums alive at the same time in one thread, plus the fragments that feed them: a lower bound on registers."""
-    position: dict[object, list[int]] = {}
+    """Registers that one thread needs at least: sums alive at the same time, fragments, and addresses of pixels."""
+    position: dict[Accumulators, list[int]] = {}
+    addresses: dict[tuple[Accumulators, Tile], int] = {}
     fragments = 0
     for at, node in enumerate(walk(program.body)):
-        acc = getattr(node, "acc", None)
-        if acc is not None:
-            position.setdefault(acc, []).append(at)
-            fragments = max(fragments, 4 * acc.tiling.mb + 4)
+        if isinstance(node, Gemm | Epilogue) and node.acc.tiling is not None:
+            position.setdefault(node.acc, []).append(at)
+            fragments = max(fragments, 4 * node.acc.tiling.mb + 4)
+        if isinstance(node, Gemm) and node.acc.tiling is not None:
+            addresses[node.acc, node.source] = node.acc.tiling.mb
     alive = [
-        sum(acc.registers for acc, used in position.items() if used[0] <= at <= used[-1])  # type: ignore[attr-defined]
+        sum(acc.registers for acc, used in position.items() if used[0] <= at <= used[-1])
         for used in position.values()
         for at in used
     ]
-    return max(alive, default=0) + fragments
+    return max(alive, default=0) + fragments + sum(addresses.values())
 
 
 def check(program: Program) -> None:

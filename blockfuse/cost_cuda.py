@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blockfuse.banks import matrix_conflicts, matrix_pitch
 from blockfuse.device import Device
 from blockfuse.errors import InternalError
-from blockfuse.fold import Folded, Unit
+from blockfuse.fold import Folded, Term, Unit
 from blockfuse.footprint import Footprint, footprints
 from blockfuse.plan_cuda import CudaPlan, UnitPlan
 
@@ -86,8 +87,15 @@ def _add_contraction(
     for term, slices in zip(unit.terms, chosen.slices, strict=True):
         depth = folded.shapes[term.source].channels * term.window.taps
         work.tensor += 2 * tiles * 16 * depth * channels
-        work.local += (
-            depth * _HALF * (tiles * 16 * tiling.wn * channels / plan.homes[value].chunk + channels * tiling.wm)
-        )
+        loads = tiles * 16 * tiling.wn * channels / plan.homes[value].chunk
+        work.local += depth * _HALF * (loads * _conflicts(prints, term, value) + channels * tiling.wm)
         work.cache += depth * channels * _HALF
         work.steps += max(1, depth // (slices.ks * slices.taps)) * max(1, channels // plan.homes[value].chunk)
+
+
+def _conflicts(prints: list[Footprint], term: Term, value: int) -> float:
+    """How much longer fragment loads of a term take because its pixels fall into the same banks."""
+    window, made = term.window, prints[value]
+    stride_w = 1 if window.stride_w == 2 else window.stride_w  # the tile keeps even and odd columns apart
+    cols, out_cols = prints[term.source].cols.size, made.made_cols.size
+    return matrix_conflicts(matrix_pitch(64), cols, out_cols, window.stride_h, stride_w, made.pixels)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blockfuse.banks import DepthwiseReads, best_pitch, fragment_store, matrix_pitch, wavefronts
+from blockfuse.banks import DepthwiseReads, best_pitch, fragment_store, matrix_conflicts, matrix_pitch, wavefronts
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,10 @@ def test_columns_are_split_only_where_it_is_allowed_and_pays():
 def test_idle_threads_read_nothing():
     pattern = DepthwiseReads(48, 4, 128, 16, 14, 7, 1, 1, 3)  # 12 groups: 120 of 128 threads work
     assert pattern.addresses(3, 48, split=False)[-8:] == [None] * 8
+
+
+def test_rows_of_eight_pixels_are_read_without_conflicts():
+    assert matrix_conflicts(72, 10, 8, 1, 1, 64) == 1
+    assert matrix_conflicts(72, 16, 14, 1, 1, 112) > 1  # 8 neighbours wrap to the next row
+    assert matrix_conflicts(72, 6, 4, 1, 1, 16) > 1
+    assert matrix_conflicts(72, 17, 8, 2, 2, 64) == 2  # a stride of two pixels hits every other bank group
