@@ -63,7 +63,7 @@ def _plans(folded: Folded, device: Device, planar: tuple[bool, ...]) -> Iterator
     per_image = -(-device.cores // folded.block.batch) if device.cores > folded.block.batch else 1
     if len(folded.units) == 1 and not any(planar):
         yield from _single_plans(folded, device, tilings[0])
-    for wanted in {per_image, 1}:
+    for wanted in {per_image, 1, device.cores}:
         band = -(-height // min(wanted, height))
         bands = -(-height // band)
         for rows in {*(r for r in _ROWS_PER_STEP if r < band), band}:

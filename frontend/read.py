@@ -74,7 +74,19 @@ def _draft(model: onnx.ModelProto, shape: Shapes) -> Draft:
     values = {tensor.name: _array(tensor) for tensor in graph.initializer}
     inputs = _inputs([value for value in graph.input if value.name not in values], shape)
     nodes = sort_nodes(graph, (*values, *inputs))
-    return Draft(opset(model), inputs, [value.name for value in graph.output], nodes, values, infos={})
+    outputs = [value.name for value in graph.output]
+    return Draft(opset(model), inputs, outputs, nodes, values, infos={}, batch=_batch(graph, inputs))
+
+
+def _batch(graph: onnx.GraphProto, inputs: dict[str, Info]) -> tuple[int, int] | None:
+    """Declared and given first dimension, where all inputs whose shape was given agree on both."""
+    pairs = set()
+    for value in graph.input:
+        declared = info_of(value)
+        given = inputs.get(value.name)
+        if declared and given and declared.shape and given.shape and declared.shape[0] and given.shape[0]:
+            pairs.add((declared.shape[0], given.shape[0]))
+    return pairs.pop() if len(pairs) == 1 else None
 
 
 def _array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:

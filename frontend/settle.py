@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from blockfuse.errors import ModelError, UnsupportedModelError
 from blockfuse.frontend.fold import evaluate
 from blockfuse.frontend.load import first_line, node_label
+from blockfuse.frontend.rebatch import follow_batch
 
 MAX_RANK = 8
 """Most dimensions a tensor may have."""
@@ -61,6 +62,7 @@ class Draft:
         nodes: Nodes in execution order; those folded into constants are gone.
         values: Constants by name.
         infos: Element type and shape of the tensors that nodes compute.
+        batch: Declared and given first dimension of the inputs, if a shape was given that differs from the declared.
     """
 
     opset: int
@@ -69,6 +71,7 @@ class Draft:
     nodes: list[onnx.NodeProto]
     values: dict[str, np.ndarray[Any, Any]]
     infos: dict[str, Info]
+    batch: tuple[int, int] | None = None
 
 
 def settle(draft: Draft) -> None:
@@ -79,7 +82,8 @@ def settle(draft: Draft) -> None:
     """
     for _ in range(_MAX_ROUNDS):
         _infer(draft)
-        if not _fold(draft):
+        moved = follow_batch(draft)
+        if not _fold(draft) and not moved:
             return
 
 

@@ -632,3 +632,13 @@ def test_bad_shapes_are_usage_errors(shape, part):
 
 def test_a_given_shape_that_does_not_fit_the_filter():
     fails(model(conv(), constants=WEIGHTS), ModelError, "Conv 'conv'", shape={"x": (1, 5, 8, 8)})
+
+
+@pytest.mark.parametrize("target", [[1, 12], [1, -1]])
+def test_reshape_follows_a_batch_given_in_place_of_the_exported_one(target: list[int]):
+    """Exporters write the batch size into constants; a constant that something else shares stays as it is."""
+    nodes = [node("Reshape", "x t", "y"), node("Reshape", "w t", "z"), node("Add", "y z", "s")]
+    constants = {"t": np.array(target), "w": np.ones((1, 3, 2, 2), np.float32)}
+    proto = model(nodes, (1, 3, 2, 2), constants, outputs=("s",))
+    assert read(proto, {"x": (5, 3, 2, 2)}).tensor("s").shape == (5, 12)
+    assert read(proto).tensor("s").shape == (1, 12)
