@@ -86,7 +86,8 @@ def _batch(graph: onnx.GraphProto, inputs: dict[str, Info]) -> tuple[int, int] |
         given = inputs.get(value.name)
         if declared and given and declared.shape and given.shape and declared.shape[0] and given.shape[0]:
             pairs.add((declared.shape[0], given.shape[0]))
-    return pairs.pop() if len(pairs) == 1 else None
+    declared_and_given = pairs.pop() if len(pairs) == 1 else (0, 0)
+    return declared_and_given if declared_and_given[0] != declared_and_given[1] else None
 
 
 def _array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:

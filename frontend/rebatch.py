@@ -21,15 +21,15 @@ def follow_batch(draft: Draft) -> bool:
 
     A target follows if it begins with the declared size and its data begins with the given one.
     """
-    if draft.batch is None or draft.batch[0] == draft.batch[1]:
+    if draft.batch is None:
         return False
     declared, given = draft.batch
     changed = False
-    for node in draft.nodes:
+    for index, node in enumerate(draft.nodes):
         target = draft.values.get(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
         if target is None or target.size == 0 or target.flat[0] != declared or _first_dim(draft, node) != given:
             continue
-        _retarget(draft, node, target, given)
+        draft.nodes[index] = _retargeted(draft, node, target, given)
         changed = True
     return changed
 
@@ -39,8 +39,11 @@ def _first_dim(draft: Draft, node: onnx.NodeProto) -> int | None:
     return info.shape[0] if info is not None and info.shape else None
 
 
-def _retarget(draft: Draft, node: onnx.NodeProto, target: np.ndarray[Any, Any], batch: int) -> None:
-    """Give the node a target of its own: others may share the constant."""
+def _retargeted(draft: Draft, node: onnx.NodeProto, target: np.ndarray[Any, Any], batch: int) -> onnx.NodeProto:
+    """A copy of the node with a target of its own: others may share the constant."""
     name = f"{node.input[1]}.batch{batch}"
     draft.values[name] = np.concatenate([[batch], target.reshape(-1)[1:]]).astype(target.dtype)
-    node.input[1] = name
+    copy = type(node)()
+    copy.CopyFrom(node)
+    copy.input[1] = name
+    return copy

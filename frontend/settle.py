@@ -81,9 +81,12 @@ def settle(draft: Draft) -> None:
         ModelError: The shapes contradict each other, or a constant cannot be computed.
     """
     for _ in range(_MAX_ROUNDS):
-        _infer(draft)
-        moved = follow_batch(draft)
-        if not _fold(draft) and not moved:
+        strict = draft.batch is None  # until the batch is the given one everywhere, shapes may contradict each other
+        _infer(draft, strict=strict)
+        if follow_batch(draft):
+            continue
+        draft.batch = None
+        if not _fold(draft) and strict:
             return
 
 
@@ -118,13 +121,13 @@ def check_size(what: str, info: Info) -> None:
         raise UnsupportedModelError(f"{what} has the shape {text}, and at most {MAX_ELEMENTS} elements are supported")
 
 
-def _infer(draft: Draft) -> None:
+def _infer(draft: Draft, *, strict: bool) -> None:
     """Run shape inference on a model without the weights, which it does not need.
 
     Its own propagation of data stays off: a constant of a few bytes can make that ask for all memory.
     """
     try:
-        inferred = onnx.shape_inference.infer_shapes(_skeleton(draft), check_type=True, strict_mode=True)
+        inferred = onnx.shape_inference.infer_shapes(_skeleton(draft), check_type=strict, strict_mode=strict)
     except (onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(_inference_message(error)) from None
     infos = ((value.name, info_of(value)) for value in (*inferred.graph.value_info, *inferred.graph.output))
