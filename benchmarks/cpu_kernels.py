@@ -23,10 +23,10 @@ import tvm
 from onnx import TensorProto, helper, numpy_helper
 
 from blockfuse.block import Block, reference
-from blockfuse.device import cpu_device
-from blockfuse.fold import fold
-from blockfuse.planner_cpu import Candidate, plan_cpu
-from blockfuse.program_cpu import program_cpu
+from blockfuse.plan.choose_cpu import Candidate, plan_cpu
+from blockfuse.plan.device import cpu_device
+from blockfuse.plan.fold import fold
+from blockfuse.program.cpu import program_cpu
 from blockfuse.schedules.cpu import lower, pack
 from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, ImageShape, Pool, Stage, Window
 from blockfuse.target import Target, parse_target

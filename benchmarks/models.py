@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import blockfuse as bf
-from blockfuse.bench import measure, onnxruntime_call
-from blockfuse.facts import machine_facts
 from blockfuse.frontend import zoo
 from blockfuse.report import table
-from blockfuse.verify import seeded_inputs, verify
+from blockfuse.tools.bench import measure, onnxruntime_call
+from blockfuse.tools.facts import machine_facts
+from blockfuse.verification.verify import seeded_inputs, verify
 
 RESULTS = Path(__file__).parent / "results" / "models.json"
 BASELINE = "onnxruntime"

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
-    from blockfuse.executable import Executable, load
     from blockfuse.frontend import patterns
     from blockfuse.frontend.explain import explain
     from blockfuse.pattern import either, optional, pattern
     from blockfuse.report import Report
-    from blockfuse.verify import verify
+    from blockfuse.runtime.executable import Executable, load
+    from blockfuse.verification.verify import verify
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ArtifactError": "errors",
     "BlockfuseError": "errors",
-    "Executable": "executable",
+    "Executable": "runtime.executable",
     "InputError": "errors",
     "ModelError": "errors",
     "PatternError": "errors",
@@ -45,11 +45,11 @@ _HOME = {
     "compile": "compiler",
     "either": "pattern",
     "explain": "frontend.explain",
-    "load": "executable",
+    "load": "runtime.executable",
     "optional": "pattern",
     "pattern": "pattern",
     "patterns": "frontend",
-    "verify": "verify",
+    "verify": "verification.verify",
 }
 
 __all__ = [

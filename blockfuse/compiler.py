@@ -6,18 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from blockfuse.assemble import alone, assemble, describe
-from blockfuse.device import device_of
+from blockfuse.build.assemble import alone, assemble, describe
 from blockfuse.errors import TargetError, UnsupportedModelError, UsageError
-from blockfuse.executable import Executable
 from blockfuse.graph import Graph
-from blockfuse.planner import FUSE_MODES, FuseMode
+from blockfuse.plan.decide import FUSE_MODES, FuseMode
+from blockfuse.plan.device import device_of
+from blockfuse.runtime.executable import Executable
 from blockfuse.steps import plan_steps, segment_cost, write_programs
 from blockfuse.target import Target, parse_target
 from blockfuse.watch import STAGES, Progress, Stage, StoppedAfter, Watch
 
 if TYPE_CHECKING:
-    from blockfuse.frontend.read import Model
+    from blockfuse.frontend.reading import Model
     from blockfuse.pattern import Pattern
 
 
@@ -108,7 +108,7 @@ def _run(
     from blockfuse import frontend  # noqa: PLC0415 - loads onnx
     from blockfuse.frontend.partition import partition  # noqa: PLC0415
     from blockfuse.frontend.patterns import all as built_in  # noqa: PLC0415
-    from blockfuse.frontend.read import read  # noqa: PLC0415 - frontend.read is the module once that is imported
+    from blockfuse.frontend.reading import read  # noqa: PLC0415 - frontend.read is the module once that is imported
 
     with watch("read") as done:
         graph = done(read(model, {name: tuple(dims) for name, dims in (shape or {}).items()}))
@@ -124,7 +124,7 @@ def _run(
     with watch("program") as done:
         programs = done(write_programs(steps))
 
-    from blockfuse.build import build  # noqa: PLC0415 - loads tvm
+    from blockfuse.build.build import build  # noqa: PLC0415 - loads tvm
     from blockfuse.schedules import cpu  # noqa: PLC0415
 
     with watch("lower") as done:

@@ -13,7 +13,7 @@
     ├── VerificationError       results differ from the reference by more than the tolerance
     └── InternalError           a check between two stages of the compiler failed: a bug in blockfuse
 
-Values that say no, and are not errors: ``blockfuse.pattern.Mismatch`` and ``blockfuse.planner.Infeasible``.
+Values that say no, and are not errors: ``blockfuse.pattern.Mismatch`` and ``blockfuse.plan.decide.Infeasible``.
 """
 
 from typing import Any
@@ -55,7 +55,8 @@ class VerificationError(BlockfuseError):
     """A result differs from its reference by more than the tolerance.
 
     Attributes:
-        verification: All that was compared, a :class:`blockfuse.verify.Verification`; its ``worst`` says where.
+        verification: All that was compared, a :class:`blockfuse.verification.result.Verification`; its ``worst`` says
+            where.
     """
 
     def __init__(self, message: str, verification: Any = None) -> None:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from blockfuse.block import Block
-from blockfuse.device import Device
-from blockfuse.fold import fold, unfoldable
 from blockfuse.graph import Graph, Op
 from blockfuse.machine import Program
-from blockfuse.plan_cpu import CpuPlan
-from blockfuse.planner import Decision, FuseMode, Kernel, best, decide
-from blockfuse.program_cpu import program_cpu
+from blockfuse.plan.cpu import CpuPlan
+from blockfuse.plan.decide import Decision, FuseMode, Kernel, best, decide
+from blockfuse.plan.device import Device
+from blockfuse.plan.fold import fold, unfoldable
+from blockfuse.program.cpu import program_cpu
 
 if TYPE_CHECKING:
     from blockfuse.frontend.partition import Partition

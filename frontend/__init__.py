@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blockfuse.frontend.canonical import canonicalize, check_canonical
-    from blockfuse.frontend.read import read
+    from blockfuse.frontend.reading import read
     from blockfuse.frontend.write import to_onnx, with_outputs
 
 __all__ = ["canonicalize", "check_canonical", "read", "to_onnx", "with_outputs"]
@@ -19,7 +19,7 @@ __all__ = ["canonicalize", "check_canonical", "read", "to_onnx", "with_outputs"]
 _HOME = {
     "canonicalize": "canonical",
     "check_canonical": "canonical",
-    "read": "read",
+    "read": "reading",
     "to_onnx": "write",
     "with_outputs": "write",
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockfuse.frontend.canonical import canonicalize
 from blockfuse.frontend.partition.blocks import NoBlock, block_of
-from blockfuse.frontend.read import read
+from blockfuse.frontend.reading import read
 from blockfuse.graph import Graph
 from blockfuse.pattern import Mismatch, Pattern, match
 

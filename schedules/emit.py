@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 from tvm import tirx
 
-from blockfuse.affine import Affine, Atom, Clip, First
+from blockfuse.machine.affine import Affine, Atom, Clip, First
 
 Buffer: TypeAlias = Any
 Expr: TypeAlias = Any

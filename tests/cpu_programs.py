@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from blockfuse.affine import Affine, Range, clip, first, span, var
 from blockfuse.block import Block
 from blockfuse.machine import (
     Accumulate,
@@ -27,6 +26,7 @@ from blockfuse.machine import (
     Zero,
     global_tile,
 )
+from blockfuse.machine.affine import Affine, Range, clip, first, span, var
 from blockfuse.stages import Activation, Conv, Function, ImageShape, Pool, Window
 from blockfuse.stages import Depthwise as DepthwiseStage
 

@@ -9,15 +9,15 @@ from typing import Literal
 import numpy as np
 
 from blockfuse.block import Block, ParameterKey, accumulation_depth, reference
-from blockfuse.compare import tolerance
-from blockfuse.device import GPUS
-from blockfuse.fold import fold
 from blockfuse.machine import Loop, Program
-from blockfuse.plan_cuda import CudaPlan
-from blockfuse.planner_cuda import plan_cuda
-from blockfuse.program_cuda import program_cuda
+from blockfuse.plan.choose_cuda import plan_cuda
+from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.device import GPUS
+from blockfuse.plan.fold import fold
+from blockfuse.program.cuda import program_cuda
 from blockfuse.schedules.cuda import cuda_source, lower, pack
 from blockfuse.stages import Array
+from blockfuse.verification.compare import tolerance
 from tests.emulated.emulator import Counters, Finding, emulate
 
 

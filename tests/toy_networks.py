@@ -6,9 +6,9 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx import BufferLoad, BufferStore, For, ForKind, PrimFunc, Var
 
+from blockfuse.build.network import Call, Network
 from blockfuse.graph import Op, Tensor
-from blockfuse.library import Port
-from blockfuse.network import Call, Network
+from blockfuse.runtime.library import Port
 
 N, C, H, W = 2, 8, 5, 6
 IMAGE = (N, C, H, W)

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     baseline = None if options.baseline == "none" or model is None else "onnxruntime"
     executable = open_network(options, terminal)
 
-    from blockfuse.bench import bench  # noqa: PLC0415 - loads much
+    from blockfuse.tools.bench import bench  # noqa: PLC0415 - loads much
 
     terminal.say(f"measuring for {options.seconds:g} s")
     result = bench(executable, model, baseline, seconds=options.seconds)

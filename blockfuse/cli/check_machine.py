@@ -15,7 +15,7 @@ def add_command(commands: Commands) -> None:
 
 def run(_options: argparse.Namespace, terminal: Terminal) -> int:
     """Print what was found; fails if networks cannot be compiled for this machine's CPU."""
-    from blockfuse.doctor import examine  # noqa: PLC0415 - loads much
+    from blockfuse.tools.doctor import examine  # noqa: PLC0415 - loads much
 
     diagnosis = examine()
     terminal.result(diagnosis, diagnosis.to_dict())

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         terminal.result(text, {"patterns": data})
         return 0
     from blockfuse.frontend.explain import explain  # noqa: PLC0415 - loads onnx
-    from blockfuse.verify import canonical_graph  # noqa: PLC0415
+    from blockfuse.verification.verify import canonical_graph  # noqa: PLC0415
 
     graph = canonical_graph(options.explain, shapes_of(options))
     found = [explain(graph, one) for one in chosen]

@@ -14,8 +14,8 @@ from blockfuse.cli.terminal import Terminal
 from blockfuse.errors import BlockfuseError, UsageError
 
 if TYPE_CHECKING:
-    from blockfuse.executable import Executable
-    from blockfuse.library import Port
+    from blockfuse.runtime.executable import Executable
+    from blockfuse.runtime.library import Port
 
 
 def is_artifact(path: Path) -> bool:
@@ -37,7 +37,7 @@ def open_network(options: argparse.Namespace, terminal: Terminal) -> Executable:
     """
     if not is_artifact(options.network):
         return compile_with_progress(options.network, options, terminal)
-    from blockfuse.executable import load  # noqa: PLC0415 - loads the runtime
+    from blockfuse.runtime.executable import load  # noqa: PLC0415 - loads the runtime
 
     refuse_compile_options(options, options.network)
     return load(options.network, options.threads)
@@ -103,7 +103,7 @@ def read_inputs(named: Mapping[str, Path], ports: tuple[Port, ...]) -> dict[str,
     """
     import numpy as np  # noqa: PLC0415
 
-    from blockfuse.verify import seeded_inputs  # noqa: PLC0415
+    from blockfuse.verification.verify import seeded_inputs  # noqa: PLC0415
 
     inputs = seeded_inputs(ports)
     for name, path in named.items():

@@ -31,11 +31,11 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
 def _report(options: argparse.Namespace) -> Report:
     if not is_artifact(options.network):
-        from blockfuse.preview import preview  # noqa: PLC0415 - loads much
+        from blockfuse.tools.preview import preview  # noqa: PLC0415 - loads much
 
         return preview(options.network, **compile_arguments(options))
-    from blockfuse import artifact  # noqa: PLC0415 - loads numpy
     from blockfuse.report import Report  # noqa: PLC0415
+    from blockfuse.runtime import artifact  # noqa: PLC0415 - loads numpy
 
     refuse_compile_options(options, options.network)
     _, data = artifact.load(options.network)

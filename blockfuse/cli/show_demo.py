@@ -18,7 +18,7 @@ def add_command(commands: Commands) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Show one table."""
-    from blockfuse.demo import show  # noqa: PLC0415 - loads much
+    from blockfuse.tools.demo import show  # noqa: PLC0415 - loads much
 
     with terminal.progress("demo") as progress:
         demo = show(progress, seconds=options.seconds)

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.artifact is None:
         executable = compile_with_progress(options.model, options, terminal, taps=options.per_block)
     else:
-        from blockfuse.executable import load  # noqa: PLC0415 - loads the runtime
+        from blockfuse.runtime.executable import load  # noqa: PLC0415 - loads the runtime
 
         if options.per_block:
             raise UsageError(
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             )
         refuse_compile_options(options, options.artifact)
         executable = load(options.artifact, options.threads)
-    from blockfuse.verify import verify  # noqa: PLC0415 - loads much
+    from blockfuse.verification.verify import verify  # noqa: PLC0415 - loads much
 
     try:
         found = verify(

@@ -112,11 +112,11 @@ class Stage(ABC):
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
         """The result in float64 for N, H, W, C inputs; ``parameters`` are keyed and shaped as in :meth:`parameters`."""
 
-    def parameters(self, shapes: Sequence[ImageShape]) -> dict[str, tuple[int, ...]]:  # noqa: ARG002, PLR6301 - an interface
+    def parameters(self, shapes: Sequence[ImageShape]) -> dict[str, tuple[int, ...]]:  # noqa: ARG002 - an interface
         """Names and shapes of the constants this stage takes."""
         return {}
 
-    def operations(self, shapes: Sequence[ImageShape]) -> int:  # noqa: ARG002, PLR6301 - an interface
+    def operations(self, shapes: Sequence[ImageShape]) -> int:  # noqa: ARG002 - an interface
         """Arithmetic operations for one image; a multiply-accumulate counts two. Elementwise stages count none."""
         return 0
 

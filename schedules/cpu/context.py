@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from blockfuse.affine import Affine, Range
 from blockfuse.errors import InternalError
 from blockfuse.machine import Program, Tile
+from blockfuse.machine.affine import Affine, Range
 from blockfuse.schedules.cpu.pack import Layout
 from blockfuse.schedules.cpu.view import View, ring_rows, strides
 from blockfuse.schedules.emit import Buffer, Emitter, Index, index

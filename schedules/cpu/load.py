@@ -11,9 +11,9 @@ from typing import TypeAlias
 
 from tvm import tirx
 
-from blockfuse.affine import Range, span
 from blockfuse.errors import InternalError
 from blockfuse.machine import Load, Region, Tile, Zero
+from blockfuse.machine.affine import Range, span
 from blockfuse.schedules.cpu.context import Kernel
 from blockfuse.schedules.cpu.vectors import panels, runs
 from blockfuse.schedules.emit import Expr, Index, constant, load

@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from blockfuse.affine import Affine, Clip, First
 from blockfuse.block import ParameterKey
 from blockfuse.errors import InternalError
 from blockfuse.machine import Bias, Depthwise, Gemm, Loop, Node, Pixels, Program, WeightSlice
+from blockfuse.machine.affine import Affine, Clip, First
 from blockfuse.schedules.cpu.vectors import panels
 from blockfuse.stages import Array
 

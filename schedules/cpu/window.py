@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockfuse.affine import Affine, Range
 from blockfuse.errors import InternalError
+from blockfuse.machine.affine import Affine, Range
 from blockfuse.schedules.emit import Index, larger, quotient, smaller
 from blockfuse.stages import ImageShape, Window
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from tvm import tirx
 
-from blockfuse.affine import Affine
 from blockfuse.errors import InternalError
 from blockfuse.machine import Apply, Bias, EpilogueStep, Mask, Region, Residual, Tile
+from blockfuse.machine.affine import Affine
 from blockfuse.schedules.cuda.activations import activation
 from blockfuse.schedules.cuda.emitter import fp32
 from blockfuse.schedules.cuda.kernel import Kernel

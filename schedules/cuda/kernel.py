@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from blockfuse.affine import Affine, Range
-from blockfuse.check import stream_length
 from blockfuse.errors import InternalError
 from blockfuse.machine import Accumulators, Gemm, Loop, Program, Region, Step, Tile, WarpTiling, WeightSlice
+from blockfuse.machine.affine import Affine, Range
+from blockfuse.program.check import stream_length
 from blockfuse.schedules.cuda.emitter import CudaEmitter, both
 from blockfuse.schedules.cuda.packing import slice_offset, vector_layout, vector_length
 from blockfuse.schedules.emit import Buffer, Expr, Index, index, quotient, remainder, smaller

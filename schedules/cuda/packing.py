@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from blockfuse.block import ParameterKey
-from blockfuse.check import executions, stream_length
 from blockfuse.machine import Bias, Depthwise, Epilogue, Gemm, Program, Reduce, Step, WeightSlice, walk
+from blockfuse.program.check import executions, stream_length
 from blockfuse.schedules.cuda.mma import fragments
 from blockfuse.stages import Array
 

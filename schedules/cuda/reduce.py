@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from blockfuse.affine import Affine
 from blockfuse.machine import Reduce
+from blockfuse.machine.affine import Affine
 from blockfuse.schedules.cuda.emitter import fp16, fp32
 from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_residual, residual_tiles
 from blockfuse.schedules.cuda.kernel import Kernel, column

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blockfuse.ahead import Ahead, Branch, Frame, Upcoming, ahead
 from blockfuse.errors import InternalError
 from blockfuse.machine import Node, Ring, Step
+from blockfuse.program.ahead import Ahead, Branch, Frame, Upcoming, ahead
 from blockfuse.schedules.cuda.emitter import address
 from blockfuse.schedules.cuda.kernel import VECTOR, Kernel, shifted
 from blockfuse.schedules.emit import index, load

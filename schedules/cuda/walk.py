@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from blockfuse.affine import Affine, var
-from blockfuse.ahead import Frame
-from blockfuse.check import task
 from blockfuse.errors import InternalError
 from blockfuse.machine import (
     Depthwise,
@@ -27,6 +24,9 @@ from blockfuse.machine import (
     Zero,
     walk,
 )
+from blockfuse.machine.affine import Affine, var
+from blockfuse.program.ahead import Frame
+from blockfuse.program.check import task
 from blockfuse.schedules.cuda import depthwise, epilogue, gemm, load, reduce, store, stream, sync, zero
 from blockfuse.schedules.cuda.kernel import Kernel
 from blockfuse.schedules.cuda.warps import pieces

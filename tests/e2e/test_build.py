@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockfuse.build import build, pack
+from blockfuse.build.build import build, pack
+from blockfuse.build.network import Call, Network
 from blockfuse.errors import InternalError, TargetError, UnsupportedModelError
-from blockfuse.executable import Executable, load
 from blockfuse.graph import Op, Tensor
-from blockfuse.library import ALIGNMENT, Layout, Port
-from blockfuse.network import Call, Network
 from blockfuse.report import Report
-from blockfuse.runtime import Session
+from blockfuse.runtime.executable import Executable, load
+from blockfuse.runtime.library import ALIGNMENT, Layout, Port
+from blockfuse.runtime.session import Session
 from blockfuse.target import parse_target
 from tests import toy_networks as toy
 
@@ -73,7 +73,7 @@ def test_a_saved_network_runs_where_no_compiler_is_loaded(saved, classifier, tmp
     script = f"""
 import sys
 import numpy as np
-from blockfuse.executable import load
+from blockfuse.runtime.executable import load
 executable = load({saved.name!r})
 np.savez({str(tmp_path / "y.npz")!r}, **executable(np.load({str(tmp_path / "x.npy")!r})))
 loaded = {{name.partition(".")[0] for name in sys.modules}}

@@ -14,7 +14,7 @@ import pytest
 from blockfuse import cli
 from blockfuse.errors import VerificationError
 from blockfuse.frontend.zoo import resnet18
-from blockfuse.verify import verify
+from blockfuse.verification.verify import verify
 
 ROOT = Path(__file__).parents[2]
 
@@ -172,7 +172,7 @@ def test_verify_prints_what_it_found_also_when_that_is_wrong(run, monkeypatch):
         comparison = type(check.comparison)(**{**check.comparison.__dict__, "max_rel": 0.5})
         return type(check)(**{**check.__dict__, "comparison": comparison})
 
-    monkeypatch.setattr("blockfuse.verify.verify", wrong)
+    monkeypatch.setattr("blockfuse.verification.verify.verify", wrong)
     code, out, err = run("verify", "net.onnx", "--artifact", "net.bf", "--json")
     assert code == 3
     assert json.loads(out)["passed"] is False
@@ -224,14 +224,14 @@ def test_doctor_finds_the_cpu_target(run, monkeypatch):
     states = {finding["name"]: finding["state"] for finding in (*document["findings"], *document["targets"])}
     assert states["target cpu"] == states["TVM"] == states["tvm-ffi"] == "ok"
     assert states["target cuda"] == "missing"
-    monkeypatch.setattr("blockfuse.facts.version", lambda _package: "0.28.0")
+    monkeypatch.setattr("blockfuse.tools.facts.version", lambda _package: "0.28.0")
     code, out, _ = run("doctor")
     assert code == 1
     assert "0.28.0, needed is 0.27.0.post1" in out
 
 
 def test_demo_shows_one_table(run, monkeypatch):
-    from blockfuse import demo  # noqa: PLC0415
+    from blockfuse.tools import demo  # noqa: PLC0415
 
     show = demo.show
     monkeypatch.setattr(demo, "show", lambda progress, seconds: show(progress, seconds=seconds, size=32, threads=1))
@@ -319,7 +319,7 @@ def test_a_bug_is_one_line_and_with_v_a_traceback(run, monkeypatch):
     def broken(*_):
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr("blockfuse.artifact.load", broken)
+    monkeypatch.setattr("blockfuse.runtime.artifact.load", broken)
     code, out, err = run("inspect", "net.bf")
     assert (code, out) == (1, "")
     assert err == "blockfuse: error: unexpected RuntimeError: first line (-v shows where)\n"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from blockfuse.block import Block
-from blockfuse.fold import fold, unfoldable
 from blockfuse.machine import Loop, Node, Pixels, Program
-from blockfuse.plan_cpu import CpuPlan, UnitTiling
-from blockfuse.program_cpu import program_cpu
+from blockfuse.plan.cpu import CpuPlan, UnitTiling
+from blockfuse.plan.fold import fold, unfoldable
+from blockfuse.program.cpu import program_cpu
 from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, ImageShape, Pool, Window
 from tests import cpu_programs
 from tests.cpu_kernels import call, compile_programs, error, random_inputs

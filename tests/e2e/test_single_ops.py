@@ -6,12 +6,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from blockfuse.build import build
-from blockfuse.emitters import EMITTERS
+from blockfuse.build.build import build
+from blockfuse.build.emitters import EMITTERS
+from blockfuse.build.layout import CHANNELS_LAST, changes_order
 from blockfuse.errors import UnsupportedModelError
 from blockfuse.graph import Op
-from blockfuse.layout import CHANNELS_LAST, changes_order
-from blockfuse.runtime import Session
+from blockfuse.runtime.session import Session
 from blockfuse.target import parse_target
 from tests import toy_networks as toy
 

@@ -12,8 +12,8 @@ import pytest
 
 from blockfuse.block import Block
 from blockfuse.errors import InternalError
-from blockfuse.interpret import interpret
 from blockfuse.machine import Loop, Node, Pixels, Program, Step
+from blockfuse.program.interpret import interpret
 from blockfuse.schedules.cuda import cuda_source, lower
 from tests.cuda_kernels import Built, build, error, inputs_of, run
 from tests.emulated.emulator.mutations import Mutation, without_each_barrier, without_each_wait

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blockfuse.device import GPUS
+from blockfuse.plan.device import GPUS
 from tests.cuda_kernels import build
 from tests.emulated.nvcc import compile_cubin, find_nvcc
 from tests.residual_blocks import basic, bottleneck, mbconv

@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blockfuse import artifact, target
+from blockfuse import target
 from blockfuse.errors import ArtifactError
-from blockfuse.library import ALIGNMENT, Constant, Layout, Library, Port, aligned_copy
+from blockfuse.runtime import artifact
+from blockfuse.runtime.library import ALIGNMENT, Constant, Layout, Library, Port, aligned_copy
 from blockfuse.target import CPU_CLASSES
 
 REPORT = {"network": "n", "blocks": [{"name": "block1", "predicted_us": 1.5}]}

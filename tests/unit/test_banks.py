@@ -2,7 +2,7 @@
 
 import pytest
 
-from blockfuse.banks import DepthwiseReads, best_pitch, fragment_store, matrix_conflicts, matrix_pitch, wavefronts
+from blockfuse.plan.banks import DepthwiseReads, best_pitch, fragment_store, matrix_conflicts, matrix_pitch, wavefronts
 
 
 @pytest.mark.parametrize(

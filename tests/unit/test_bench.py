@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from blockfuse import bench as bench_module
-from blockfuse.bench import BenchResult, Side, bench
 from blockfuse.errors import BlockfuseError, UsageError
-from blockfuse.facts import machine_facts
-from blockfuse.library import Port
 from blockfuse.report import Report
+from blockfuse.runtime.library import Port
+from blockfuse.tools import bench as bench_module
+from blockfuse.tools.bench import BenchResult, Side, bench
+from blockfuse.tools.facts import machine_facts
 from tests import onnx_models
 
 SHAPE = (1, 4, 8, 8)

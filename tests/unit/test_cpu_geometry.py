@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from blockfuse.affine import Affine, span, var
 from blockfuse.errors import InternalError
+from blockfuse.machine.affine import Affine, span, var
 from blockfuse.schedules.cpu.vectors import Panel, panels, runs, widths
 from blockfuse.schedules.cpu.window import (
     column_tiles,

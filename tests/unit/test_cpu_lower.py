@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from tvm import tirx
 
-from blockfuse.affine import Range, span, var
 from blockfuse.errors import InternalError
-from blockfuse.fold import fold
 from blockfuse.machine import Epilogue, Loop, LoopKind, Mask, Pixels, Region, Sync, walk
-from blockfuse.plan_cpu import CpuPlan, UnitTiling
-from blockfuse.program_cpu import program_cpu
+from blockfuse.machine.affine import Range, span, var
+from blockfuse.plan.cpu import CpuPlan, UnitTiling
+from blockfuse.plan.fold import fold
+from blockfuse.program.cpu import program_cpu
 from blockfuse.schedules.cpu import lower
 from blockfuse.schedules.cpu.activations import ACTIVATIONS as VECTOR_FORMS
 from blockfuse.stages import ACTIVATIONS, ImageShape, Window

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from blockfuse.affine import Range, clip, span, var
 from blockfuse.errors import InternalError
-from blockfuse.fold import fold
 from blockfuse.machine import Bias, Gemm, Loop, LoopKind, Program, walk
-from blockfuse.plan_cpu import CpuPlan, UnitTiling
-from blockfuse.program_cpu import program_cpu
+from blockfuse.machine.affine import Range, clip, span, var
+from blockfuse.plan.cpu import CpuPlan, UnitTiling
+from blockfuse.plan.fold import fold
+from blockfuse.program.cpu import program_cpu
 from blockfuse.schedules.cpu.pack import LINE, layout, pack
 from tests import cpu_programs
 

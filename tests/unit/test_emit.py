@@ -7,7 +7,7 @@ import pytest
 import tvm
 from tvm import tirx
 
-from blockfuse.affine import Affine, clip, first, var
+from blockfuse.machine.affine import Affine, clip, first, var
 from blockfuse.schedules.emit import (
     Emitter,
     broadcast,

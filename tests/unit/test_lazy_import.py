@@ -45,7 +45,9 @@ def test_tvm_is_loaded_for_building_only():
     assert "tvm" not in loaded_by(f"{program}; {plan}")
 
 
-@pytest.mark.parametrize("first", ["blockfuse", "blockfuse.verify", "blockfuse.frontend.read", "blockfuse.pattern"])
+@pytest.mark.parametrize(
+    "first", ["blockfuse", "blockfuse.verification.verify", "blockfuse.frontend.reading", "blockfuse.pattern"]
+)
 def test_public_names_are_what_they_are_whatever_was_imported_first(first):
     """A submodule of the same name must not take a function's place."""
     program = f"import {first}, blockfuse as bf\nfor name in bf.__all__: getattr(bf, name)\n"

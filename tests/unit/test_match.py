@@ -9,7 +9,7 @@ import pytest
 
 from blockfuse.frontend import canonicalize, patterns, zoo
 from blockfuse.frontend.explain import explain
-from blockfuse.frontend.read import read
+from blockfuse.frontend.reading import read
 from blockfuse.pattern import Match, Mismatch, either, match, optional, pattern
 from tests.small_graphs import Net, basic_block
 

@@ -10,7 +10,7 @@ import pytest
 from blockfuse.block import Block
 from blockfuse.frontend import canonicalize, patterns, to_onnx, zoo
 from blockfuse.frontend.partition import NoBlock, Partition, block_of, partition
-from blockfuse.frontend.read import read
+from blockfuse.frontend.reading import read
 from blockfuse.graph import Graph, Op, Tensor
 from blockfuse.pattern import pattern
 from blockfuse.stages import Activation, Add, Conv, Depthwise, Pool

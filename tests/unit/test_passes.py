@@ -6,8 +6,6 @@ import itertools
 
 import pytest
 
-from blockfuse.affine import Affine, span, var
-from blockfuse.ahead import Branch, Frame, Upcoming, ahead
 from blockfuse.machine import (
     Accumulators,
     Depthwise,
@@ -28,7 +26,9 @@ from blockfuse.machine import (
     Zero,
     global_tile,
 )
-from blockfuse.passes import arena, barriers, number, rounded
+from blockfuse.machine.affine import Affine, span, var
+from blockfuse.program.ahead import Branch, Frame, Upcoming, ahead
+from blockfuse.program.passes import arena, barriers, number, rounded
 from blockfuse.stages import ImageShape, Window
 
 IMAGE = ImageShape(4, 4, 16)

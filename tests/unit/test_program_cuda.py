@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blockfuse.affine import Affine
 from blockfuse.block import Block, reference
-from blockfuse.check import check, executions, live_registers, stream_length, task
-from blockfuse.device import GPUS
 from blockfuse.errors import InternalError
-from blockfuse.fold import fold
-from blockfuse.footprint import footprints
-from blockfuse.interpret import interpret
 from blockfuse.machine import Epilogue, Gemm, Load, Loop, Node, Program, Step, Tile, Zero
-from blockfuse.plan import Infeasible
-from blockfuse.plan_cuda import CudaPlan
-from blockfuse.planner_cuda import plan_cuda
-from blockfuse.program_cuda import program_cuda
-from blockfuse.rules_cuda import Limits, apply_rules
+from blockfuse.machine.affine import Affine
+from blockfuse.plan.choose_cuda import plan_cuda
+from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_rules import Limits, apply_rules
+from blockfuse.plan.device import GPUS
+from blockfuse.plan.fold import fold
+from blockfuse.plan.footprint import footprints
+from blockfuse.plan.infeasible import Infeasible
+from blockfuse.program.check import check, executions, live_registers, stream_length, task
+from blockfuse.program.cuda import program_cuda
+from blockfuse.program.interpret import interpret
 from blockfuse.stages import Add, Conv, ImageShape, Window
 from tests.random_blocks import random_block
 from tests.residual_blocks import basic, bottleneck, global_pool, max_pool, mbconv

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockfuse import artifact, runtime
-from blockfuse.build import build
+from blockfuse.build.build import build
+from blockfuse.build.network import Call, Network
 from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
-from blockfuse.executable import Executable, load
 from blockfuse.graph import Op
-from blockfuse.library import ALIGNMENT, Port, aligned_empty
-from blockfuse.network import Call, Network
 from blockfuse.report import Report
-from blockfuse.runtime import RUNTIME_VARIABLE, Session
+from blockfuse.runtime import artifact
+from blockfuse.runtime import session as runtime
+from blockfuse.runtime.executable import Executable, load
+from blockfuse.runtime.library import ALIGNMENT, Port, aligned_empty
+from blockfuse.runtime.session import RUNTIME_VARIABLE, Session
 from blockfuse.target import parse_target
 from tests import toy_networks as toy
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from blockfuse.depth import path_depths
 from blockfuse.errors import BlockfuseError, UsageError, VerificationError
 from blockfuse.frontend import canonicalize, with_outputs
-from blockfuse.frontend.read import read
-from blockfuse.library import Port
+from blockfuse.frontend.reading import read
 from blockfuse.report import KernelRecord, Report, StepRecord
-from blockfuse.verify import compare, reference_session, seeded_inputs, tolerance, verify
+from blockfuse.runtime.library import Port
+from blockfuse.verification.depth import path_depths
+from blockfuse.verification.verify import compare, reference_session, seeded_inputs, tolerance, verify
 
 
 # ---- tolerance -------------------------------------------------------------------------------------------------------

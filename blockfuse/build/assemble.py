@@ -1,0 +1,133 @@
+"""Put kernels, weights and single operators together: the network to build, and the report on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+from blockfuse.block import ParameterKey
+from blockfuse.plan.fold import fold
+from blockfuse.graph import Graph, Op
+from blockfuse.runtime.library import Library, Port
+from blockfuse.machine import Program
+from blockfuse.build.network import Call, Network, Step
+from blockfuse.plan.decide import Decision, FuseMode, Kernel
+from blockfuse.report import KernelRecord, Report, StepRecord
+from blockfuse.stages import Array
+from blockfuse.steps import Programs, planar_inputs
+
+if TYPE_CHECKING:
+    from blockfuse.frontend.partition import Partition
+
+Pack: TypeAlias = Callable[[Program, Mapping[ParameterKey, Array]], Array]
+
+
+def assemble(parts: Partition, programs: Programs, pack: Pack, *, taps: bool = False) -> Network:
+    """The network of a partition.
+
+    Args:
+        parts: Gives inputs, outputs and constants.
+        programs: Gives the kernels.
+        pack: Lays out a kernel's weights.
+        taps: Also return the result of every block of several stages.
+    """
+    graph = parts.graph
+    names = iter(programs.names)
+    steps: list[Step] = []
+    for step in programs.planned.steps:
+        if isinstance(step, Op):
+            steps.append(step)
+        else:
+            steps += [_call(kernel, next(names), programs, pack) for kernel in step.kernels]
+    outputs = list(graph.outputs)
+    if taps:
+        outputs += [block.tensors[-1] for block in parts.blocks if block.pattern and block.tensors[-1] not in outputs]
+    return Network(
+        name=graph.name,
+        inputs=tuple(_port(graph, name) for name in graph.inputs),
+        outputs=tuple(_port(graph, name) for name in outputs),
+        steps=tuple(steps),
+        tensors={tensor.name: tensor for tensor in graph.tensors},
+    )
+
+
+def _call(kernel: Kernel, name: str, programs: Programs, pack: Pack) -> Call:
+    block = kernel.block
+    out = block.output
+    flags = planar_inputs(block, programs.planned.planar)
+    weights = pack(programs.by_name[name], block.parameters)
+    return Call(
+        kernel=name,
+        inputs=block.tensors[:-1],
+        constants=(weights,) if weights.size else (),
+        output=block.tensors[-1],
+        output_shape=(block.batch, out.height, out.width, out.channels),
+        nchw_inputs=tuple(i for i, planar in enumerate(flags) if planar),
+    )
+
+
+def _port(graph: Graph, name: str) -> Port:
+    tensor = graph.tensor(name)
+    return Port(name, tensor.shape, tensor.dtype)
+
+
+def describe(
+    parts: Partition, programs: Programs, library: Library, fuse: FuseMode, seconds: Mapping[str, float]
+) -> Report:
+    """The report on a compiled network."""
+    names = iter(programs.names)
+    steps = tuple(
+        _op_record(step, parts) if isinstance(step, Op) else _block_record(step, [next(names) for _ in step.kernels])
+        for step in programs.planned.steps
+    )
+    apart = sum(1 if isinstance(s, Op) else len(fold(s.block).units) for s in programs.planned.steps)
+    return Report(
+        network=library.name,
+        target=library.target.name,
+        threads=library.target.threads,
+        fuse=fuse,
+        steps=steps,
+        unfused_kernels=apart,
+        layout_changes=library.layout_changes,
+        seconds=dict(seconds),
+    )
+
+
+def _op_record(op: Op, parts: Partition) -> StepRecord:
+    return StepRecord(op.name, op.kind, op.output, note=parts.reasons.get(op.name, ""))
+
+
+def _block_record(decision: Decision, names: list[str]) -> StepRecord:
+    block = decision.block
+    kernels = tuple(_kernel_record(kernel, name) for kernel, name in zip(decision.kernels, names, strict=True))
+    return StepRecord(
+        name=block.name,
+        kind=block.pattern or "single",
+        output=block.tensors[-1],
+        stages=tuple(stage.describe() for stage in block.stages),
+        kernels=kernels,
+        saved_bytes=decision.saved_bytes,
+        note=decision.why,
+    )
+
+
+def _kernel_record(kernel: Kernel, name: str) -> KernelRecord:
+    cost = kernel.cost
+    return KernelRecord(
+        name=name,
+        plan=str(kernel.plan),
+        operations=cost.operations,
+        recompute=cost.recompute,
+        global_bytes=cost.global_bytes,
+        local_bytes=cost.local_bytes,
+        predicted_us=cost.seconds * 1e6,
+        bound=cost.bound,
+    )
+
+
+def alone(graph: Graph, op: Op) -> Graph:
+    """A graph of one op, whose inputs are the op's computed inputs."""
+    names = [name for name in dict.fromkeys((*op.inputs, *op.outputs)) if name]
+    inputs = [name for name in dict.fromkeys(op.inputs) if name and not graph.tensor(name).is_constant]
+    outputs = [name for name in op.outputs if name]
+    return Graph(op.name, inputs, outputs, [graph.tensor(name) for name in names], [op])

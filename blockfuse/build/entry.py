@@ -1,0 +1,178 @@
+"""The entry function of a network in Relax: kernel calls and single ops in order, weights as parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from blockfuse.errors import InternalError
+from blockfuse.build.fallback import emit_op
+from blockfuse.build.importer import Importer
+from blockfuse.build.layout import FROM_NHWC, TO_NHWC, Layouts, changes_order, wanted
+from blockfuse.runtime.library import ALIGNMENT, Layout, Port
+from blockfuse.build.network import Call, Network, Step
+
+KERNEL_MARKER = "blockfuse.kernel"
+"""Attribute of functions that are finished TensorIR."""
+
+_OPAQUE = 8
+_KERNEL_ATTRS = {KERNEL_MARKER: 1, "tirx.is_scheduled": True, "op_pattern": _OPAQUE, "tirx.noalias": True}
+
+
+class Entry:
+    """The Relax function ``main`` of a network while it is written."""
+
+    def __init__(
+        self, network: Network, functions: Mapping[str, Any], layouts: Layouts, importer: Importer | None
+    ) -> None:
+        self.network = network
+        self.functions = functions
+        self.layouts = layouts
+        self.importer = importer
+        self.imported: list[str] = []
+        self.builder = relax.BlockBuilder()
+        self.constants: list[np.ndarray[Any, Any]] = []
+        self.parameters: list[Any] = []
+        self.kernels: dict[str, Any] = {}
+        self.values: dict[tuple[str, Layout], Any] = {}
+        self.alignments: dict[str, int] = {}
+
+    def module(self) -> Any:
+        """The whole network as a Relax module."""
+        inputs = [relax.Var(f"x{i}", _type(port.shape, port.dtype)) for i, port in enumerate(self.network.inputs)]
+        for port, variable in zip(self.network.inputs, inputs, strict=True):
+            self.values[port.name, Layout.PLAIN] = variable
+        with self.builder.function("main", attrs={"num_input": len(inputs)}):
+            with self.builder.dataflow():
+                for step, layout in zip(self.network.steps, self.layouts.steps, strict=True):
+                    self._emit(step, layout)
+                outputs = [self.builder.emit_output(self._output(port)) for port in self.network.outputs]
+            self.builder.emit_func_output(relax.Tuple(outputs), params=[*inputs, *self.parameters])
+        return self.builder.get()
+
+    def input_ports(self) -> tuple[Port, ...]:
+        """The inputs with the alignment their readers ask for."""
+        return tuple(
+            Port(port.name, port.shape, port.dtype, Layout.PLAIN, self.alignments.get(port.name, 1))
+            for port in self.network.inputs
+        )
+
+    def constant(self, array: np.ndarray[Any, Any]) -> Any:
+        """A parameter of the function that holds a constant."""
+        variable = relax.Var(f"w{len(self.parameters)}", _type(array.shape, array.dtype.name))
+        self.constants.append(array)
+        self.parameters.append(variable)
+        return variable
+
+    def _emit(self, step: Step, layout: Layout) -> None:
+        if isinstance(step, Call):
+            self._emit_call(step)
+            return
+        values = []
+        for name in step.inputs:
+            value = self._read(name, layout)
+            if value is not None and not self.network.is_image(name):
+                value = self._shaped(value, self.network.tensors[name].shape, f"input {name!r} of {step}")
+            self._align(name, ALIGNMENT)
+            values.append(value)
+        results = emit_op(step, values, layout, self)
+        for name, result in zip(step.outputs, results, strict=True):
+            self.values[name, layout if self.network.is_image(name) else Layout.PLAIN] = result
+
+    def _read(self, name: str, layout: Layout) -> Any:
+        """A computed value in a layout, converted if it is not there yet; None for constants and omitted inputs."""
+        if not name or self.network.is_constant(name):
+            return None
+        if not self.network.is_image(name):
+            layout = Layout.PLAIN
+        if (name, layout) not in self.values:
+            self.values[name, layout] = self.builder.emit(self._converted(name, layout))
+        return self.values[name, layout]
+
+    def _converted(self, name: str, layout: Layout) -> Any:
+        """An image in the other layout than it was made in."""
+        self._align(name, ALIGNMENT)
+        image = self.values[name, Layout.NHWC if layout is Layout.PLAIN else Layout.PLAIN]
+        axes = TO_NHWC if layout is Layout.NHWC else FROM_NHWC
+        if not changes_order(self.network.tensors[name].shape):
+            shape = _shape(image.ty)
+            return relax.op.reshape(image, tuple(shape[axis] for axis in axes))
+        return relax.op.permute_dims(image, axes)
+
+    def _align(self, name: str, alignment: int) -> None:
+        self.alignments[name] = max(alignment, self.alignments.get(name, 1))
+
+    def _emit_call(self, call: Call) -> None:
+        function = self.functions[call.kernel]
+        if len(function.params) != len(call.inputs) + len(call.constants) + 1:
+            raise InternalError(
+                f"kernel {call.kernel!r} has {len(function.params)} parameters, its call gives {len(call.inputs)} "
+                f"inputs, {len(call.constants)} constants and an output"
+            )
+        arguments = []
+        for position, (name, parameter) in enumerate(zip(call.inputs, function.params, strict=False)):
+            value = self._read(name, wanted(call, Layout.NHWC, position))
+            self._align(name, int(parameter.data_alignment))
+            arguments.append(self._shaped(value, _shape(parameter), f"input {name!r} of kernel {call.kernel!r}"))
+        for array, parameter in zip(call.constants, function.params[len(call.inputs) :], strict=False):
+            arguments.append(self.constant(_matching(array, parameter, call.kernel)))
+        self._check_output(call)
+        result = _type(call.output_shape, str(function.params[-1].dtype))
+        value = self.builder.emit(relax.call_tir(self._kernel(call.kernel), arguments, result))
+        self.values[call.output, Layout.NHWC if self.network.is_image(call.output) else Layout.PLAIN] = value
+
+    def _check_output(self, call: Call) -> None:
+        """Refuse a call whose result is not the graph tensor it stands for."""
+        tensor = self.network.tensors.get(call.output)
+        if tensor is None:
+            return
+        image = self.network.is_image(call.output)
+        expected = tuple(tensor.shape[axis] for axis in TO_NHWC) if image else tensor.shape
+        same = call.output_shape == expected if image else math.prod(call.output_shape) == math.prod(expected)
+        if not same:
+            raise InternalError(
+                f"kernel {call.kernel!r} writes {list(call.output_shape)} for {call.output!r}, not {list(expected)}"
+            )
+
+    def _shaped(self, value: Any, want: tuple[int, ...], what: str) -> Any:
+        """A value in the shape that its reader declares: N, C and N, 1, 1, C hold the same bytes."""
+        have = _shape(value.ty)
+        if have == want:
+            return value
+        if math.prod(have) != math.prod(want) or (len(have) == 4 and len(want) == 4):
+            raise InternalError(f"{what} has shape {list(have)}, not {list(want)}")
+        return self.builder.emit(relax.op.reshape(value, want))
+
+    def _kernel(self, name: str) -> Any:
+        if name not in self.kernels:
+            function = self.functions[name].with_attrs(_KERNEL_ATTRS)
+            if "global_symbol" in function.attrs:
+                function = function.without_attr("global_symbol")
+            self.kernels[name] = self.builder.add_func(function, name)
+        return self.kernels[name]
+
+    def _output(self, port: Port) -> Any:
+        layout = self.layouts.values.get(port.name, Layout.PLAIN)
+        return self.values[port.name, layout]
+
+
+def _type(shape: Sequence[int], dtype: str) -> Any:
+    return relax.TensorType(tuple(shape), dtype)
+
+
+def _shape(typed: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in typed.shape)
+
+
+def _matching(array: np.ndarray[Any, Any], parameter: Any, kernel: str) -> np.ndarray[Any, Any]:
+    shape, dtype = _shape(parameter), str(parameter.dtype)
+    if array.size != math.prod(shape) or array.dtype.name != dtype:
+        raise InternalError(
+            f"kernel {kernel!r} takes constant {parameter.name} as {dtype}{list(shape)}, its call gives "
+            f"{array.dtype}{list(array.shape)}"
+        )
+    return array.reshape(shape)

@@ -1,0 +1,93 @@
+"""A network ready to build: kernel calls and single graph ops in execution order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from blockfuse.errors import InternalError
+from blockfuse.graph import Op, Tensor
+from blockfuse.runtime.library import Port
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a kernel.
+
+    Attributes:
+        kernel: Name of the kernel's function; calls that differ only in their constants share one.
+        inputs: Names of the values read.
+        constants: Packed weights of this call, flat, in the order of the function's constant parameters.
+        output: Name of the value written.
+        output_shape: As the kernel writes it, such as (N, H, W, C).
+        nchw_inputs: Positions of inputs that the kernel reads as N, C, H, W; it reads other images as N, H, W, C.
+    """
+
+    kernel: str
+    inputs: tuple[str, ...]
+    constants: tuple[np.ndarray[Any, Any], ...]
+    output: str
+    output_shape: tuple[int, ...]
+    nchw_inputs: tuple[int, ...] = ()
+
+
+Step: TypeAlias = Call | Op
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Everything that is compiled into one library.
+
+    A value that ``tensors`` does not name passes from kernel to kernel in a form of their own.
+
+    Attributes:
+        name: Of the model.
+        inputs: Values given at run time.
+        outputs: Values returned.
+        steps: In execution order.
+        tensors: The graph tensors that steps name, constants with their data.
+    """
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    steps: tuple[Step, ...]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def is_image(self, value: str) -> bool:
+        """Whether a value is computed and has the four dimensions N, C, H, W."""
+        tensor = self.tensors.get(value)
+        return tensor is not None and len(tensor.shape) == 4 and not tensor.is_constant
+
+    def is_constant(self, value: str) -> bool:
+        """Whether a value is known before the network runs."""
+        return value in self.tensors and self.tensors[value].is_constant
+
+    def check(self) -> None:
+        """Raise :class:`InternalError` unless every value is made once, and before it is read."""
+        made = {port.name for port in self.inputs}
+        for step in self.steps:
+            for value in step.inputs:
+                if isinstance(step, Op) and value and value not in self.tensors:
+                    raise InternalError(f"network {self.name}: {step} reads {value!r}, which is for kernels only")
+                if value and value not in made and not self.is_constant(value):
+                    raise InternalError(f"network {self.name}: {describe(step)} reads {value!r} before it is made")
+            outputs = [step.output] if isinstance(step, Call) else [name for name in step.outputs if name]
+            for value in outputs:
+                if value in made:
+                    raise InternalError(f"network {self.name}: {value!r} is made twice")
+            made.update(outputs)
+        for port in self.outputs:
+            tensor = self.tensors.get(port.name)
+            if port.name not in made or tensor is None:
+                raise InternalError(f"network {self.name}: output {port.name!r} is not made")
+            if (tensor.shape, tensor.dtype) != (port.shape, port.dtype):
+                raise InternalError(f"network {self.name}: output {port} is made as {tensor.dtype}{list(tensor.shape)}")
+
+
+def describe(step: Step) -> str:
+    """A step by kind and name."""
+    return f"kernel {step.kernel!r}" if isinstance(step, Call) else str(step)

@@ -1,0 +1,146 @@
+"""Where a program keeps parts of images, sums and weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from blockfuse.block import ParameterKey
+from blockfuse.machine.affine import Affine, Range
+from blockfuse.stages import ImageShape
+
+
+class Level(StrEnum):
+    """Where a tile lives."""
+
+    GLOBAL = "global"  # memory all kernels see
+    LOCAL = "local"  # shared memory of an SM; a cache-resident buffer of a core
+    REGISTER = "register"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box of an image."""
+
+    rows: Range
+    cols: Range
+    channels: Range
+
+    def __str__(self) -> str:
+        return f"[{self.rows}, {self.cols}, {self.channels}]"
+
+
+@dataclass(eq=False)
+class Tile:
+    """Storage for a part of one image value.
+
+    Attributes:
+        name: Unique within the program.
+        level: Where it lives.
+        image: Shape of the whole value.
+        rows: Rows it can hold.
+        cols: Columns it can hold.
+        channels: Channels it can hold.
+        pitch: Elements from one pixel to the next.
+        top: Image row in its first row. A ring has no fixed one.
+        left: Image column in its first column.
+        first_channel: Image channel in its first channel.
+        ring: Whether row ``h`` of the image is in row ``h mod rows`` of the tile.
+        padded: Whether it holds zeros for pixels outside the image; otherwise such pixels are not held and read as 0.
+        split_columns: Whether even columns come before odd ones, so that stride-2 reads are neighbours.
+        planar: Whether a global tile is stored channel by channel (N, C, H, W).
+        copies: How many tiles of this shape lie behind each other, one per trip of the ``channel_split`` loop.
+        offset: First element in the arena, or -1 where the tile has storage of its own.
+    """
+
+    name: str
+    level: Level
+    image: ImageShape
+    rows: int
+    cols: int
+    channels: int
+    pitch: int
+    top: Affine = field(default_factory=Affine)
+    left: Affine = field(default_factory=Affine)
+    first_channel: Affine = field(default_factory=Affine)
+    ring: bool = False
+    padded: bool = False
+    split_columns: bool = False
+    planar: bool = False
+    copies: int = 1
+    offset: int = -1
+
+    @property
+    def size(self) -> int:
+        """Elements of one copy."""
+        return self.rows * self.cols * self.pitch
+
+    @property
+    def is_global(self) -> bool:
+        """Whether every kernel sees it."""
+        return self.level is Level.GLOBAL
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def global_tile(name: str, image: ImageShape, *, planar: bool = False) -> Tile:
+    """A kernel's input or output: the whole image in memory."""
+    return Tile(name, Level.GLOBAL, image, image.height, image.width, image.channels, image.channels, planar=planar)
+
+
+@dataclass(frozen=True)
+class WarpTiling:
+    """How the warps of a CTA share a sum; m16n8k16 tiles number pixels and channels in the order of the region.
+
+    Attributes:
+        wm: Warps along the pixels; warp ``i`` takes every ``wm``-th m16 tile.
+        wn: Warps along the channels, each with a contiguous share.
+        mb: m16 tiles of one warp that are in registers together.
+    """
+
+    wm: int
+    wn: int
+    mb: int
+
+    def __str__(self) -> str:
+        return f"{self.wm}x{self.wn} warps, {self.mb} m16 tiles each"
+
+
+@dataclass(eq=False)
+class Accumulators:
+    """float32 sums in registers for a region of one value.
+
+    Attributes:
+        name: Unique within the program.
+        region: What is summed; a ``pixels`` loop works on it piece by piece.
+        tiling: Which warp sums what, on a GPU.
+    """
+
+    name: str
+    region: Region
+    tiling: WarpTiling | None = None
+
+    @property
+    def registers(self) -> int:
+        """Sums in one thread of a GPU: four per m16n8 tile."""
+        if self.tiling is None:
+            return 0
+        return self.tiling.mb * self.region.channels.size.const // self.tiling.wn // 2
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class WeightSlice:
+    """A box of one stage's filter: taps (r * S + s), input channels, output channels."""
+
+    key: ParameterKey
+    taps: Range
+    inputs: Range
+    outputs: Range
+    name: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.name}[taps {self.taps}, {self.inputs} -> {self.outputs}]"

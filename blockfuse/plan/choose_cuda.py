@@ -1,0 +1,99 @@
+"""Chooses a plan for a block on a GPU: tiles by a simple cost, everything else by rule.
+
+Candidates are output tiles and numbers of warps, cheapest prediction first; the first whose program fits into shared
+memory and registers is taken. Where none fits, the smallest need is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_cost import predicted_seconds
+from blockfuse.plan.cuda_rules import Limits, apply_rules
+from blockfuse.plan.device import Device
+from blockfuse.plan.fold import Folded
+from blockfuse.plan.footprint import footprints
+from blockfuse.plan.infeasible import Infeasible
+from blockfuse.program.check import live_registers
+from blockfuse.program.cuda import program_cuda
+
+_HALF = 2  # bytes
+_REGISTER_FILE = 65536  # per SM
+_OTHER_REGISTERS = 23  # addresses, loop variables, what the compiler keeps
+_REMEDY = "cut the block"
+_MAX_TILE = 32  # pixels along an axis
+_MAX_INPUTS = 10  # kernel parameters are ordered by name
+
+# Fallbacks, least harmful first: depth of the weight stream, bytes of an item, channels of a chunk.
+_FALLBACKS = (
+    Limits(3, 20480, 64),
+    Limits(2, 20480, 64),
+    Limits(3, 10240, 32),
+    Limits(2, 10240, 32),
+    Limits(2, 5120, 16),
+)
+
+
+def plan_cuda(
+    folded: Folded, device: Device, *, tile: tuple[int, int] | None = None, warps: int | None = None
+) -> CudaPlan | Infeasible:
+    """The plan that is predicted to be fastest.
+
+    Args:
+        folded: The block.
+        device: What to plan for.
+        tile: Output rows and columns of a CTA; chosen by cost if not given.
+        warps: Warps of a CTA; chosen by cost if not given.
+
+    Returns:
+        A plan whose program fits, or what stands in the way.
+    """
+    if folded.input_count > _MAX_INPUTS:
+        return Infeasible("inputs of one kernel", folded.input_count, _MAX_INPUTS, "tensors", "cut the block")
+    candidates = list(_candidates(folded, tile, warps))
+    if not candidates:
+        out = folded.shapes[-1]
+        return Infeasible("tile of an output whose paths differ in stride", out.pixels, _MAX_TILE**2, "pixels")
+    failures = []
+    for candidate in sorted(candidates, key=lambda plan: predicted_seconds(folded, plan, device)):
+        result = _fitted(folded, candidate, device)
+        if isinstance(result, CudaPlan):
+            return result
+        failures.append(result)
+    return min(failures, key=lambda failure: (failure.limit, failure.need))
+
+
+def _candidates(folded: Folded, tile: tuple[int, int] | None, warps: int | None) -> Iterator[CudaPlan]:
+    """Plans by rule for every tile and number of warps."""
+    out = folded.shapes[-1]
+    tiles = [tile] if tile else [(p, q) for p in _shares(out.height) for q in _shares(out.width)]
+    for p, q in tiles:
+        tile_p, tile_q = min(p, out.height), min(q, out.width)
+        if isinstance(footprints(folded, tile_p, tile_q), str):
+            continue
+        for count in (warps,) if warps else (4, 8):
+            yield apply_rules(folded, tile_p, tile_q, count, _FALLBACKS[0])
+
+
+def _shares(size: int) -> list[int]:
+    """Tile sizes that divide an axis evenly, up to the last tile."""
+    sizes = {-(-size // count) for count in range(1, size + 1)}
+    return sorted(s for s in sizes if s <= _MAX_TILE and (s >= min(4, size)))
+
+
+def _fitted(folded: Folded, plan: CudaPlan, device: Device) -> CudaPlan | Infeasible:
+    """The plan, or the first of its fallbacks that fits; else the least need of shared memory."""
+    registers = min(device.registers, _REGISTER_FILE // (32 * plan.warps)) - _OTHER_REGISTERS
+    failures = []
+    for limits in _FALLBACKS:
+        smaller = apply_rules(folded, plan.tile_p, plan.tile_q, plan.warps, limits)
+        program = program_cuda(folded, smaller, "candidate")
+        need, live = program.arena * _HALF, live_registers(program)
+        if need > device.local_bytes:
+            failures.append(Infeasible("shared memory", need, device.local_bytes, "bytes", _REMEDY))
+        elif live > registers:
+            failures.append(Infeasible("sums and fragments", live, registers, "registers per thread", _REMEDY))
+        else:
+            return smaller
+    return min(failures, key=lambda failure: failure.need)

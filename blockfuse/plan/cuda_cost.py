@@ -1,0 +1,101 @@
+"""A coarse prediction of a CUDA kernel's time, to compare plans of one block; no figure of it is a measurement.
+
+One CTA takes the time of its slowest pipe (tensor cores, ordinary arithmetic, shared memory, L2) plus a little for
+every step of the weight stream; the kernel takes as many rounds of CTAs as the SMs need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blockfuse.errors import InternalError
+from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
+from blockfuse.plan.cuda import CudaPlan, UnitPlan
+from blockfuse.plan.device import Device
+from blockfuse.plan.fold import Folded, Term, Unit
+from blockfuse.plan.footprint import Footprint, footprints
+
+_HALF = 2  # bytes
+_MMA_SYNC = 0.62  # share of Hopper's tensor peak that mma.sync reaches
+_STEP_SECONDS = 0.15e-6  # assumed: a barrier, and the wait for an item
+_TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEPTHWISE
+
+
+@dataclass
+class _Work:
+    """What one CTA does."""
+
+    tensor: float = 0.0  # operations
+    vector: float = 0.0  # operations
+    local: float = 0.0  # bytes of shared memory read and written
+    cache: float = 0.0  # bytes from and to L2
+    steps: int = 0
+
+
+def predicted_seconds(folded: Folded, plan: CudaPlan, device: Device) -> float:
+    """Predicted time of a kernel for the whole batch, in seconds."""
+    prints = footprints(folded, plan.tile_p, plan.tile_q)
+    if isinstance(prints, str):
+        raise InternalError(f"block {folded.block.name}: {prints}")
+    work = _Work()
+    for value in range(folded.input_count):
+        bytes_in = prints[value].pixels * folded.shapes[value].channels * _HALF
+        work.cache += bytes_in
+        work.local += bytes_in
+    for index, unit in enumerate(folded.units):
+        _add_unit(work, folded, plan, prints, index, unit)
+    out = folded.shapes[-1]
+    work.cache += prints[-1].pixels * out.channels * _HALF
+    ctas = folded.block.batch * -(-out.height // plan.tile_p) * -(-out.width // plan.tile_q)
+    rounds = -(-ctas // device.cores)
+    pipes = (
+        work.tensor / (device.tensor_peak * _MMA_SYNC),
+        work.vector / device.vector_peak,
+        work.local / device.local_bandwidth,
+        work.cache / device.cache_bandwidth,
+    )
+    return device.launch_seconds + rounds * (max(pipes) * device.cores + work.steps * _STEP_SECONDS)
+
+
+def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
+    value = folded.value(index)
+    pixels, channels = prints[value].pixels, folded.shapes[value].channels
+    work.local += 2 * pixels * channels * _HALF
+    if unit.kind == "contract":
+        _add_contraction(work, folded, plan, prints, value, unit)
+        return
+    term = unit.terms[0]
+    work.vector += 2 * _TAP_OPERATIONS * pixels * channels * term.window.taps
+    segment = plan.units[index].segment
+    rows = (segment - 1) * term.window.stride_h + term.window.extent_h if unit.kind == "depthwise" else term.window.r
+    work.local += pixels * channels * _HALF * term.window.s * rows / segment
+    work.cache += channels * term.window.taps * _HALF
+    work.steps += channels // plan.homes[value].chunk if unit.kind == "depthwise" else 0
+
+
+def _add_contraction(
+    work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit
+) -> None:
+    """Fragments of pixels are read by every warp along the channels, those of weights by every one along the pixels."""
+    chosen: UnitPlan = plan.units[value - folded.input_count]
+    tiling = chosen.tiling
+    if tiling is None:
+        raise InternalError(f"unit {unit.name} has no tiling")
+    m16_tiles = -(-prints[value].pixels // 16)
+    tiles = -(-m16_tiles // tiling.wm) * tiling.wm
+    channels = folded.shapes[value].channels
+    for term, slices in zip(unit.terms, chosen.slices, strict=True):
+        depth = folded.shapes[term.source].channels * term.window.taps
+        work.tensor += 2 * tiles * 16 * depth * channels
+        loads = tiles * 16 * tiling.wn * channels / plan.homes[value].chunk
+        work.local += depth * _HALF * (loads * _conflicts(prints, term, value) + channels * tiling.wm)
+        work.cache += depth * channels * _HALF
+        work.steps += max(1, depth // (slices.ks * slices.taps)) * max(1, channels // plan.homes[value].chunk)
+
+
+def _conflicts(prints: list[Footprint], term: Term, value: int) -> float:
+    """How much longer fragment loads of a term take because its pixels fall into the same banks."""
+    window, made = term.window, prints[value]
+    stride_w = 1 if window.stride_w == 2 else window.stride_w  # the tile keeps even and odd columns apart
+    cols, out_cols = prints[term.source].cols.size, made.made_cols.size
+    return matrix_conflicts(matrix_pitch(64), cols, out_cols, window.stride_h, stride_w, made.pixels)

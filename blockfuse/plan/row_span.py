@@ -1,0 +1,56 @@
+"""Which rows of every value lie under some output rows of a block: what bands and rings of rows are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blockfuse.errors import InternalError
+from blockfuse.plan.fold import Folded, Term
+
+EVERY_ROW = 1 << 24
+"""More rows than any image has."""
+
+
+@dataclass(frozen=True)
+class RowSpan:
+    """Rows ``[stride*h0 - before, stride*(h1-1) + after)`` of a value lie under output rows ``[h0, h1)``."""
+
+    stride: int = 1
+    before: int = 0
+    after: int = 1
+
+    def through(self, term: Term) -> RowSpan:
+        """The rows of a term's source under these rows of its result."""
+        window = term.window
+        return RowSpan(
+            self.stride * window.stride_h,
+            self.before * window.stride_h + window.pad_top,
+            (self.after - 1) * window.stride_h - window.pad_top + window.extent_h,
+        )
+
+    def union(self, other: RowSpan | None) -> RowSpan:
+        """What covers both; every row, where the two move over the value at different steps."""
+        if other is None:
+            return self
+        if other.stride != self.stride:
+            return RowSpan(self.stride, EVERY_ROW, EVERY_ROW)
+        return RowSpan(self.stride, max(self.before, other.before), max(self.after, other.after))
+
+    def alive(self, rows: int) -> int:
+        """Rows under ``rows`` output rows."""
+        return self.stride * (rows - 1) + self.after + self.before
+
+
+def row_spans(folded: Folded) -> list[RowSpan]:
+    """The rows of every value under a range of output rows."""
+    found: list[RowSpan | None] = [None] * len(folded.shapes)
+    found[-1] = RowSpan()
+    for index in reversed(range(len(folded.units))):
+        unit, mine = folded.units[index], found[folded.value(index)]
+        if mine is None:
+            raise InternalError(f"unit {unit.name} is read by nothing")
+        for term in unit.terms:
+            found[term.source] = mine.through(term).union(found[term.source])
+        for value in unit.added:
+            found[value] = mine.union(found[value])
+    return [span or RowSpan() for span in found]

@@ -1,0 +1,1 @@
+"""Blocks and plans written as tile programs; passes over programs, and their float64 interpreter."""

@@ -1,0 +1,156 @@
+"""What must hold of a finished CUDA program, whatever plan it came from.
+
+The float64 interpreter checks what a program computes; these checks are cheap and name the rule that is broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from blockfuse.errors import InternalError
+from blockfuse.machine import (
+    Accumulators,
+    Depthwise,
+    Epilogue,
+    Gemm,
+    Loop,
+    Node,
+    Pixels,
+    Program,
+    Step,
+    Tile,
+    Zero,
+    reads,
+    walk,
+    written,
+)
+from blockfuse.program.passes import ALIGNMENT
+
+
+def task(program: Program) -> list[Node]:
+    """The nodes inside all parallel loops: what one CTA executes."""
+    nodes = program.body
+    while len(nodes) == 1 and isinstance(nodes[0], Loop) and nodes[0].kind.is_parallel:
+        nodes = nodes[0].body
+    return nodes
+
+
+def executions(program: Program) -> Iterator[tuple[Node, dict[str, int]]]:
+    """Every node that the first CTA executes, in order, with the trip of every loop around it."""
+    parallel = {node.var: 0 for node in program.walk() if isinstance(node, Loop) and node.kind.is_parallel}
+    yield from _executions(task(program), parallel)
+
+
+def _executions(nodes: Sequence[Node], env: dict[str, int]) -> Iterator[tuple[Node, dict[str, int]]]:
+    for node in nodes:
+        yield node, env
+        if isinstance(node, Loop):
+            for trip in range(node.count):
+                yield from _executions(node.body, {**env, node.var: trip})
+        elif isinstance(node, Pixels | Step):
+            yield from _executions(node.body, env)
+
+
+def live_registers(program: Program) -> int:
+    """Registers that one thread needs at least: sums alive at the same time, fragments, and addresses of pixels."""
+    position: dict[Accumulators, list[int]] = {}
+    addresses: dict[tuple[Accumulators, Tile], int] = {}
+    fragments = 0
+    for at, node in enumerate(walk(program.body)):
+        if isinstance(node, Gemm | Epilogue) and node.acc.tiling is not None:
+            position.setdefault(node.acc, []).append(at)
+            fragments = max(fragments, 4 * node.acc.tiling.mb + 4)
+        if isinstance(node, Gemm) and node.acc.tiling is not None:
+            addresses[node.acc, node.source] = node.acc.tiling.mb
+    alive = [
+        sum(acc.registers for acc, used in position.items() if used[0] <= at <= used[-1])
+        for used in position.values()
+        for at in used
+    ]
+    return max(alive, default=0) + fragments + sum(addresses.values())
+
+
+def check(program: Program) -> None:
+    """Raise :class:`InternalError` unless a CUDA program keeps the rules its lowering relies on."""
+    for reason in (
+        *_stream_faults(program),
+        *_tile_faults(program),
+        *_order_faults(program),
+        *_weight_faults(program),
+    ):
+        raise InternalError(f"program {program.name}: {reason}")
+
+
+def stream_length(program: Program) -> int:
+    """Elements of the packed weights."""
+    return max((base + size for base, size in _items(program)), default=0)
+
+
+def _items(program: Program) -> list[tuple[int, int]]:
+    """First element and size of the item of every step, in execution order."""
+    found = []
+    for node, env in executions(program):
+        if isinstance(node, Step):
+            found.append((node.item.base + node.item.index.at(env) * node.item.size, node.item.size))
+    return found
+
+
+def _stream_faults(program: Program) -> Iterator[str]:
+    """Every item is used once, items fill the stream without gaps, and each fits its slot."""
+    items = _items(program)
+    if items and program.ring is None:
+        yield "steps without a ring"
+        return
+    end = 0
+    for base, size in sorted(items):
+        if base < end:
+            yield f"the item at {base} is streamed twice"
+        if base > end:
+            yield f"elements {end} to {base} of the stream are in no item"
+        end = base + size
+    if program.ring is not None and any(size > program.ring.slot for _, size in items):
+        yield f"an item is larger than a slot of {program.ring.slot}"
+    numbers = [node.number.at(env) for node, env in executions(program) if isinstance(node, Step)]
+    if numbers != list(range(len(numbers))):
+        yield "steps are not numbered in execution order"
+
+
+def _tile_faults(program: Program) -> Iterator[str]:
+    """Offsets and pitches keep the alignment of the widest access."""
+    names = [tile.name for tile in program.tiles]
+    for name in {name for name in names if names.count(name) > 1}:
+        yield f"two tiles are called {name}"
+    for tile in program.tiles:
+        if tile.offset < 0 or tile.offset % ALIGNMENT or tile.offset + tile.size > program.arena:
+            yield f"tile {tile} is not placed in the arena of {program.arena}"
+    for node in program.walk():
+        if isinstance(node, Gemm) and node.source.pitch % 8:
+            yield f"tile {node.source}: ldmatrix needs a pitch that is a multiple of 8, not {node.source.pitch}"
+        if isinstance(node, Depthwise) and (node.source.pitch % program.lanes or node.target.pitch % program.lanes):
+            yield f"{node.source} and {node.target}: pitches must be multiples of the {program.lanes} lanes"
+
+
+def _order_faults(program: Program) -> Iterator[str]:
+    """Tiles are written before they are read, sums zeroed before they are added to."""
+    filled: set[Tile | Accumulators] = set(program.inputs)
+    for node in program.walk():
+        if isinstance(node, Loop | Pixels | Step):
+            continue
+        for tile in reads(node):
+            if tile not in filled:
+                yield f"{str(node).strip()} reads {tile}, which nothing has written"
+        if isinstance(node, Gemm) and node.acc not in filled:
+            yield f"{str(node).strip()} adds to sums that nothing has zeroed"
+        filled.update(written(node))
+        if isinstance(node, Zero) and isinstance(node.target, Accumulators):
+            filled.add(node.target)
+
+
+def _weight_faults(program: Program) -> Iterator[str]:
+    """Weights are used in the step whose item holds them."""
+    for node in program.walk():
+        if isinstance(node, Step):
+            held = node.item.slices
+            for inner in walk(node.body):
+                if isinstance(inner, Gemm | Depthwise) and inner.weights not in held:
+                    yield f"{inner.weights} is not in the item {node.item.name}"

@@ -1,0 +1,138 @@
+"""Which tile of shared memory each value of a block has in a CUDA program: its place in the image, its layout."""
+
+from __future__ import annotations
+
+import re
+
+from blockfuse.errors import InternalError
+from blockfuse.machine import Level, Tile
+from blockfuse.machine.affine import Affine, var
+from blockfuse.plan.banks import DepthwiseReads, best_pitch, matrix_pitch
+from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.fold import Folded
+from blockfuse.plan.footprint import Extent, Footprint, footprints
+from blockfuse.program.passes import rounded
+
+CORE = 16  # channels of an mma tile
+
+
+def place(folded: Folded, plan: CudaPlan) -> dict[int, Tile]:
+    """The tile of every value that has one; offsets are not decided yet.
+
+    Raises:
+        InternalError: Two paths through the block move over a value at different steps.
+    """
+    places = _Places(folded, plan)
+    return {value: places.tile(value) for value in range(len(folded.shapes)) if not places.is_added_late(value)}
+
+
+def stored_channels(folded: Folded, plan: CudaPlan, value: int) -> int:
+    """Channels of a value as kept on chip: whole mma tiles and whole chunks, those above the image's are zero."""
+    return rounded(rounded(folded.shapes[value].channels, CORE), plan.homes[value].chunk)
+
+
+def footprints_of(folded: Folded, plan: CudaPlan) -> list[Footprint]:
+    """The footprints at the plan's tile.
+
+    Raises:
+        InternalError: Two paths through the block move over a value at different steps.
+    """
+    prints = footprints(folded, plan.tile_p, plan.tile_q)
+    if isinstance(prints, str):
+        raise InternalError(f"block {folded.block.name}: {prints}")
+    return prints
+
+
+def names(folded: Folded) -> list[str]:
+    """A distinct identifier per value: the units' names, and x for inputs."""
+    found = ["x" if i == 0 else f"x{i}" for i in range(folded.input_count)]
+    for unit in folded.units:
+        name = identifier(unit.name)
+        found.append(f"{name}_{len(found)}" if name in {*found, "out"} else name)
+    return found
+
+
+def identifier(name: str) -> str:
+    """``name`` as a C identifier."""
+    text = re.sub(r"\W", "_", name)
+    return f"s_{text}" if not text or text[0].isdigit() else text
+
+
+class _Places:
+    """Decides the tiles one by one."""
+
+    def __init__(self, folded: Folded, plan: CudaPlan) -> None:
+        self.folded, self.plan, self.shapes = folded, plan, folded.shapes
+        self.last = len(self.shapes) - 1
+        self.prints = footprints_of(folded, plan)
+        self.names = names(folded)
+        self.stored = [stored_channels(folded, plan, value) for value in range(len(self.shapes))]
+
+    def is_added_late(self, value: int) -> bool:
+        """Whether a value is an input that the last unit alone reads, to add it: it is read while storing."""
+        if value >= self.folded.input_count:
+            return False
+        readers = [unit for unit in self.folded.units if value in unit.reads]
+        last = self.folded.units[-1]
+        return readers == [last] and all(term.source != value for term in last.terms)
+
+    def tile(self, value: int) -> Tile:
+        home, shape, place = self.plan.homes[value], self.shapes[value], self.prints[value]
+        is_out = value == self.last
+        channels = self.stored[value] if home.whole and not is_out else home.chunk
+        pitch, split = (matrix_pitch(channels), False) if is_out else self._pitch(value, channels)
+        chunk_var = "" if channels == self.stored[value] else f"{self.names[self._chunk_owner(value)]}_c"
+        return Tile(
+            "out" if is_out else self.names[value],
+            Level.LOCAL,
+            shape,
+            place.rows.size,
+            place.cols.size,
+            channels,
+            pitch,
+            top=self._corner(place.rows, "tile_h", self.plan.tile_p, self.shapes[-1].height),
+            left=self._corner(place.cols, "tile_w", self.plan.tile_q, self.shapes[-1].width),
+            first_channel=var(chunk_var) * channels if chunk_var else Affine(),
+            padded=self._is_padded(value),
+            split_columns=split,
+        )
+
+    @staticmethod
+    def _corner(extent: Extent, variable: str, tile: int, size: int) -> Affine:
+        first = var(variable) * (tile * extent.step) if size > tile else Affine()
+        return first - extent.before
+
+    def _chunk_owner(self, value: int) -> int:
+        """The value whose chunk loop runs around the making of a chunk of this one."""
+        if value == self.last or self.plan.homes[value].whole:
+            return value
+        (reader,) = [i for i, unit in enumerate(self.folded.units) if value in unit.reads]
+        is_summed = self.folded.units[reader].kind == "contract"
+        return value if is_summed else self._chunk_owner(self.folded.value(reader))
+
+    def _is_padded(self, value: int) -> bool:
+        """Whether a convolution reads zeros around the image."""
+        terms = [t for u in self.folded.units if u.kind != "pool" for t in u.terms if t.source == value]
+        return any(term.window.has_padding for term in terms)
+
+    def _pitch(self, value: int, channels: int) -> tuple[int, bool]:
+        """Elements from pixel to pixel, and whether even and odd columns lie apart, for the way a value is read."""
+        readers = [(i, u, t) for i, u in enumerate(self.folded.units) for t in u.terms if t.source == value]
+        kinds = {unit.kind for _, unit, _ in readers}
+        only_stride_2 = bool(readers) and "pool" not in kinds and all(t.window.stride_w == 2 for _, _, t in readers)
+        if kinds != {"depthwise"} or len(readers) > 1:
+            return matrix_pitch(channels), only_stride_2
+        index, _, term = readers[0]
+        result = self.folded.value(index)
+        pattern = DepthwiseReads(
+            self.plan.homes[result].chunk,
+            self.plan.lanes,
+            32 * self.plan.warps,
+            self.prints[value].cols.size,
+            self.prints[result].made_cols.size,
+            self.plan.units[index].segment,
+            term.window.stride_h,
+            term.window.stride_w,
+            term.window.r,
+        )
+        return best_pitch(pattern, channels, may_split=only_stride_2)

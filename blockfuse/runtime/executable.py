@@ -1,0 +1,115 @@
+"""A compiled network in the hands of its user."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from blockfuse.errors import ArtifactError, InputError, InternalError
+from blockfuse.report import Report
+from blockfuse.runtime import artifact
+from blockfuse.runtime.library import Library, Port
+from blockfuse.runtime.session import Session
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class Executable:
+    """A compiled network: call it, save it, ask what it consists of.
+
+    Args:
+        library: The network.
+        report: What the compiler says about it.
+        threads: Threads to run with; by default what it was planned for. Other numbers are right, only slower.
+
+    """
+
+    def __init__(self, library: Library, report: Report, threads: int | None = None) -> None:
+        self._library = library
+        self._report = report
+        self._threads = threads
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """Name, shape and type of every input."""
+        return self._library.inputs
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """Name, shape and type of every output."""
+        return self._library.outputs
+
+    def start(self) -> Session:
+        """Make the network ready to run, which the first run does otherwise.
+
+        Raises:
+            TargetError: It cannot run on this machine.
+        """
+        return self._session
+
+    @functools.cached_property
+    def _session(self) -> Session:
+        return Session(self._library, self._threads)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs for inputs, both by name; several threads may call at once.
+
+        Raises:
+            InputError: An input is missing, unknown, or of another type or shape.
+            TargetError: It cannot run on this machine.
+        """
+        return self._session.run(inputs)
+
+    def __call__(self, x: Array) -> Array | dict[str, Array]:
+        """The output for the only input; a dictionary by name if there are several outputs.
+
+        Raises:
+            InputError: The network has several inputs, or the array does not fit.
+        """
+        if len(self.inputs) != 1:
+            names = ", ".join(repr(port.name) for port in self.inputs)
+            raise InputError(f"the network takes {len(self.inputs)} inputs, {names}: call run() with a dictionary")
+        outputs = self.run({self.inputs[0].name: x})
+        return outputs if len(outputs) > 1 else outputs[self.outputs[0].name]
+
+    def report(self) -> Report:
+        """What the network consists of."""
+        return self._report
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network into one file; an existing file is replaced only once the new one is complete.
+
+        Raises:
+            ArtifactError: The file cannot be written.
+        """
+        artifact.save(self._library, self._report.to_dict(), path)
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(map(str, self.inputs))
+        outputs = ", ".join(map(str, self.outputs))
+        return f"<Executable {self._library.name} for {self._library.target}: {inputs} -> {outputs}>"
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Executable:
+    """The network that :meth:`Executable.save` wrote; needs TVM's runtime library, not its compiler.
+
+    Args:
+        path: The file. It contains native code: load only files from people you trust.
+        threads: As for :class:`Executable`.
+
+    Raises:
+        ArtifactError: The file cannot be read, is damaged, was written by another version, or needs another machine.
+        TargetError: TVM's runtime library is not found.
+    """
+    library, report = artifact.load(path)
+    try:
+        parsed = Report.from_dict(report)
+    except InternalError as error:
+        raise ArtifactError(f"{os.fspath(path)} is damaged: {error}") from None
+    executable = Executable(library, parsed, threads)
+    executable.start()
+    return executable

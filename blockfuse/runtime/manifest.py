@@ -1,0 +1,161 @@
+"""The manifest of a container: parsed, and every field checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from blockfuse.errors import ArtifactError
+from blockfuse.runtime.library import ALIGNMENT, Constant, Layout, Port
+from blockfuse.target import Target
+
+SCHEMA = 1
+"""Version of the container; a reader takes no other."""
+
+_T = TypeVar("_T")
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_DTYPES = frozenset((*_INTEGERS, "bool", "float16", "float32", "float64"))
+
+
+@dataclass(frozen=True)
+class Member:
+    """Another file of the container: its size in bytes and its SHA-256 in hex."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest says; the attributes are those of :class:`blockfuse.runtime.library.Library`."""
+
+    name: str
+    target: Target
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    constants: tuple[Constant, ...]
+    layout_changes: int
+    members: dict[str, Member]
+    report: dict[str, Any]
+
+
+class _FieldError(Exception):
+    """A field of the manifest is missing or wrong."""
+
+
+def parse_manifest(source: Path, text: bytes) -> Manifest:
+    """Parse a manifest.
+
+    Args:
+        source: The container, for messages.
+        text: The manifest as JSON.
+
+    Raises:
+        ArtifactError: It is not a manifest, or of another schema version.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{source} is damaged: its manifest is not JSON: {error}") from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        wrote = f", written by blockfuse {_writer(data)}" if schema is not None else ""
+        raise ArtifactError(f"{source} has container version {schema}{wrote}; this blockfuse reads version {SCHEMA}")
+    try:
+        return _manifest(data)
+    except _FieldError as error:
+        raise ArtifactError(f"{source} is damaged: its manifest {error}") from None
+
+
+def _writer(data: dict[str, Any]) -> str:
+    versions = data.get("versions")
+    return str(versions.get("blockfuse", "unknown")) if isinstance(versions, dict) else "unknown"
+
+
+def _manifest(data: dict[str, Any]) -> Manifest:
+    members = {name: _member(_get(_get(data, "members", dict), name, dict)) for name in ("library.so", "weights.bin")}
+    constants = tuple(_constant(item) for item in _get(data, "constants", list))
+    for constant in constants:
+        if constant.offset + constant.nbytes > members["weights.bin"].size:
+            raise _FieldError("places a constant behind the end of the weights")
+    return Manifest(
+        name=_get(data, "name", str),
+        target=_target(_get(data, "target", dict)),
+        inputs=tuple(_port(item) for item in _get(data, "inputs", list)),
+        outputs=tuple(_port(item) for item in _get(data, "outputs", list)),
+        constants=constants,
+        layout_changes=_get(data, "layout_changes", int),
+        members=members,
+        report=_get(data, "report", dict),
+    )
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+def _target(data: dict[str, Any]) -> Target:
+    strings = {name: _get(data, name, str) for name in ("name", "kind", "machine", "mcpu")}
+    numbers = {name: _natural(data, name) for name in ("lanes", "registers", "threads")}
+    lists = {name: _strings(data, name) for name in ("features", "archs")}
+    return Target(**strings, **numbers, **lists)  # type: ignore[arg-type] # the three groups have one type each
+
+
+def _port(data: Any) -> Port:
+    layout = _get(data, "layout", str)
+    if layout not in set(Layout):
+        raise _FieldError(f"gives a value the unknown layout {layout!r}")
+    alignment = _natural(data, "alignment")
+    if alignment < 1:
+        raise _FieldError("gives an input the alignment 0")
+    return Port(_get(data, "name", str), _shape(data), _dtype(data), Layout(layout), alignment)
+
+
+def _constant(data: Any) -> Constant:
+    offset = _natural(data, "offset")
+    if offset % ALIGNMENT:
+        raise _FieldError(f"places a constant at offset {offset}, which is no multiple of {ALIGNMENT}")
+    return Constant(offset, _shape(data), _dtype(data))
+
+
+def _member(data: dict[str, Any]) -> Member:
+    digest = _get(data, "sha256", str)
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise _FieldError("holds a malformed SHA-256")
+    return Member(_natural(data, "size"), digest)
+
+
+def _shape(data: dict[str, Any]) -> tuple[int, ...]:
+    shape = _get(data, "shape", list)
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise _FieldError(f"holds the shape {shape}")
+    return tuple(shape)
+
+
+def _dtype(data: dict[str, Any]) -> str:
+    name = _get(data, "dtype", str)
+    if name not in _DTYPES:
+        raise _FieldError(f"holds the type {name!r}")
+    return name
+
+
+def _strings(data: dict[str, Any], name: str) -> tuple[str, ...]:
+    values = _get(data, name, list)
+    if not all(isinstance(value, str) for value in values):
+        raise _FieldError(f"holds something other than names in {name!r}")
+    return tuple(values)
+
+
+def _natural(data: Any, name: str) -> int:
+    value = _get(data, name, int)
+    if value < 0:
+        raise _FieldError(f"holds {value} as {name!r}")
+    return value
+
+
+def _get(data: Any, name: str, kind: type[_T]) -> _T:
+    """The field of a JSON object, of the type it must have."""
+    value = data.get(name) if isinstance(data, dict) else None
+    if type(value) is not kind:
+        raise _FieldError(f"has no {name!r} that is a {kind.__name__}")
+    return value

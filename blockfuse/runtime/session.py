@@ -1,0 +1,241 @@
+"""Run a compiled network with TVM's runtime library, without the compiler.
+
+One call runs on one virtual machine. A machine serves one thread at a time, so a :class:`Session` keeps the idle ones
+and makes another only when more calls run at once than ever before; they share code and weights, and one costs 0.2 ms.
+A lock around a single machine instead made eight callers on two busy cores take three to five times as long. Kernels
+divide their work among a pool of threads that TVM keeps per calling thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import itertools
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import tvm_ffi
+
+from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
+from blockfuse.runtime.library import ALIGNMENT, Layout, Library, Port, aligned_copy
+from blockfuse.target import available_cpus
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+RUNTIME_VARIABLE = "BLOCKFUSE_RUNTIME_DIR"
+"""Environment variable with the folder of TVM's runtime libraries."""
+
+_RUNTIME_LIBRARY = "libtvm_runtime.so"
+_CPU_DEVICE = (1, 0, 2)  # device type, its number, pooled allocation
+_PIN_ONE_CORE_EACH = -2
+_FROM_NHWC = (0, 3, 1, 2)
+
+
+class Session:
+    """A compiled network, ready to run.
+
+    Args:
+        library: The network.
+        threads: Threads that kernels divide their work among; by default what the environment variable
+            ``TVM_NUM_THREADS`` says, else what the network was planned for; never more than one per core. Any number is
+            right; the planned one is the fastest.
+
+    Raises:
+        UsageError: ``threads`` is not positive.
+        TargetError: This machine lacks features that the code needs, or TVM's runtime library is not found.
+        ArtifactError: The code cannot be loaded.
+    """
+
+    def __init__(self, library: Library, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads must be at least 1, not {threads}")
+        _require_machine(library)
+        load_runtime()
+        self.library = library
+        self.threads = min(threads or _default_threads(library), len(available_cpus()))
+        self._process = os.getpid()
+        self._names = frozenset(port.name for port in library.inputs)
+        self._shapes = [(port, port.shape, np.dtype(port.dtype)) for port in library.inputs]
+        self._module = _load_code(library)
+        self._constants = _views(library)
+        self._idle = [self._machine()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs for inputs, both by name; safe to call from several threads.
+
+        Args:
+            inputs: One array per input. Anything numpy holds is accepted and copied where needed; writable C-contiguous
+                arrays at an address the code can read are used in place.
+
+        Returns:
+            New arrays of the shapes in the model.
+
+        Raises:
+            InputError: An input is missing, unknown, or of another type or shape.
+            UsageError: The process was forked after the session was made; pools of threads do not survive that.
+        """
+        if os.getpid() != self._process:
+            raise UsageError(
+                "the process was forked after the network was loaded: load it in the new process, or spawn"
+            )
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"expected a dictionary of arrays by input name, not {type(inputs).__name__}")
+        if inputs.keys() != self._names:
+            raise _wrong_names(inputs, self.library.inputs)
+        arguments = [_argument(inputs[port.name], port, shape, dtype) for port, shape, dtype in self._shapes]
+        use_threads(self.threads)
+        try:
+            main = self._idle.pop()
+        except IndexError:
+            main = self._machine()
+        try:
+            results = main(*[tvm_ffi.from_dlpack(array) for array in arguments], *self._constants)
+        finally:
+            self._idle.append(main)
+        return _outputs(results, self.library.outputs, arguments)
+
+    def _machine(self) -> Any:
+        machine = self._module["vm_load_executable"]()
+        machine["vm_initialization"](*_CPU_DEVICE)
+        return machine["main"]
+
+
+# ---- inputs and outputs ----------------------------------------------------------------------------------------------
+def _argument(value: Any, port: Port, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"input {port.name!r}: expected a numpy array, not {type(value).__name__}")
+    if value.dtype != dtype:
+        raise InputError(f"input {port.name!r}: expected type {port.dtype}, got {value.dtype}")
+    if value.shape != shape:
+        raise InputError(f"input {port.name!r}: expected shape {list(shape)}, got {list(value.shape)}")
+    flags = value.flags
+    if flags.c_contiguous and flags.writeable and _address(value) % port.alignment == 0:
+        return value
+    return aligned_copy(value)
+
+
+def _wrong_names(inputs: Mapping[str, Any], ports: tuple[Port, ...]) -> InputError:
+    expected = ", ".join(repr(port.name) for port in ports)
+    missing = [repr(port.name) for port in ports if port.name not in inputs]
+    if missing:
+        return InputError(f"input {', '.join(missing)} is missing; the network takes {expected}")
+    names = {port.name for port in ports}
+    unknown = ", ".join(repr(name) for name in inputs if name not in names)
+    return InputError(f"the network has no input {unknown}; it takes {expected}")
+
+
+def _outputs(results: Any, ports: tuple[Port, ...], arguments: list[Array]) -> dict[str, Array]:
+    outputs: dict[str, Array] = {}
+    taken = {_address(array) for array in arguments}
+    for port, result in zip(ports, results, strict=True):
+        array: Array = np.from_dlpack(result)
+        if port.layout is Layout.NHWC:
+            array = np.ascontiguousarray(array.transpose(_FROM_NHWC))
+        if _address(array) in taken or not array.flags.writeable:
+            array = array.copy()
+        taken.add(_address(array))
+        outputs[port.name] = array.reshape(port.shape)
+    return outputs
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])  # ten times as fast as array.ctypes
+
+
+# ---- threads ---------------------------------------------------------------------------------------------------------
+def _default_threads(library: Library) -> int:
+    chosen = os.environ.get("TVM_NUM_THREADS", "")
+    if chosen.isdecimal() and int(chosen) > 0:
+        return int(chosen)
+    return library.target.threads
+
+
+_local = threading.local()
+_callers = itertools.count()
+
+
+def use_threads(count: int) -> None:
+    """Make kernels that the calling thread starts use that many threads; its own CPU affinity stays as it is.
+
+    TVM keeps a pool per calling thread, whose size never changes: it gets one thread per core here, of which ``count``
+    work. Left alone, TVM would also ask the operating system for the number of cores at every parallel loop. Pools of
+    several callers are pinned to different cores as far as there are enough.
+    """
+    if getattr(_local, "threads", 0) == count:
+        return
+    if not hasattr(_local, "caller"):
+        _local.caller = next(_callers)
+    cpus = available_cpus()
+    first = _local.caller * count
+    order = [str(cpus[(first + index) % len(cpus)]) for index in range(max(count, len(cpus)))]
+    affinity = os.sched_getaffinity(0)
+    tvm_ffi.get_global_func("runtime.config_threadpool")(_PIN_ONE_CORE_EACH, count, order)
+    os.sched_setaffinity(0, affinity)
+    _local.threads = count
+
+
+# ---- loading ---------------------------------------------------------------------------------------------------------
+def _require_machine(library: Library) -> None:
+    if library.target.kind != "cpu":
+        raise TargetError(f"target {library.target} is not available yet; only CPU targets run")
+    missing = library.target.missing_features()
+    if missing:
+        raise TargetError(f"{library.name} was compiled for {library.target}, which needs {', '.join(missing)}")
+
+
+@functools.cache
+def load_runtime() -> Path:
+    """Load TVM's runtime library into this process, once; return its path.
+
+    Raises:
+        TargetError: It is not found or cannot be loaded.
+    """
+    for folder in _runtime_folders():
+        path = folder / _RUNTIME_LIBRARY
+        if path.is_file():
+            try:
+                ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+            except OSError as error:
+                raise TargetError(f"cannot load the TVM runtime {path}: {error}") from None
+            return path
+    searched = ", ".join(str(folder) for folder in _runtime_folders())
+    raise TargetError(f"{_RUNTIME_LIBRARY} is not in {searched}; install apache-tvm or set {RUNTIME_VARIABLE}")
+
+
+def _runtime_folders() -> list[Path]:
+    variable = os.environ.get(RUNTIME_VARIABLE)
+    if variable:
+        return [Path(variable).resolve()]
+    folders = [Path(__file__).resolve().parent / "lib"]
+    spec = importlib.util.find_spec("tvm")
+    if spec is not None and spec.origin is not None:
+        folders.append(Path(spec.origin).parent / "lib")
+    return folders
+
+
+def _load_code(library: Library) -> Any:
+    """The library's code as a module; its file exists only while the loader maps it."""
+    with tempfile.TemporaryDirectory(prefix="blockfuse-") as folder:
+        path = Path(folder) / "library.so"
+        path.write_bytes(library.code)
+        try:
+            return tvm_ffi.load_module(str(path), keep_module_alive=False)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ArtifactError(f"{library.name}: the code cannot be loaded: {reason}") from None
+
+
+def _views(library: Library) -> list[Any]:
+    """The constants as tensors inside the block of weights."""
+    views = []
+    for constant in library.constants:
+        data = library.weights[constant.offset : constant.offset + constant.nbytes]
+        array = data.view(constant.dtype).reshape(constant.shape)
+        views.append(tvm_ffi.from_dlpack(array, require_alignment=ALIGNMENT))
+    return views

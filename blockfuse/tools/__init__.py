@@ -1,0 +1,1 @@
+"""Around the compiler: benchmark, demo, the state of this machine."""

@@ -1,0 +1,112 @@
+"""Two known networks, compiled, verified and timed, as one table; nothing is downloaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from blockfuse.compiler import compile as compile_model
+from blockfuse.report import Report, table
+from blockfuse.tools.bench import BenchResult, bench
+from blockfuse.verification.verify import Verification, verify
+from blockfuse.watch import Progress
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network.
+
+    Attributes:
+        report: On the network as it is timed.
+        verification: Of its outputs and of every block.
+        measurement: Against ONNX Runtime.
+    """
+
+    report: Report
+    verification: Verification
+    measurement: BenchResult
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        report, measured = self.report, self.measurement
+        fused = sum(block.is_fused for block in report.blocks)
+        baseline = measured.baseline.minimum if measured.baseline else 0.0
+        return (
+            report.network,
+            str(len(report.blocks)),
+            str(fused),
+            f"{report.unfused_kernels} -> {report.kernel_count}",
+            f"{report.saved_bytes / 1e6:.1f} MB",
+            f"{self.verification.max_rel:.1e}",
+            f"{len(self.verification.blocks)} of {len(report.blocks)}",
+            f"{measured.ours.minimum:.2f} ms",
+            f"{baseline:.2f} ms",
+            f"{measured.ratio or 0.0:.2f}x",
+        )
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The table."""
+
+    rows: tuple[Row, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as JSON holds it."""
+        return {
+            "networks": [
+                {
+                    "report": row.report.to_dict(),
+                    "verification": row.verification.to_dict(),
+                    "measurement": row.measurement.to_dict(),
+                }
+                for row in self.rows
+            ]
+        }
+
+    def __str__(self) -> str:
+        head = ("network", "blocks", "fused", "kernels", "kept on chip", "max error", "blocks right")
+        times = ("blockfuse", "ONNX Runtime", "ratio")
+        measured = self.rows[0].measurement
+        under = (
+            f"{measured.facts['device']}, {measured.target}, {measured.threads} threads; times are the shortest of all "
+            "calls, taken in turns; errors are relative to the largest output"
+        )
+        return "\n".join([*table([(*head, *times), *(row.cells() for row in self.rows)]), under])
+
+
+def show(
+    progress: Progress | None = None, *, seconds: float = 2.0, size: int = 224, threads: int | None = None
+) -> Demo:
+    """Compile, verify and time ResNet-18 and MobileNetV2 with seeded weights.
+
+    Args:
+        progress: Called with what is done next, how many tasks are done, and how many there are.
+        seconds: How long to time each network.
+        size: Height and width of the images.
+        threads: Threads to use; by default one per core.
+
+    Raises:
+        VerificationError: A result is outside its tolerance.
+        BlockfuseError: ONNX Runtime is not installed.
+    """
+    from blockfuse.frontend.zoo import mobilenet_v2, resnet18  # noqa: PLC0415 - loads onnx
+
+    tell = progress or _say_nothing
+    networks = {"ResNet-18": resnet18, "MobileNetV2": mobilenet_v2}
+    total = 3 * len(networks)
+    rows = []
+    for number, (name, make) in enumerate(networks.items()):
+        model = make(size=size)
+        tell(f"compiling {name}", 3 * number, total)
+        executable = compile_model(model, threads=threads)
+        tell(f"verifying {name}, every block", 3 * number + 1, total)
+        verification = verify(model, threads=threads, per_block=True)
+        tell(f"timing {name}", 3 * number + 2, total)
+        rows.append(Row(executable.report(), verification, bench(executable, model, seconds=seconds)))
+    tell("done", total, total)
+    return Demo(tuple(rows))
+
+
+def _say_nothing(_what: str, _done: int, _total: int) -> None:
+    """Progress that nobody asked for."""

@@ -1,0 +1,65 @@
+"""The report on a model without the time-consuming half of compiling it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blockfuse.build.assemble import assemble, describe
+from blockfuse.build.layout import assign
+from blockfuse.compiler import compile as compile_model
+from blockfuse.plan.decide import FuseMode
+from blockfuse.plan.device import device_of
+from blockfuse.report import Report
+from blockfuse.runtime.library import Library
+from blockfuse.steps import plan_steps, write_programs
+from blockfuse.target import parse_target
+
+if TYPE_CHECKING:
+    from blockfuse.frontend.reading import Model
+    from blockfuse.pattern import Pattern
+
+
+def preview(
+    model: Model,
+    target: str = "cpu",
+    shape: Mapping[str, Sequence[int]] | None = None,
+    patterns: Sequence[Pattern] | None = None,
+    fuse: FuseMode = "auto",
+    threads: int | None = None,
+) -> Report:
+    """What the report on a compiled model will say; nothing is lowered or built.
+
+    Args:
+        model: Path of an ONNX file, or a model in memory.
+        target: As for :func:`blockfuse.compile`, like all that follow.
+        shape: Shapes of inputs that the model leaves open.
+        patterns: Block patterns.
+        fuse: When to fuse blocks.
+        threads: Threads that work is divided among.
+
+    Returns:
+        The report. Layout changes around operators that only TVM's importer knows are not counted.
+
+    Raises:
+        ModelError: The model cannot be read or compiled.
+        UsageError: An argument is wrong.
+        TargetError: There is no such target.
+    """
+    parts = compile_model(model, target, None, shape, patterns, fuse, threads, stop_after="partition")
+    machine = parse_target(target, threads)
+    programs = write_programs(plan_steps(parts, device_of(machine), fuse))
+    network = assemble(parts, programs, lambda _program, _parameters: np.empty(0, np.float32))
+    library = Library(
+        name=network.name,
+        target=machine,
+        inputs=network.inputs,
+        outputs=network.outputs,
+        constants=(),
+        layout_changes=len(assign(network).changes),
+        code=b"",
+        weights=np.empty(0, np.uint8),
+    )
+    return describe(parts, programs, library, fuse, {})

@@ -1,0 +1,1 @@
+"""Compiled networks against ONNX Runtime: tolerances, comparisons, results."""

@@ -1,0 +1,207 @@
+"""Compare a compiled network with ONNX Runtime: its outputs, and with ``per_block`` the result of every block.
+
+The reference runs without graph optimisations: it computes the nodes as the model states them, one by one, so every
+intermediate tensor exists, and a mistake in a fusion of ONNX Runtime's own cannot look like one of ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blockfuse.compiler import compile as compile_model
+from blockfuse.errors import BlockfuseError, InternalError, ModelError, UsageError, VerificationError
+from blockfuse.graph import Graph
+from blockfuse.plan.decide import FuseMode
+from blockfuse.runtime.executable import Executable
+from blockfuse.runtime.library import Port
+from blockfuse.verification.compare import Array, Comparison, compare, tolerance
+from blockfuse.verification.depth import path_depths
+from blockfuse.verification.result import Check, Verification
+
+if TYPE_CHECKING:
+    from blockfuse.frontend.reading import Model
+    from blockfuse.pattern import Pattern
+
+__all__ = ["Check", "Comparison", "Verification", "compare", "seeded_inputs", "tolerance", "verify"]
+
+
+def verify(
+    model: Model,
+    target: str = "cpu",
+    *,
+    executable: Executable | None = None,
+    shape: Mapping[str, Sequence[int]] | None = None,
+    fuse: FuseMode = "auto",
+    threads: int | None = None,
+    patterns: Sequence[Pattern] | None = None,
+    per_block: bool = False,
+    seed: int = 0,
+) -> Verification:
+    """Compare a compiled network with ONNX Runtime on seeded inputs.
+
+    Args:
+        model: Path of an ONNX file, or a model in memory.
+        target: As for :func:`blockfuse.compile`, like ``shape``, ``fuse``, ``threads`` and ``patterns``.
+        executable: What to compare; by default the model is compiled.
+        shape: Shapes of inputs that the model leaves open.
+        fuse: When to fuse blocks.
+        threads: Threads that work is divided among.
+        patterns: Block patterns.
+        per_block: Compare the result of every block too. A given executable must have been compiled with ``taps``.
+        seed: Of the inputs.
+
+    Returns:
+        What was found, all of it within the tolerance.
+
+    Raises:
+        VerificationError: A result is outside its tolerance; the error has the verification as an attribute.
+        UsageError: An argument is wrong, or the executable is not one of the model.
+        BlockfuseError: ONNX Runtime is not installed.
+        ModelError: The model cannot be compiled, or ONNX Runtime cannot run it.
+    """
+    _onnxruntime()
+    if executable is None:
+        executable = compile_model(model, target, None, shape, patterns, fuse, threads, taps=per_block)
+    graph = canonical_graph(model, shape or {port.name: port.shape for port in executable.inputs})
+    _check_outputs(executable, graph, per_block=per_block)
+    blocks = {step.output: step.name for step in executable.report().blocks}
+    tensors = [name for name in (port.name for port in executable.outputs) if name not in graph.outputs]
+    inputs = seeded_inputs(executable.inputs, seed)
+    expected = _reference(model, graph, inputs, tensors)
+    actual = executable.run(inputs)
+    depths = path_depths(graph)
+    checks = [
+        Check(
+            name,
+            blocks.get(name, ""),
+            name in graph.outputs,
+            compare(actual[name], expected[name], _allowed(graph, depths, name)),
+        )
+        for name in (*tensors, *graph.outputs)
+        if name in expected
+    ]
+    result = Verification(
+        network=graph.name,
+        target=executable.report().target,
+        fuse=executable.report().fuse,
+        threads=executable.start().threads,
+        seed=seed,
+        reference=f"ONNX Runtime {_onnxruntime().__version__}, unoptimised",
+        checks=tuple(checks),
+        unchecked=tuple(blocks.get(name, name) for name in tensors if name not in expected),
+    )
+    return _passed(result)
+
+
+def _passed(result: Verification) -> Verification:
+    """The verification, if everything is within its tolerance."""
+    first, worst = result.first_wrong, result.worst
+    if first is None:
+        return result
+    start = "" if first is worst else f"; it starts at {f'block {first.block}' if first.block else first.tensor}"
+    raise VerificationError(f"{result.network}: {worst}{start}", result)
+
+
+def _check_outputs(executable: Executable, graph: Graph, *, per_block: bool) -> None:
+    """Raise :class:`UsageError` unless the executable returns what is to be compared."""
+    returned = {port.name: port.shape for port in executable.outputs}
+    for name in graph.outputs:
+        if returned.get(name) != graph.tensor(name).shape:
+            shape = list(graph.tensor(name).shape)
+            raise UsageError(f"the executable has no output {name!r} of shape {shape}: it is one of another model")
+    if per_block and any(block.output not in returned for block in executable.report().blocks):
+        raise UsageError("the executable does not return the results of its blocks; compile it with taps=True")
+
+
+def canonical_graph(model: Model, shape: Mapping[str, Sequence[int]] | None = None) -> Graph:
+    """The model as the compiler sees it.
+
+    Raises:
+        ModelError: The model cannot be read.
+        InternalError: The compiler's steps changed under us.
+    """
+    graph = compile_model(model, shape=shape, stop_after="canonicalize")
+    if not isinstance(graph, Graph):
+        raise InternalError("the canonical form of a model is not a graph")
+    return graph
+
+
+# ---- inputs and tolerances -------------------------------------------------------------------------------------------
+def seeded_inputs(ports: Sequence[Port], seed: int = 0) -> dict[str, Array]:
+    """Standard normal inputs, which is how images come after the usual normalisation."""
+    rng = np.random.default_rng(seed)
+    return {port.name: rng.standard_normal(port.shape, np.float32).astype(port.dtype) for port in ports}
+
+
+def _allowed(graph: Graph, depths: Mapping[str, tuple[int, int]], name: str) -> float:
+    terms, ops = depths[name]
+    return tolerance(max(1, terms), graph.tensor(name).dtype, max(1, ops))
+
+
+# ---- ONNX Runtime ----------------------------------------------------------------------------------------------------
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise BlockfuseError("ONNX Runtime is not installed: pip install 'blockfuse[verify]'") from None
+    return onnxruntime
+
+
+def reference_session(model: Any, threads: int, *, optimised: bool) -> Any:
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        model: An ``onnx.ModelProto`` with its weights inside.
+        threads: Threads inside operators. They stop spinning when a run ends, so that they leave their cores to others.
+        optimised: Whether to apply all graph optimisations, or none.
+
+    Raises:
+        BlockfuseError: ONNX Runtime is not installed.
+        ModelError: It cannot run the model.
+    """
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - what it raises has no common base
+        raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
+
+
+def _reference(model: Model, graph: Graph, inputs: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
+    """The model's outputs and those of some tensors that it names, by name."""
+    from blockfuse.frontend import with_outputs  # noqa: PLC0415 - loads onnx
+    from blockfuse.frontend.load import load  # noqa: PLC0415
+
+    proto = load(model)
+    named = {name for node in proto.graph.node for name in node.output}
+    names = [*(name for name in tensors if name in named), *graph.outputs]
+    session = reference_session(with_outputs(proto, names), 0, optimised=False)
+    try:
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except Exception as error:  # noqa: BLE001 - what it raises has no common base
+        raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+class _CallableModule(ModuleType):
+    """``bf.verify`` is this module once something has imported it, and the function before: both must verify."""
+
+    def __call__(self, *args: Any, **options: Any) -> Verification:
+        return verify(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule
