@@ -6,9 +6,7 @@ intermediate tensor exists, and a mistake in a fusion of ONNX Runtime's own cann
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -195,13 +193,3 @@ def _reference(model: Model, graph: Graph, inputs: Mapping[str, Array], tensors:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-class _CallableModule(ModuleType):
-    """``bf.verify`` is this module once something has imported it, and the function before: both must verify."""
-
-    def __call__(self, *args: Any, **options: Any) -> Verification:
-        return verify(*args, **options)
-
-
-sys.modules[__name__].__class__ = _CallableModule
