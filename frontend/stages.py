@@ -118,6 +118,10 @@ def _relu(_: Graph, op: Op) -> StageDraft | NoStage:
     return _activation(op, Function("relu"))
 
 
+def _hard_swish(_: Graph, op: Op) -> StageDraft | NoStage:
+    return _activation(op, Function("hard_swish"))
+
+
 def _clip(_: Graph, op: Op) -> StageDraft | NoStage:
     low, high = float(op.attrs.get("min", -np.inf)), float(op.attrs.get("max", np.inf))
     if (low, high) == (0.0, np.inf):
@@ -159,6 +163,7 @@ STAGES: dict[str, StageMaker] = {
     "Conv": _conv,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average_pool,
+    "HardSwish": _hard_swish,
     "MaxPool": _max_pool,
     "Relu": _relu,
 }

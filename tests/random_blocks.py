@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from blockfuse.block import Block
-from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, ImageShape, Pool, Stage, Window
+from blockfuse.stages import ACTIVATIONS, Activation, Add, Conv, Depthwise, Function, ImageShape, Pool, Stage, Window
 
 CHANNELS = (3, 8, 16, 20, 24, 40)
-FUNCTIONS = (Function("relu"), Function("clip", 0.0, 6.0))
+FUNCTIONS = tuple(Function(kind, 0.0, 6.0) if kind == "clip" else Function(kind) for kind in ACTIVATIONS)
 
 
 def random_block(rng: np.random.Generator, *, dtype: str = "float32") -> Block:

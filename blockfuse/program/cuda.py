@@ -50,7 +50,7 @@ from blockfuse.machine.affine import Affine, span, var
 from blockfuse.plan.cuda import CudaPlan, Slices
 from blockfuse.plan.fold import Activate, AddBias, AddValue, Folded, Term, Unit
 from blockfuse.program.check import check
-from blockfuse.program.cuda_tiles import footprints_of, identifier, names, place, stored_channels
+from blockfuse.program.cuda_tiles import distinct, footprints_of, names, place, stored_channels
 from blockfuse.program.passes import arena, barriers, number, rounded
 
 
@@ -70,14 +70,6 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
     number(nodes)
     size = arena(nodes, builder.ring)
     barriers(nodes, builder.ring)
-    out = folded.shapes[-1]
-    grid = (
-        ("tile_w", -(-out.width // plan.tile_q), LoopKind.TILE_W),
-        ("tile_h", -(-out.height // plan.tile_p), LoopKind.TILE_H),
-        ("image", folded.block.batch, LoopKind.IMAGE),
-    )
-    for variable, count, kind in grid:
-        nodes = [Loop(variable, count, kind, nodes)]
     program = Program(
         name,
         "cuda",
@@ -86,7 +78,7 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
         builder.output,
         tuple(builder.local.values()),
         folded.block.parameter_shapes(),
-        nodes,
+        _in_grid(folded, plan, nodes),
         dtype="float16",
         arena=size,
         ring=builder.ring,
@@ -96,6 +88,19 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
     )
     check(program)
     return program
+
+
+def _in_grid(folded: Folded, plan: CudaPlan, nodes: list[Node]) -> list[Node]:
+    """What one CTA does, inside the loops over tiles and images."""
+    out = folded.shapes[-1]
+    grid = (
+        ("tile_w", -(-out.width // plan.tile_q), LoopKind.TILE_W),
+        ("tile_h", -(-out.height // plan.tile_p), LoopKind.TILE_H),
+        ("image", folded.block.batch, LoopKind.IMAGE),
+    )
+    for variable, count, kind in grid:
+        nodes = [Loop(variable, count, kind, nodes)]
+    return nodes
 
 
 class _Builder:
@@ -109,6 +114,7 @@ class _Builder:
         self.prints = footprints_of(folded, plan)
         self.local = place(folded, plan)
         self.names = names(folded)
+        self.stage_names = distinct([stage.name for stage in folded.block.stages])
         self.stored = [stored_channels(folded, plan, value) for value in range(len(self.shapes))]
         self.streamed = 0  # elements of weights so far
         self.slot = 0
@@ -194,7 +200,7 @@ class _Builder:
     ) -> list[Node]:
         """A step per group of taps and of input channels: ``where`` is the first one's base, index and size."""
         (tap_groups, groups), (base, index, size) = counts, where
-        name = self._stage_name(term.stage)
+        name = self.stage_names[term.stage]
         tap = var(f"{name}_tap") if tap_groups > 1 else Affine()
         group = var(f"{name}_k") if groups > 1 else Affine()
         inputs = span(low + group * slices.ks, slices.ks)
@@ -213,7 +219,7 @@ class _Builder:
         size = rounded(term.window.taps * chunk)
         before = self._source(term, c)
         base = self._reserve(size, self.stored[value] // chunk)
-        name = self._stage_name(term.stage)
+        name = self.stage_names[term.stage]
         weights = WeightSlice((term.stage, "weight"), span(0, term.window.taps), span(0, 1), region.channels, name)
         segment = self.plan.units[value - self.folded.input_count].segment
         source, target = self.local[term.source], self.local[value]
@@ -271,6 +277,3 @@ class _Builder:
         """ZERO for the tiles that these nodes fill but for pixels outside the image."""
         filled = {tile for node in walk(nodes) if not isinstance(node, Loop | Pixels | Step) for tile in written(node)}
         return [Zero(tile) for value, tile in self.local.items() if tile in filled and self.prints[value].has_border]
-
-    def _stage_name(self, stage: int) -> str:
-        return identifier(self.folded.block.stages[stage].name)

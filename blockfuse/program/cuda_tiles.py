@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from blockfuse.errors import InternalError
 from blockfuse.machine import Level, Tile
@@ -45,17 +46,18 @@ def footprints_of(folded: Folded, plan: CudaPlan) -> list[Footprint]:
 
 def names(folded: Folded) -> list[str]:
     """A distinct identifier per value: the units' names, and x for inputs."""
-    found = ["x" if i == 0 else f"x{i}" for i in range(folded.input_count)]
-    for unit in folded.units:
-        name = identifier(unit.name)
-        found.append(f"{name}_{len(found)}" if name in {*found, "out"} else name)
+    inputs = ["x" if i == 0 else f"x{i}" for i in range(folded.input_count)]
+    return distinct([*inputs, *(unit.name for unit in folded.units)])
+
+
+def distinct(wanted: Sequence[str]) -> list[str]:
+    """C identifiers close to the wanted names, all different, none of them that of the output's tile."""
+    found: list[str] = []
+    for name in wanted:
+        text = re.sub(r"\W", "_", name)
+        text = f"s_{text}" if not text or text[0].isdigit() else text
+        found.append(f"{text}_{len(found)}" if text in {*found, "out"} else text)
     return found
-
-
-def identifier(name: str) -> str:
-    """``name`` as a C identifier."""
-    text = re.sub(r"\W", "_", name)
-    return f"s_{text}" if not text or text[0].isdigit() else text
 
 
 class _Places:

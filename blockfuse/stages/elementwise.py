@@ -40,7 +40,11 @@ def _clip(x: Array, function: Function) -> Array:
     return np.clip(x, function.low, function.high)
 
 
-ACTIVATIONS: dict[str, Callable[[Array, Function], Array]] = {"relu": _relu, "clip": _clip}
+def _hard_swish(x: Array, _: Function) -> Array:
+    return np.asarray(x * np.clip(x / 6 + 0.5, 0.0, 1.0))
+
+
+ACTIVATIONS: dict[str, Callable[[Array, Function], Array]] = {"relu": _relu, "clip": _clip, "hard_swish": _hard_swish}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,16 @@ def _clip(x: Expr, function: Function, lanes: int) -> Expr:
     return tirx.min(tirx.max(x, constant(function.low, lanes)), constant(function.high, lanes))
 
 
-ACTIVATIONS: dict[str, Callable[[Expr, Function, int], Expr]] = {"relu": _relu, "clip": _clip}
+def _hard_swish(x: Expr, _: Function, lanes: int) -> Expr:
+    gate = x * constant(1 / 6, lanes) + constant(0.5, lanes)
+    return x * tirx.min(tirx.max(gate, constant(0.0, lanes)), constant(1.0, lanes))
+
+
+ACTIVATIONS: dict[str, Callable[[Expr, Function, int], Expr]] = {
+    "relu": _relu,
+    "clip": _clip,
+    "hard_swish": _hard_swish,
+}
 
 
 def activate(function: Function, x: Expr, lanes: int) -> Expr:

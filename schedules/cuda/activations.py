@@ -19,7 +19,12 @@ def _clip(value: Expr, function: Function) -> Expr:
     return tirx.min(tirx.max(value, constant(function.low)), constant(function.high))
 
 
-_TABLE: dict[str, Callable[[Expr, Function], Expr]] = {"relu": _relu, "clip": _clip}
+def _hard_swish(value: Expr, _: Function) -> Expr:
+    gate = value * constant(1 / 6) + constant(0.5)
+    return value * tirx.min(tirx.max(gate, constant(0.0)), constant(1.0))
+
+
+_TABLE: dict[str, Callable[[Expr, Function], Expr]] = {"relu": _relu, "clip": _clip, "hard_swish": _hard_swish}
 
 
 def activation(function: Function, value: Expr) -> Expr:

@@ -100,7 +100,9 @@ class Kernel:
         trips = {loop.var: loop.count - 1 for loop in self.loops}
         low = high = value.const
         for atom, coefficient in value.terms:
-            reach = coefficient * trips[atom] if isinstance(atom, str) else 0
+            if not isinstance(atom, str):
+                raise InternalError(f"program {self.program.name}: {value} has no known bounds")
+            reach = coefficient * trips[atom]
             low, high = low + min(reach, 0), high + max(reach, 0)
         return low, high
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from tests.cuda_kernels import build, run
+from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.choose_cuda import plan_cuda
+from blockfuse.plan.device import GPUS
+from blockfuse.plan.fold import fold
+from tests.cuda_kernels import build, built_as, run
 from tests.random_blocks import random_block
 
 
