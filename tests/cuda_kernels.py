@@ -12,7 +12,7 @@ from blockfuse.block import Block, ParameterKey, accumulation_depth, reference
 from blockfuse.machine import Loop, Program
 from blockfuse.plan.choose_cuda import plan_cuda
 from blockfuse.plan.cuda import CudaPlan
-from blockfuse.plan.device import GPUS
+from blockfuse.plan.device import GPUS, Device
 from blockfuse.plan.fold import fold
 from blockfuse.program.cuda import program_cuda
 from blockfuse.schedules.cuda import cuda_source, lower, pack
@@ -58,19 +58,20 @@ def rounded_weights(block: Block) -> Block:
     return replace(block, parameters=data)
 
 
-def plan(block: Block, tile: tuple[int, int] | None = None, warps: int | None = None) -> CudaPlan:
-    """The planner's choice for an H200; the tile and the warps may be given."""
-    chosen = plan_cuda(fold(block), GPUS["sm_90"], tile=tile, warps=warps)
-    assert isinstance(chosen, CudaPlan), str(chosen)
-    return chosen
-
-
-def build(block: Block, tile: tuple[int, int] | None = None, warps: int | None = None) -> Built:
-    """Plan, program and CUDA C of a block."""
+def build(
+    block: Block, tile: tuple[int, int] | None = None, warps: int | None = None, device: Device = GPUS["sm_90"]
+) -> Built:
+    """Plan, program and CUDA C of a block; the tile and the warps may be given."""
     block = rounded_weights(block)
-    chosen = plan(block, tile, warps)
-    program = program_cuda(fold(block), chosen, block.name)
-    return Built(block, chosen, program, cuda_source(lower(program)))
+    chosen = plan_cuda(fold(block), device, tile=tile, warps=warps)
+    assert isinstance(chosen, CudaPlan), str(chosen)
+    return built_as(block, chosen)
+
+
+def built_as(block: Block, plan: CudaPlan) -> Built:
+    """Program and CUDA C of a plan."""
+    program = program_cuda(fold(block), plan, block.name)
+    return Built(block, plan, program, cuda_source(lower(program)))
 
 
 def inputs_of(block: Block, seed: int = 0) -> list[Array]:

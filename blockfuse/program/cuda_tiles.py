@@ -56,7 +56,9 @@ def distinct(wanted: Sequence[str]) -> list[str]:
     for name in wanted:
         text = re.sub(r"\W", "_", name)
         text = f"s_{text}" if not text or text[0].isdigit() else text
-        found.append(f"{text}_{len(found)}" if text in {*found, "out"} else text)
+        while text in {*found, "out"}:
+            text = f"{text}_{len(found)}"
+        found.append(text)
     return found
 
 

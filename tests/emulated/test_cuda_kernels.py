@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from blockfuse.block import Block
 from blockfuse.stages import Conv, Depthwise, Window
-from tests.cuda_kernels import Built, build, run
+from tests.cuda_kernels import Built, build, built_as, run
 from tests.residual_blocks import basic, bottleneck, global_pool, max_pool, mbconv, same, single
 
 # A vector access whose alignment TVM cannot prove becomes one load per element, silently.
@@ -70,3 +71,16 @@ def test_text_of_a_kernel():
     assert signature is not None
     assert signature[1] == "mbconv_kernel"
     assert re.findall(r"(\w+)_ptr", signature[2]) == ["input_0", "packed_vectors", "packed_weights", "result"]
+
+
+def test_a_plan_may_bound_the_registers():
+    built = build(mbconv(7, 6, 16, 64), (4, 6), 4)
+    bounded = built_as(built.block, replace(built.plan, min_blocks=4))
+    assert "__launch_bounds__(128, 4)" in bounded.source
+    assert run(bounded).is_clean
+
+
+def test_stages_may_have_the_same_name():
+    block = mbconv(9, 10, 16, 128)
+    stages = tuple(replace(stage, name="stage/1") for stage in block.stages)
+    assert_right(build(replace(block, stages=stages), (4, 6), 4))

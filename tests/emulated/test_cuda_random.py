@@ -7,17 +7,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blockfuse.plan.cuda import CudaPlan
-from blockfuse.plan.choose_cuda import plan_cuda
 from blockfuse.plan.device import GPUS
-from blockfuse.plan.fold import fold
-from tests.cuda_kernels import build, built_as, run
+from tests.cuda_kernels import Built, build, run
 from tests.random_blocks import random_block
+
+SMALL = replace(GPUS["sm_90"], local_bytes=12 * 1024)  # makes plans fall back to fewer slots and smaller items
+
+
+def assert_right(built: Built) -> None:
+    result = run(built)
+    assert not result.findings, built.block
+    assert result.error <= 1, built.block
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_block(seed):
-    built = build(random_block(np.random.default_rng(seed), dtype="float16"))
-    result = run(built)
-    assert not result.findings, built.block
-    assert result.error <= 1, built.block
+    assert_right(build(random_block(np.random.default_rng(seed), dtype="float16")))
+
+
+@pytest.mark.parametrize("seed", [400, 416, 417, 418, 443, 456, 458, 459, 469, 476])
+def test_random_block_in_little_shared_memory(seed):
+    built = build(random_block(np.random.default_rng(seed), dtype="float16"), device=SMALL)
+    assert built.plan.depth == 2
+    assert_right(built)
