@@ -25,9 +25,6 @@ CASES: dict[str, tuple[Block, tuple[int, int]]] = {
 }
 INSTRUCTIONS = {"basic": 9, "mbconv": 10}
 
-# Barriers that no run can miss, by the order in the source, each with the reason.
-UNNEEDED: dict[str, dict[int, str]] = {"basic": {}, "mbconv": {}}
-
 _KERNELS: dict[str, Built] = {}
 
 
@@ -86,9 +83,5 @@ def mutants(name: str) -> list[Mutation]:
 @pytest.mark.parametrize("name", CASES)
 def test_every_barrier_and_wait_is_needed(name):
     built = kernel(name)
-    silent = {
-        index: mutant.description
-        for index, mutant in enumerate(mutants(name))
-        if not run(built, mutant.source).findings
-    }
-    assert silent.keys() == UNNEEDED[name].keys(), silent
+    silent = [mutant.description for mutant in mutants(name) if not run(built, mutant.source).findings]
+    assert not silent
