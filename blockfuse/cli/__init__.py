@@ -15,7 +15,6 @@ Results go to standard output, messages to standard error. Exit codes:
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import traceback
@@ -38,12 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
-        options = build_parser().parse_args(arguments)
-    except SystemExit as stop:  # argparse has printed help, the version, or one line
-        return stop.code if isinstance(stop.code, int) else FAILED
-    terminal = Terminal(json=options.json, verbose=options.verbose, quiet=options.quiet)
-    try:
-        code = _run(options, terminal)
+        code = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -53,7 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(options: argparse.Namespace, terminal: Terminal) -> int:
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit as stop:  # argparse has printed help, the version, or one line
+        return stop.code if isinstance(stop.code, int) else FAILED
+    terminal = Terminal(json=options.json, verbose=options.verbose, quiet=options.quiet)
     try:
         code: int = options.run(options, terminal)
     except BlockfuseError as error:
@@ -62,9 +61,8 @@ def _run(options: argparse.Namespace, terminal: Terminal) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line, and the rest with -v
-        lines = str(error).strip().splitlines()
         hint = "" if terminal.verbose else " (-v shows where)"
-        _complain(f"unexpected {type(error).__name__}: {lines[0] if lines else ''}{hint}", verbose=terminal.verbose)
+        _complain(f"unexpected {type(error).__name__}: {error}{hint}", verbose=terminal.verbose)
         return FAILED
     return code
 
