@@ -13,7 +13,7 @@ import networkx as nx
 import numpy as np
 
 from blockfuse.errors import InternalError
-from blockfuse.stages import Array, Conv, Depthwise, ImageShape, Stage
+from blockfuse.stages import Array, Conv, Depthwise, Grouped, ImageShape, Norm, Stage
 
 ParameterKey = tuple[int, str]  # stage number, name of the parameter
 
@@ -143,8 +143,12 @@ def accumulation_depth(block: Block) -> int:
     for number, stage in enumerate(block.stages):
         if isinstance(stage, Conv):
             depth += block.input_shapes(number)[0].channels * stage.window.taps
+        elif isinstance(stage, Grouped):
+            depth += block.input_shapes(number)[0].channels // stage.groups * stage.window.taps
         elif isinstance(stage, Depthwise):
             depth += stage.window.taps
+        elif isinstance(stage, Norm):
+            depth += block.input_shapes(number)[0].channels
         else:
             depth += 1
     return depth

@@ -3,7 +3,9 @@
 from blockfuse.stages.base import Array, ImageShape, Stage, Window
 from blockfuse.stages.conv import Conv
 from blockfuse.stages.depthwise import Depthwise
-from blockfuse.stages.elementwise import ACTIVATIONS, Activation, Add, Function
+from blockfuse.stages.elementwise import ACTIVATIONS, Activation, Add, Function, Multiply
+from blockfuse.stages.grouped import Grouped
+from blockfuse.stages.norm import Norm, Scale
 from blockfuse.stages.pool import Pool
 
 __all__ = [
@@ -14,8 +16,12 @@ __all__ = [
     "Conv",
     "Depthwise",
     "Function",
+    "Grouped",
     "ImageShape",
+    "Multiply",
+    "Norm",
     "Pool",
+    "Scale",
     "Stage",
     "Window",
 ]
