@@ -11,7 +11,8 @@ from blockfuse.block import Block
 from blockfuse.stages import ACTIVATIONS, Activation, Add, Conv, Depthwise, Function, ImageShape, Pool, Stage, Window
 
 CHANNELS = (3, 8, 16, 20, 24, 40)
-FUNCTIONS = tuple(Function(kind, 0.0, 6.0) if kind == "clip" else Function(kind) for kind in ACTIVATIONS)
+CONSTANTS = {"clip": (0.0, 6.0), "hard_sigmoid": (0.0, 0.0, 1 / 6, 0.5), "leaky_relu": (0.0, 0.0, 0.1)}
+FUNCTIONS = tuple(Function(kind, *CONSTANTS.get(kind, ())) for kind in ACTIVATIONS)
 
 
 def random_block(rng: np.random.Generator, *, dtype: str = "float32") -> Block:

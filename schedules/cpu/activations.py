@@ -1,12 +1,14 @@
 """Activation functions of vectors: the one place for a new one on this target.
 
 TVM's own ``exp``, ``tanh``, ``sigmoid`` and ``erf`` become one scalar library call per lane; a function that needs one
-is written here with arithmetic alone.
+is written here with arithmetic alone. Relative errors are a few units in the last place; those of ``gelu`` and ``tanh``
+are relative to their largest factor, so that ``gelu`` far below zero is exact to about 1e-7 times its argument.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import pi
 
 from tvm import tirx
 
@@ -14,24 +16,130 @@ from blockfuse.errors import InternalError
 from blockfuse.schedules.emit import Expr, constant
 from blockfuse.stages import Function
 
+# Cephes expf: exp(x) = 2^n exp(r), with r = x - n ln 2 subtracted in two parts, and a polynomial for exp(r).
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_LOG2_E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
+_EXP_RANGE = (-87.0, 88.0)  # beyond, float32 has no normal number for the result
+
+# Rational approximations of Eigen's float packets: odd numerator over even denominator, highest power first.
+_ERF_LIMIT = 3.832506856900711
+_ERF_OVER = (
+    0.00022905065861350646,
+    0.0034082910107109506,
+    0.050955695062380861,
+    0.18520832239976145,
+    1.128379143519084,
+)
+_ERF_UNDER = (
+    -1.1791602954361697e-7,
+    0.000023547966471313185,
+    0.0010179625278914885,
+    0.014070470171167667,
+    0.11098505178285362,
+    0.49746925110067538,
+    1.0,
+)
+_TANH_LIMIT = 7.90531110763549805
+_TANH_OVER = (
+    -2.76076847742355e-16,
+    2.00018790482477e-13,
+    -8.60467152213735e-11,
+    5.12229709037114e-08,
+    1.48572235717979e-05,
+    6.37261928875436e-04,
+    4.89352455891786e-03,
+)
+_TANH_UNDER = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+
 
 def _relu(x: Expr, _: Function, lanes: int) -> Expr:
     return tirx.max(x, constant(0.0, lanes))
 
 
 def _clip(x: Expr, function: Function, lanes: int) -> Expr:
-    return tirx.min(tirx.max(x, constant(function.low, lanes)), constant(function.high, lanes))
+    return _limited(x, function.low, function.high, lanes)
+
+
+def _leaky_relu(x: Expr, function: Function, lanes: int) -> Expr:
+    zero = constant(0.0, lanes)
+    return tirx.max(x, zero) + tirx.min(x, zero) * constant(function.slope, lanes)
 
 
 def _hard_swish(x: Expr, _: Function, lanes: int) -> Expr:
     gate = x * constant(1 / 6, lanes) + constant(0.5, lanes)
-    return x * tirx.min(tirx.max(gate, constant(0.0, lanes)), constant(1.0, lanes))
+    return x * _limited(gate, 0.0, 1.0, lanes)
+
+
+def _hard_sigmoid(x: Expr, function: Function, lanes: int) -> Expr:
+    return _limited(x * constant(function.slope, lanes) + constant(function.offset, lanes), 0.0, 1.0, lanes)
+
+
+def _sigmoid(x: Expr, _: Function, lanes: int) -> Expr:
+    return constant(1.0, lanes) / _one_plus_exp_of_negative(x, lanes)
+
+
+def _silu(x: Expr, _: Function, lanes: int) -> Expr:
+    return x / _one_plus_exp_of_negative(x, lanes)
+
+
+def _tanh(x: Expr, _: Function, lanes: int) -> Expr:
+    return _ratio(x, _TANH_LIMIT, _TANH_OVER, _TANH_UNDER, lanes)
+
+
+def _gelu(x: Expr, _: Function, lanes: int) -> Expr:
+    erf = _ratio(x * constant(0.5**0.5, lanes), _ERF_LIMIT, _ERF_OVER, _ERF_UNDER, lanes)
+    return x * constant(0.5, lanes) * (constant(1.0, lanes) + erf)
+
+
+def _gelu_tanh(x: Expr, _: Function, lanes: int) -> Expr:
+    """The product of x and sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))."""
+    factor = 2 * (2 / pi) ** 0.5
+    z = x * (x * x * constant(0.044715 * factor, lanes) + constant(factor, lanes))
+    return x / _one_plus_exp_of_negative(z, lanes)
+
+
+def _limited(x: Expr, low: float, high: float, lanes: int) -> Expr:
+    return tirx.min(tirx.max(x, constant(low, lanes)), constant(high, lanes))
+
+
+def _polynomial(x: Expr, coefficients: Sequence[float], lanes: int) -> Expr:
+    """Horner's scheme, highest power first."""
+    total = constant(coefficients[0], lanes)
+    for coefficient in coefficients[1:]:
+        total = total * x + constant(coefficient, lanes)
+    return total
+
+
+def _ratio(x: Expr, limit: float, over: Sequence[float], under: Sequence[float], lanes: int) -> Expr:
+    x = _limited(x, -limit, limit, lanes)
+    return x * _polynomial(x * x, over, lanes) / _polynomial(x * x, under, lanes)
+
+
+def _exp(x: Expr, lanes: int) -> Expr:
+    x = _limited(x, *_EXP_RANGE, lanes)
+    n = tirx.round(x * constant(_LOG2_E, lanes))
+    r = x - n * constant(_LN2_HIGH, lanes) - n * constant(_LN2_LOW, lanes)
+    fraction = _polynomial(r, _EXP, lanes) * (r * r) + r + constant(1.0, lanes)
+    integer, real = (f"{kind}x{lanes}" if lanes > 1 else kind for kind in ("int32", "float32"))
+    exponent = (n.astype(integer) + constant(127, lanes, "int32")) << constant(23, lanes, "int32")
+    return fraction * tirx.reinterpret(real, exponent)
+
+
+def _one_plus_exp_of_negative(x: Expr, lanes: int) -> Expr:
+    return constant(1.0, lanes) + _exp(constant(0.0, lanes) - x, lanes)
 
 
 ACTIVATIONS: dict[str, Callable[[Expr, Function, int], Expr]] = {
     "relu": _relu,
     "clip": _clip,
+    "leaky_relu": _leaky_relu,
     "hard_swish": _hard_swish,
+    "hard_sigmoid": _hard_sigmoid,
+    "sigmoid": _sigmoid,
+    "silu": _silu,
+    "tanh": _tanh,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
 }
 
 

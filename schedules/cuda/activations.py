@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import pi
 
 from tvm import tirx
 
@@ -19,12 +20,61 @@ def _clip(value: Expr, function: Function) -> Expr:
     return tirx.min(tirx.max(value, constant(function.low)), constant(function.high))
 
 
+def _leaky_relu(value: Expr, function: Function) -> Expr:
+    zero = constant(0.0)
+    return tirx.max(value, zero) + tirx.min(value, zero) * constant(function.slope)
+
+
 def _hard_swish(value: Expr, _: Function) -> Expr:
-    gate = value * constant(1 / 6) + constant(0.5)
-    return value * tirx.min(tirx.max(gate, constant(0.0)), constant(1.0))
+    return value * _hard_gate(value, 1 / 6, 0.5)
 
 
-_TABLE: dict[str, Callable[[Expr, Function], Expr]] = {"relu": _relu, "clip": _clip, "hard_swish": _hard_swish}
+def _hard_sigmoid(value: Expr, function: Function) -> Expr:
+    return _hard_gate(value, function.slope, function.offset)
+
+
+def _hard_gate(value: Expr, slope: float, offset: float) -> Expr:
+    return tirx.min(tirx.max(value * constant(slope) + constant(offset), constant(0.0)), constant(1.0))
+
+
+def _sigmoid(value: Expr, _: Function) -> Expr:
+    return constant(1.0) / _one_plus_exp_of_negative(value)
+
+
+def _silu(value: Expr, _: Function) -> Expr:
+    return value / _one_plus_exp_of_negative(value)
+
+
+def _tanh(value: Expr, _: Function) -> Expr:
+    return tirx.tanh(value)
+
+
+def _gelu(value: Expr, _: Function) -> Expr:
+    return value * constant(0.5) * (constant(1.0) + tirx.erf(value * constant(0.5**0.5)))
+
+
+def _gelu_tanh(value: Expr, _: Function) -> Expr:
+    """The product of x and sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))."""
+    factor = 2 * (2 / pi) ** 0.5
+    return value / _one_plus_exp_of_negative(value * (value * value * constant(0.044715 * factor) + constant(factor)))
+
+
+def _one_plus_exp_of_negative(value: Expr) -> Expr:
+    return constant(1.0) + tirx.exp(constant(0.0) - value)
+
+
+_TABLE: dict[str, Callable[[Expr, Function], Expr]] = {
+    "relu": _relu,
+    "clip": _clip,
+    "leaky_relu": _leaky_relu,
+    "hard_swish": _hard_swish,
+    "hard_sigmoid": _hard_sigmoid,
+    "sigmoid": _sigmoid,
+    "silu": _silu,
+    "tanh": _tanh,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+}
 
 
 def activation(function: Function, value: Expr) -> Expr:
