@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blockfuse.block import Block
+from blockfuse.plan.fold import Folded
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ def global_bytes(block: Block) -> int:
     return (images + constants) * size
 
 
-def interior_bytes(block: Block) -> int:
-    """Bytes of the block's intermediate values, each written once and read once where it is not fused."""
-    shapes = block.shapes[len(block.inputs) : -1]
-    return 2 * block.batch * sum(shape.elements for shape in shapes) * np.dtype(block.dtype).itemsize
+def interior_bytes(folded: Folded) -> int:
+    """Bytes of the values between a block's units, each written once and read once where it is not fused."""
+    block = folded.block
+    elements = sum(unit.shape.elements for unit in folded.units[:-1])
+    return 2 * block.batch * elements * np.dtype(block.dtype).itemsize
 
 
 @dataclass(frozen=True)

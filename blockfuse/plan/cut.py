@@ -9,24 +9,21 @@ from blockfuse.block import Block
 from blockfuse.plan.fold import Folded
 
 
-def cut(folded: Folded, groups: Sequence[Sequence[int]]) -> tuple[Block, ...]:
-    """One block per group of units; a group reads the results of earlier groups from memory.
-
-    Args:
-        folded: The block and its units.
-        groups: Unit numbers; together all units, in an order in which each group follows those it reads.
-    """
-    if len(groups) == 1:
-        return (folded.block,)
-    return tuple(_part(folded, group) for group in groups)
-
-
 def into_units(folded: Folded) -> tuple[Block, ...]:
-    """One block per unit."""
-    return cut(folded, [[index] for index in range(len(folded.units))])
+    """One block per unit, each reading the results of earlier ones from memory."""
+    return tuple(part(folded, [index]) for index in range(len(folded.units)))
 
 
-def _part(folded: Folded, group: Sequence[int]) -> Block:
+def is_closed(folded: Folded, group: Sequence[int]) -> bool:
+    """Whether nothing but the last unit's result is read outside the group."""
+    inside = {folded.value(index) for index in group[:-1]}
+    return not any(inside & set(unit.reads) for index, unit in enumerate(folded.units) if index not in group)
+
+
+def part(folded: Folded, group: Sequence[int]) -> Block:
+    """The block of some of the units; the whole block if they are all."""
+    if len(group) == len(folded.units):
+        return folded.block
     block, base = folded.block, len(folded.block.inputs)
     stages = sorted(stage for index in group for stage in folded.units[index].stages)
     made = {base + stage for stage in stages}

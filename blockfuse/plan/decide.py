@@ -6,17 +6,19 @@ every block that can be one kernel; ``never`` gives every convolution, pool or f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import itertools
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.errors import InternalError
-from blockfuse.plan.choose_cpu import plan_cpu
+from blockfuse.plan.choose_cpu import Candidate, plan_cpu
 from blockfuse.plan.cost import Cost, interior_bytes
 from blockfuse.plan.cpu import CpuPlan
-from blockfuse.plan.cut import into_units
+from blockfuse.plan.cut import into_units, is_closed, part
 from blockfuse.plan.device import Device
-from blockfuse.plan.fold import fold
+from blockfuse.plan.fold import Folded, fold
 from blockfuse.plan.infeasible import Infeasible
 
 FuseMode: TypeAlias = Literal["auto", "always", "never"]
@@ -71,44 +73,94 @@ def decide(block: Block, device: Device, fuse: FuseMode = "auto", planar: frozen
         planar: Names of tensors that memory holds as N, C, H, W.
     """
     folded = fold(block)
-    whole = best(block, device, planar) if fuse != "never" or len(folded.units) == 1 else None
-    if len(folded.units) == 1:
-        return _single(block, whole)
-    parts = tuple(_must(best(part, device, planar)) for part in into_units(folded))
-    apart = sum(kernel.cost.seconds for kernel in parts)
-    if fuse == "never":
-        return Decision(block, parts, "fuse=never", 0)
-    if not isinstance(whole, Kernel):
-        return Decision(block, parts, f"cannot be one kernel: {whole}", 0)
-    together = whole.cost.seconds
-    why = f"fused {together * 1e6:.0f} us, apart {apart * 1e6:.0f} us (predicted)"
-    if fuse == "auto" and together > apart * (1 + _TIE):
-        return Decision(block, parts, f"left apart: {why}", 0)
-    if fuse == "auto" and not _moves_less(folded.block, whole, device) and together > apart:
-        return Decision(block, parts, f"left apart: {why}, nothing leaves the cache", 0)
-    return Decision(block, (whole,), why, interior_bytes(block))
+    count = len(folded.units)
+    if fuse == "never" or count == 1:
+        kernels = tuple(_must(best(part, device, planar)) for part in into_units(folded))
+        return Decision(block, kernels, "a single stage" if count == 1 else "fuse=never", 0)
+    ways = _ways(folded, device, planar)
+    chosen = ways[min(ways)] if fuse == "always" else _fastest(ways, device)
+    return Decision(block, chosen, _why(block, ways, chosen, device, planar), _saved(folded, chosen))
 
 
-def _moves_less(block: Block, whole: Kernel, device: Device) -> bool:
-    """Whether fusing saves traffic: the intermediate values would not stay in a core's cache, and the rings do."""
-    return interior_bytes(block) / 2 > device.local_bytes * device.cores >= whole.cost.local_bytes
+Ways: TypeAlias = dict[int, tuple[Kernel, ...]]
+"""For numbers of kernels, the fastest way to run a block with that many."""
+
+
+def _ways(folded: Folded, device: Device, planar: frozenset[str]) -> Ways:
+    """Dynamic programming over contiguous groups of units.
+
+    ::
+
+    ways[end][k] = min over start of ways[start][k - 1] + (units start .. end as one kernel)
+    """
+    count = len(folded.units)
+    table: list[Ways] = [{0: ()}] + [{} for _ in range(count)]
+    for start, end in itertools.combinations(range(count + 1), 2):
+        if not is_closed(folded, range(start, end)):
+            continue
+        kernel = best(part(folded, range(start, end)), device, planar)
+        if not isinstance(kernel, Kernel):
+            continue
+        for kernels, before in table[start].items():
+            way = (*before, kernel)
+            known = table[end].get(kernels + 1)
+            if known is None or _seconds(way) < _seconds(known):
+                table[end][kernels + 1] = way
+    if not table[count]:
+        raise InternalError(f"block {folded.block.name}: a unit by itself has no plan")
+    return table[count]
+
+
+def _fastest(ways: Ways, device: Device) -> tuple[Kernel, ...]:
+    """The fastest way; of those within 5 % of it, the one that moves the fewest bytes, where that can pay."""
+    fastest = min(ways.values(), key=_seconds)
+    limit = _seconds(fastest) * (1 + _TIE)
+    close = [way for way in ways.values() if _seconds(way) <= limit and _moves_less(way, fastest, device)]
+    return min([fastest, *close], key=lambda way: (len(way), _seconds(way)))
+
+
+def _moves_less(way: tuple[Kernel, ...], than: tuple[Kernel, ...], device: Device) -> bool:
+    """Whether fewer bytes pass through memory, and on a CPU more than the cores' own caches hold."""
+    saved = sum(k.cost.global_bytes for k in than) - sum(k.cost.global_bytes for k in way)
+    room = device.local_bytes * device.cores if device.kind == "cpu" else 0
+    return saved > 2 * room and all(kernel.cost.local_bytes <= device.local_bytes for kernel in way)
+
+
+def _seconds(kernels: tuple[Kernel, ...]) -> float:
+    return sum(kernel.cost.seconds for kernel in kernels)
+
+
+def _saved(folded: Folded, kernels: tuple[Kernel, ...]) -> int:
+    """Bytes of the values between units, written and read, that no longer pass through memory."""
+    return sum(interior_bytes(fold(kernel.block)) for kernel in kernels) if len(kernels) < len(folded.units) else 0
+
+
+def _why(block: Block, ways: Ways, chosen: tuple[Kernel, ...], device: Device, planar: frozenset[str]) -> str:
+    """The predicted times between which the choice was made."""
+    times = ", ".join(f"{count} kernels {_seconds(way) * 1e6:.0f} us" for count, way in sorted(ways.items()))
+    text = times.replace("1 kernels", "one kernel", 1) if 1 in ways else times
+    if 1 not in ways:
+        obstacle = best(block, device, planar)
+        return f"cut in {len(chosen)}, since one kernel is impossible ({obstacle}); predicted: {text}"
+    return f"{'fused' if len(chosen) == 1 else f'cut in {len(chosen)}'}; predicted: {text}"
 
 
 def best(block: Block, device: Device, planar: frozenset[str] = frozenset()) -> Kernel | Infeasible:
     """The plan predicted to be fastest for the block as one kernel."""
     names = block.tensors[: len(block.inputs)]
     flags = tuple(name in planar for name in names) if names else (False,) * len(block.inputs)
-    found = plan_cpu(fold(block), device, flags)
-    if isinstance(found, Infeasible):
-        return found
-    return Kernel(block, found[0].plan, found[0].cost)
+    found = _planned(replace(block, parameters={}, tensors=()), device, flags)
+    return found if isinstance(found, Infeasible) else Kernel(block, found.plan, found.cost)
 
 
-def _single(block: Block, whole: Kernel | Infeasible | None) -> Decision:
-    return Decision(block, (_must(whole),), "a single stage", 0)
+@functools.lru_cache(maxsize=4096)
+def _planned(block: Block, device: Device, planar: tuple[bool, ...]) -> Candidate | Infeasible:
+    """The first candidate for a block without its data; equal blocks are planned once."""
+    found = plan_cpu(fold(block), device, planar)
+    return found if isinstance(found, Infeasible) else found[0]
 
 
-def _must(kernel: Kernel | Infeasible | None) -> Kernel:
+def _must(kernel: Kernel | Infeasible) -> Kernel:
     if isinstance(kernel, Kernel):
         return kernel
     raise InternalError(f"a single stage has no plan: {kernel}")

@@ -147,8 +147,7 @@ class _Run:
             case Gemm():
                 self._gemm(instruction)
             case Epilogue():
-                sums = self.sums.get(instruction.acc)
-                value = np.full(self._shape(instruction.acc.region), np.nan) if sums is None else sums
+                value = self._sums(instruction.acc)
                 self._write(instruction.target, instruction.acc.region, value, instruction.steps)
             case Depthwise():
                 self._depthwise(instruction)
@@ -173,14 +172,17 @@ class _Run:
     def _gemm(self, gemm: Gemm) -> None:
         weights = self._weights(gemm.weights)
         region = gemm.acc.region
-        total = self.sums.get(gemm.acc)
-        if total is None:
-            total = np.full(self._shape(region), np.nan)
+        total = self._sums(gemm.acc)
         channels = list(gemm.weights.inputs.at(self.env))
         for index, tap in enumerate(gemm.weights.taps.at(self.env)):
             pixels = self._window(gemm.source, region, gemm.window, tap, channels)
             total = total + pixels @ weights[:, :, index].T
         self.sums[gemm.acc] = total
+
+    def _sums(self, acc: Accumulators) -> Array:
+        """The sums as they are; NaN where nothing has set them for this piece."""
+        found, shape = self.sums.get(acc), self._shape(acc.region)
+        return found if found is not None and found.shape == shape else np.full(shape, np.nan)
 
     def _depthwise(self, instruction: Depthwise) -> None:
         weights = self._weights(instruction.weights)
