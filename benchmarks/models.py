@@ -21,7 +21,7 @@ import blockfuse as bf
 from blockfuse.frontend import zoo
 from blockfuse.report import table
 from blockfuse.tools.bench import measure, onnxruntime_call
-from blockfuse.tools.facts import machine_facts
+from blockfuse.tools.facts import foreign_load, machine_facts
 from blockfuse.verification.verify import seeded_inputs, verify
 
 RESULTS = Path(__file__).parent / "results" / "models.json"
@@ -80,6 +80,7 @@ def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     errors = {fuse: verify(model, executable=executable).max_rel for fuse, executable in compiled.items()}
     inputs = seeded_inputs(next(iter(compiled.values())).inputs)
     calls = {fuse: lambda executable=executable: executable.run(inputs) for fuse, executable in compiled.items()}
+    others = foreign_load()
     times, rounds = measure({BASELINE: onnxruntime_call(model, inputs, threads), **calls}, seconds=options.seconds)
     return [
         {
@@ -93,6 +94,7 @@ def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             "kernels": executable.report().kernel_count,
             "max_error": errors[fuse],
             "rounds": rounds,
+            "foreign_load": None if others is None else round(others, 2),
             "ours": asdict(times[fuse]),
             "baseline": asdict(times[BASELINE]),
             "ratio": times[BASELINE].minimum / times[fuse].minimum,
@@ -104,16 +106,17 @@ def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 HEAD = (
     *("network", "threads", "fuse", "fused", "kernels", "max error", "min ms", "median", "ORT min", "median"),
-    *("ratio of minima", "of medians"),
+    *("ratio of minima", "of medians", "busy"),
 )
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row as text."""
     times = [f"{row[side][key]:.2f}" for side in ("ours", "baseline") for key in ("minimum", "median")]
+    busy = "?" if row["foreign_load"] is None else f"{row['foreign_load']:.1f}"
     fused = f"{row['fused']} of {row['blocks']}"
     start = (row["network"], str(row["threads"]), row["fuse"], fused, str(row["kernels"]), f"{row['max_error']:.1e}")
-    return (*start, *times, f"{row['ratio']:.2f}", f"{row['ratio_of_medians']:.2f}")
+    return (*start, *times, f"{row['ratio']:.2f}", f"{row['ratio_of_medians']:.2f}", busy)
 
 
 if __name__ == "__main__":

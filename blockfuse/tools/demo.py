@@ -72,7 +72,8 @@ class Demo:
             f"{measured.facts['device']}, {measured.target}, {measured.threads} threads; times are the shortest of all "
             "calls, taken in turns; errors are relative to the largest output"
         )
-        return "\n".join([*table([(*head, *times), *(row.cells() for row in self.rows)]), under])
+        warnings = dict.fromkeys(line for row in self.rows for line in row.measurement.warnings())
+        return "\n".join([*table([(*head, *times), *(row.cells() for row in self.rows)]), under, *warnings])
 
 
 def show(

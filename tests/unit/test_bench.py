@@ -10,6 +10,7 @@ from blockfuse.errors import BlockfuseError, UsageError
 from blockfuse.report import Report
 from blockfuse.runtime.library import Port
 from blockfuse.tools import bench as bench_module
+from blockfuse.tools import facts as facts_module
 from blockfuse.tools.bench import BenchResult, Side, bench
 from blockfuse.tools.facts import machine_facts
 from tests import onnx_models
@@ -93,6 +94,23 @@ def test_ratios_are_the_baseline_over_ours():
     assert "onnxruntime / blockfuse: 1.50 by minima, 1.25 by medians" in str(result)
 
 
+@pytest.mark.parametrize(("load", "warns"), [(None, False), (0.1, False), (0.9, True)])
+def test_a_busy_machine_is_told(load, warns):
+    result = BenchResult("net", "cpu", "auto", 2, 3, Side("blockfuse", 1, 1, 1, 1), None, {"device": "some CPU"}, load)
+    assert ("other processes kept 0.9 cores busy" in str(result)) == warns
+
+
+def test_own_work_is_no_foreign_load(monkeypatch):
+    stat = iter(["cpu 100 0 50 1000 0 0 0 0\n", "cpu 120 0 60 1000 0 10 0 0\n"])
+    own = iter([5.0, 5.1])
+    monkeypatch.setattr(facts_module.Path, "read_text", lambda *_, **__: next(stat))
+    monkeypatch.setattr(facts_module.os, "sysconf", lambda _: 100)
+    clock = iter([0.0, 0.5])
+    monkeypatch.setattr(facts_module.time, "process_time", lambda: next(own))
+    monkeypatch.setattr(facts_module.time, "perf_counter", lambda: next(clock))
+    assert facts_module.foreign_load(0) == pytest.approx((0.4 - 0.1) / 0.5)
+
+
 def test_a_result_says_all_that_it_takes_to_understand_it(log):
     result = bench(Executable(log), model(), rounds=1, seconds=0, turn=0)
     document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
@@ -101,6 +119,7 @@ def test_a_result_says_all_that_it_takes_to_understand_it(log):
     assert document["baseline"]["minimum"] > 0
     assert {"minimum", "median", "p90"} < document["ours"].keys()
     assert document["facts"].keys() >= {"device", "date", "versions", "cores", "load"}
+    assert document["foreign_load"] >= 0
     assert document["facts"]["versions"]["apache-tvm"].startswith("0.27")
     assert document["facts"]["date"].endswith("+00:00")
 
