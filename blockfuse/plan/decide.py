@@ -13,9 +13,10 @@ from typing import Literal, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.errors import InternalError
-from blockfuse.plan.choose_cpu import Candidate, plan_cpu
+from blockfuse.plan.choose import Choice, choose
 from blockfuse.plan.cost import Cost, interior_bytes
 from blockfuse.plan.cpu import CpuPlan
+from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cut import into_units, is_closed, part
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, fold
@@ -32,7 +33,7 @@ class Kernel:
     """A block that becomes one kernel, how, and at what predicted cost."""
 
     block: Block
-    plan: CpuPlan
+    plan: CpuPlan | CudaPlan
     cost: Cost
 
 
@@ -94,7 +95,8 @@ def _ways(folded: Folded, device: Device, planar: frozenset[str]) -> Ways:
     ways[end][k] = min over start of ways[start][k - 1] + (units start .. end as one kernel)
     """
     count = len(folded.units)
-    table: list[Ways] = [{0: ()}] + [{} for _ in range(count)]
+    table: list[Ways] = [{} for _ in range(count + 1)]
+    table[0][0] = ()
     for start, end in itertools.combinations(range(count + 1), 2):
         if not is_closed(folded, range(start, end)):
             continue
@@ -154,10 +156,9 @@ def best(block: Block, device: Device, planar: frozenset[str] = frozenset()) -> 
 
 
 @functools.lru_cache(maxsize=4096)
-def _planned(block: Block, device: Device, planar: tuple[bool, ...]) -> Candidate | Infeasible:
-    """The first candidate for a block without its data; equal blocks are planned once."""
-    found = plan_cpu(fold(block), device, planar)
-    return found if isinstance(found, Infeasible) else found[0]
+def _planned(block: Block, device: Device, planar: tuple[bool, ...]) -> Choice | Infeasible:
+    """What is chosen for a block without its data; equal blocks are planned once."""
+    return choose(fold(block), device, planar)
 
 
 def _must(kernel: Kernel | Infeasible) -> Kernel:
