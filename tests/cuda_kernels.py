@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import ml_dtypes
 import numpy as np
 
 from blockfuse.block import Block, ParameterKey, accumulation_depth, reference
@@ -16,6 +17,7 @@ from blockfuse.plan.device import GPUS, Device
 from blockfuse.plan.fold import fold
 from blockfuse.program.cuda import program_cuda
 from blockfuse.schedules.cuda import cuda_source, lower, pack
+from blockfuse.schedules.cuda.packing import vector_layout
 from blockfuse.stages import Array
 from blockfuse.verification.compare import tolerance
 from tests.emulated.emulator import Counters, Finding, emulate
@@ -49,10 +51,18 @@ class Run:
         return self.error <= 1 and not self.findings
 
 
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+}
+
+
 def rounded_weights(block: Block) -> Block:
-    """The block with filters that fp16 holds exactly, as kernels read them."""
+    """The block with filters that its type holds exactly, as kernels read them."""
+    narrow = DTYPES[block.dtype]
     data = {
-        key: array.astype(np.float16).astype(np.float32) if key[1] == "weight" else array
+        key: array.astype(narrow).astype(np.float32) if key[1] == "weight" else array
         for key, array in block.parameters.items()
     }
     return replace(block, parameters=data)
@@ -75,10 +85,10 @@ def built_as(block: Block, plan: CudaPlan) -> Built:
 
 
 def inputs_of(block: Block, seed: int = 0) -> list[Array]:
-    """Normal fp16 values for every input."""
+    """Normal values of the block's type for every input."""
     rng = np.random.default_rng(seed)
     shapes = [(block.batch, s.height, s.width, s.channels) for s in block.inputs]
-    return [rng.standard_normal(shape).astype(np.float16) for shape in shapes]
+    return [rng.standard_normal(shape).astype(DTYPES[block.dtype]) for shape in shapes]
 
 
 def run(
@@ -99,7 +109,7 @@ def run(
         kept,
         outputs={"result"} & set(kept),
         grid=grid(program),
-        shared_bytes=2 * program.arena,
+        shared_bytes=DTYPES[program.dtype].itemsize * program.arena,
         thread_order=thread_order,
         count=count,
     )
@@ -110,12 +120,12 @@ def kernel_arguments(
     program: Program, inputs: Sequence[Array], parameters: Mapping[ParameterKey, Array]
 ) -> dict[str, Array]:
     """Arrays by the names of the kernel's parameters; the result is NaN all over."""
-    names = {np.dtype(np.float32): "packed_vectors", np.dtype(np.float16): "packed_weights"}
-    packed = {names[array.dtype]: array for array in pack(program, parameters)}
+    names = (["packed_vectors"] if vector_layout(program) else []) + (["packed_weights"] if program.ring else [])
+    packed = dict(zip(names, pack(program, parameters), strict=True))
     images = {f"input_{i}": array for i, array in enumerate(inputs)}
     out = program.output.image
     shape = (program.batch, out.height, out.width, out.channels)
-    return images | packed | {"result": np.full(shape, np.nan, np.float16)}
+    return images | packed | {"result": np.full(shape, np.nan, DTYPES[program.dtype])}
 
 
 def grid(program: Program) -> int:
@@ -128,5 +138,5 @@ def error(block: Block, inputs: Sequence[Array], actual: Array) -> float:
     """Largest difference from the reference over what is allowed, relative to the largest value in the block."""
     values = reference(block, inputs)
     scale = max(float(np.abs(value).max()) for value in values[len(block.inputs) :])
-    allowed = tolerance(max(1, accumulation_depth(block)), "float16", len(block.stages)) * max(scale, 1e-3)
+    allowed = tolerance(max(1, accumulation_depth(block)), block.dtype, len(block.stages)) * max(scale, 1e-3)
     return float(np.abs(actual.astype(np.float64) - values[-1]).max() / allowed)

@@ -79,7 +79,7 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
         tuple(builder.local.values()),
         folded.block.parameter_shapes(),
         _in_grid(folded, plan, nodes),
-        dtype="float16",
+        dtype=folded.block.dtype,
         arena=size,
         ring=builder.ring,
         lanes=plan.lanes,

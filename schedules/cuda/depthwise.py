@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from blockfuse.errors import InternalError
 from blockfuse.machine import Depthwise
-from blockfuse.schedules.cuda.emitter import fp16, fp32
+from blockfuse.schedules.cuda.emitter import fp32
 from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_bias, load_residual, residual_tiles
 from blockfuse.schedules.cuda.kernel import Kernel, column
 from blockfuse.schedules.emit import Buffer, Index, constant, load, quotient, remainder
@@ -87,7 +87,7 @@ def _cached_weights(kernel: Kernel, node: Depthwise, channel: Index) -> Buffer |
 
 def _load_weights(kernel: Kernel, node: Depthwise, channel: Index, tap: Index, into: Buffer, at: int) -> None:
     emit, lanes = kernel.emit, kernel.program.lanes
-    halves = kernel.registers("halves", 8, "float16")
+    halves = kernel.elements("halves")
     base = kernel.weight_offset(node.weights, 8) + tap * node.region.channels.size.const + channel
     emit.store(halves, 0, load(kernel.shared, base, lanes), lanes)
     for lane in range(lanes):
@@ -117,7 +117,7 @@ def _filter_column(
     """Add what the taps of filter column ``s`` contribute; ``weight`` says where those of row r are."""
     emit, lanes, window, source = kernel.emit, kernel.program.lanes, node.window, node.source
     sums = kernel.registers(f"sums_{node.weights.name}", node.pixels * lanes)
-    halves, values = kernel.registers("halves", 8, "float16"), kernel.registers("values", lanes)
+    halves, values = kernel.elements("halves"), kernel.registers("values", lanes)
     y0 = kernel.constant(node.region.rows.low * window.stride_h - window.pad_top - source.top)
     x = kernel.constant(node.region.cols.low * window.stride_w - window.pad_left - source.left) + s * window.dilation_w
     for below in range((node.pixels - 1) * window.stride_h + window.extent_h):
@@ -142,7 +142,7 @@ def _filter_column(
 def _store(kernel: Kernel, node: Depthwise, thread: _Thread, bias: Buffer) -> None:
     emit, lanes, region, tile = kernel.emit, kernel.program.lanes, node.region, node.target
     sums = kernel.registers(f"sums_{node.weights.name}", node.pixels * lanes)
-    halves = kernel.registers("halves", 8, "float16")
+    halves = kernel.elements("halves")
     for p in range(node.pixels):
         row = thread.row + p
         inside = kernel.inside(region, tile, row, thread.col) if has_mask(node.steps) else True
@@ -152,7 +152,7 @@ def _store(kernel: Kernel, node: Depthwise, thread: _Thread, bias: Buffer) -> No
         }
         for lane in range(lanes):
             element = Element(load(bias, lane), {t: values[lane] for t, values in added.items()}, inside)
-            emit.store(halves, lane, fp16(finish(node.steps, load(sums, p * lanes + lane), element)))
+            emit.store(halves, lane, kernel.narrow(finish(node.steps, load(sums, p * lanes + lane), element)))
         pixel = kernel.pixel(tile, region, row, thread.col)
         target = tile.offset + pixel * tile.pitch + kernel.channel(tile, region.channels.low) + thread.channel
         emit.store(kernel.shared, target, load(halves, 0, lanes), lanes)

@@ -37,15 +37,15 @@ class CudaEmitter(Emitter):
         yield
         self._top += self._scopes.pop()
 
-    def image(self, name: str, shape: tuple[int, int, int, int], dtype: str = "float16") -> Buffer:
+    def image(self, name: str, shape: tuple[int, int, int, int], dtype: str) -> Buffer:
         """Declare the next parameter: an N, H, W, C tensor, indexed along its four axes."""
         buffer = tirx.decl_buffer(shape, dtype, name)
         self.parameters.append(buffer)
         return buffer
 
-    def shared(self, name: str, size: int) -> Buffer:
-        """The dynamic shared memory of the kernel, as fp16 elements."""
-        buffer = tirx.decl_buffer((size,), "float16", name, scope="shared.dyn", data_alignment=_LINE)
+    def shared(self, name: str, size: int, dtype: str) -> Buffer:
+        """The dynamic shared memory of the kernel."""
+        buffer = tirx.decl_buffer((size,), dtype, name, scope="shared.dyn", data_alignment=_LINE)
         self._top.append(tirx.AllocBuffer(buffer))
         return buffer
 
@@ -103,11 +103,6 @@ def both(*conditions: Expr) -> Expr:
         if condition is not True:
             left = condition if left is True else tirx.And(left, condition)
     return left
-
-
-def fp16(value: Expr) -> Expr:
-    """The value rounded to half precision."""
-    return tirx.Cast("float16", value)
 
 
 def fp32(value: Expr) -> Expr:

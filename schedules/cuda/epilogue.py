@@ -1,4 +1,4 @@
-"""EPILOGUE: sums in registers -> steps -> fp16 tile in shared memory.
+"""EPILOGUE: sums in registers -> steps -> tile in shared memory.
 
 ::
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blockfuse.machine import Epilogue, Tile
-from blockfuse.schedules.cuda.emitter import fp16
 from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_bias, load_residual, residual_tiles
 from blockfuse.schedules.cuda.kernel import Kernel, clamped
 from blockfuse.schedules.cuda.mma import M
@@ -79,11 +78,11 @@ def _pixel(kernel: Kernel, node: Epilogue, mine: WarpShare, j: int, half: int) -
 def _store(kernel: Kernel, node: Epilogue, pixel: _Pixel, place: tuple[Index, Index], bias: Buffer) -> None:
     """Two neighbouring channels of one pixel."""
     emit, (first, channel), region = kernel.emit, place, node.acc.region
-    sums, result = kernel.sums(node.acc), kernel.registers("halves", 8, "float16")
+    sums, result = kernel.sums(node.acc), kernel.elements("halves")
     added = {tile: load_residual(kernel, tile, number, region, channel, 2) for tile, number in pixel.added.items()}
     for i in range(2):
         element = Element(load(bias, i), {tile: values[i] for tile, values in added.items()}, pixel.inside)
-        emit.store(result, i, fp16(finish(node.steps, load(sums, first + i), element)))
+        emit.store(result, i, kernel.narrow(finish(node.steps, load(sums, first + i), element)))
     tile = node.target
     target = tile.offset + pixel.target * tile.pitch + kernel.channel(tile, region.channels.low) + channel
     emit.store(kernel.shared, target, load(result, 0, 2), 2)

@@ -71,7 +71,7 @@ def load_residual(kernel: Kernel, tile: Tile, pixel: Index, region: Region, chan
 
     Channels that the tile does not hold are never stored by anyone; the last ones it holds stand in for them.
     """
-    values = kernel.registers(f"residual_{tile.name}", lanes, "float16")
+    values = kernel.elements(f"residual_{tile.name}", lanes)
     base = tile.offset + pixel * tile.pitch
     where = kernel.channel(tile, region.channels.low) + channel
     if _holds(kernel, tile, region.channels.high):

@@ -93,4 +93,4 @@ def _multiply(kernel: Kernel, node: Gemm, mine: WarpShare, weights: Index, n: In
             for half in range(2):
                 d = [load(sums, first + half * 4 + i) for i in range(4)]
                 pixels = [load(a, A_WORDS * j + i) for i in range(A_WORDS)]
-                emit.ptx(MMA, *d, *pixels, load(b, 2 * half), load(b, 2 * half + 1), *d)
+                emit.ptx(MMA[kernel.dtype], *d, *pixels, load(b, 2 * half), load(b, 2 * half + 1), *d)

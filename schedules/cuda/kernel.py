@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tvm import tirx
+
 from blockfuse.errors import InternalError
 from blockfuse.machine import Accumulators, Gemm, Loop, Program, Region, Step, Tile, WarpTiling, WeightSlice
 from blockfuse.machine.affine import Affine, Range
@@ -12,7 +14,8 @@ from blockfuse.schedules.cuda.emitter import CudaEmitter, both
 from blockfuse.schedules.cuda.packing import slice_offset, vector_layout, vector_length
 from blockfuse.schedules.emit import Buffer, Expr, Index, index, quotient, remainder, smaller
 
-VECTOR = 8  # fp16 elements of 16 bytes
+BYTES = {"float16": 2, "bfloat16": 2}
+"""Size of an element of every type that images may have."""
 
 
 class Kernel:
@@ -22,7 +25,9 @@ class Kernel:
         program: What is lowered.
         emit: The statements so far.
         env: Value of every loop variable in scope.
-        shared: Shared memory as fp16 elements; ``words`` is the same as 32-bit words.
+        dtype: Of images, on chip and in memory.
+        vector: Elements of 16 bytes.
+        shared: Shared memory as elements; ``words`` is the same as 32-bit words.
         warp: Number of the warp in its CTA.
         lane: Number of the thread in its warp.
         threads: Threads of the CTA.
@@ -32,6 +37,10 @@ class Kernel:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        if program.dtype not in BYTES:
+            raise InternalError(f"program {program.name}: images of {program.dtype} have no CUDA lowering")
+        self.dtype, self.bytes = program.dtype, BYTES[program.dtype]
+        self.vector = 16 // self.bytes
         self.loops = [node for node in program.walk() if isinstance(node, Loop)]
         grid = 1
         for loop in self.parallel:
@@ -44,8 +53,8 @@ class Kernel:
         self.piece: Index = 0
         self.in_pieces = False
         self._parameters()
-        self.shared = self.emit.shared("shared", program.arena)
-        self.words = self.emit.view(self.shared, "shared_words", "uint32", program.arena // 2)
+        self.shared = self.emit.shared("shared", program.arena, self.dtype)
+        self.words = self.emit.view(self.shared, "shared_words", "uint32", program.arena * self.bytes // 4)
         with self.emit.hoisted():
             self.warp = self.emit.bind("warp", quotient(self.emit.thread, 32))
             self.lane = self.emit.bind("lane", remainder(self.emit.thread, 32))
@@ -65,14 +74,14 @@ class Kernel:
 
         def image(tile: Tile, name: str) -> None:
             shape = (program.batch, tile.image.height, tile.image.width, tile.image.channels)
-            self.memory[tile] = emit.image(name, shape)
+            self.memory[tile] = emit.image(name, shape, self.dtype)
 
         for number, tile in enumerate(program.inputs):
             image(tile, f"input_{number}")
         if self.vector_layout:
             self.vectors = emit.parameter("packed_vectors", (vector_length(program),))
         if program.ring is not None:
-            self.weights = emit.parameter("packed_weights", (stream_length(program),), "float16")
+            self.weights = emit.parameter("packed_weights", (stream_length(program),), self.dtype)
         image(program.output, "result")
 
     def _grid_position(self) -> dict[str, Index]:
@@ -114,6 +123,14 @@ class Kernel:
             raise InternalError(f"registers {name} were made for fewer than {size} elements")
         return self._registers[name]
 
+    def elements(self, name: str, size: int = 8) -> Buffer:
+        """Registers of that name for elements as memory has them."""
+        return self.registers(name, size, self.dtype)
+
+    def narrow(self, value: Expr) -> Expr:
+        """A float32 value rounded to the type of images."""
+        return tirx.Cast(self.dtype, value)
+
     def sums(self, acc: Accumulators) -> Buffer:
         """The registers of a sum."""
         return self.registers(acc.name, acc.registers)
@@ -145,7 +162,7 @@ class Kernel:
         """Where a slice starts in shared memory, in elements of which ``per`` make 16 bytes."""
         if self._step is None:
             raise InternalError(f"{weights} is used outside a step")
-        return self._slot * per + slice_offset(self._step, weights) * per // VECTOR
+        return self._slot * per + slice_offset(self._step, weights) * per // self.vector
 
     # ---- places ------------------------------------------------------------------------------------------------------
     def inside(self, region: Region, tile: Tile, row: Index, col: Index) -> Expr:

@@ -16,18 +16,18 @@ from blockfuse.schedules.cuda.emitter import address, both, select_bytes
 from blockfuse.schedules.cuda.kernel import Kernel
 from blockfuse.schedules.emit import Expr, Index, larger, smaller
 
-_COPY = {8: "cp.async.cg.shared.global", 4: "cp.async.ca.shared.global", 2: "cp.async.ca.shared.global"}
-_HALF = 2  # bytes
+_COPY = {16: "cp.async.cg.shared.global", 8: "cp.async.ca.shared.global", 4: "cp.async.ca.shared.global"}
+"""Asynchronous copies by their bytes."""
 
 
 def lower(kernel: Kernel, node: Load) -> None:
     """Emit the copies; the next barrier or step waits for them."""
     emit, region = kernel.emit, node.region
     cols, channels = region.cols.size.const, region.channels.size.const
-    width = vector_width(node.source.image.channels)
+    width = vector_width(kernel, node.source.image.channels)
     groups = channels // width
     total = region.rows.size.const * cols * groups
-    kernel.copies_pending |= width > 1
+    kernel.copies_pending |= width * kernel.bytes in _COPY
     with emit.loop(-(-total // kernel.threads), "i") as i:
         vector = emit.bind("vector", i * kernel.threads + emit.thread)
         with emit.when(total % kernel.threads == 0 or vector < total):
@@ -35,9 +35,9 @@ def lower(kernel: Kernel, node: Load) -> None:
             _move(kernel, node, (pixel // cols, pixel % cols, group), width)
 
 
-def vector_width(channels: int) -> int:
-    """The most elements, up to 8, that every pixel of that many channels is a multiple of."""
-    return next(width for width in (8, 4, 2, 1) if channels % width == 0)
+def vector_width(kernel: Kernel, channels: int) -> int:
+    """The most elements, up to 16 bytes, that every pixel of that many channels is a multiple of."""
+    return next(width for width in (8, 4, 2, 1) if channels % width == 0 and width <= kernel.vector)
 
 
 def _move(kernel: Kernel, node: Load, place: tuple[Index, Index, Index], width: int) -> None:
@@ -55,12 +55,14 @@ def _move(kernel: Kernel, node: Load, place: tuple[Index, Index, Index], width: 
     target = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch
     target = target + kernel.channel(tile, region.channels.low) + channel
     memory = kernel.memory[node.source]
-    if width > 1:
-        size = select_bytes(valid, width * _HALF)
-        emit.ptx(_COPY[width], address(kernel.shared, target), address(memory, *source), width * _HALF, size)
+    copied = width * kernel.bytes
+    if copied in _COPY:
+        size = select_bytes(valid, copied)
+        emit.ptx(_COPY[copied], address(kernel.shared, target), address(memory, *source), copied, size)
         return
     value: Expr = tirx.BufferLoad(memory, list(source))
-    emit.store(kernel.shared, target, value if valid is True else tirx.Select(valid, value, tirx.const(0, "float16")))
+    zero = tirx.const(0, kernel.dtype)
+    emit.store(kernel.shared, target, value if valid is True else tirx.Select(valid, value, zero))
 
 
 def _limited(position: Index, size: int) -> Index:

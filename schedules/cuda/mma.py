@@ -11,7 +11,10 @@ import numpy as np
 
 from blockfuse.stages import Array
 
-MMA = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+MMA = {
+    "float16": "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
+    "bfloat16": "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+}
 LOAD_MATRICES = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
 
 M, N, K = 16, 16, 16  # pixels, output channels (two n8 tiles), input channels of one fragment pair

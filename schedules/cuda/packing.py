@@ -1,4 +1,4 @@
-"""Weights as the kernel reads them: one fp16 stream in execution order, and one fp32 vector of biases.
+"""Weights as the kernel reads them: one stream in execution order, and one fp32 vector of biases.
 
 An item of the stream holds the slices of its step one after the other: for GEMM per tap the mma fragments
 [C/16][K/16][lane][8], for DEPTHWISE [tap][channel].
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 
 from blockfuse.block import ParameterKey
@@ -17,6 +18,7 @@ from blockfuse.schedules.cuda.mma import fragments
 from blockfuse.stages import Array
 
 _VECTOR = 4  # float32 elements of a 16-byte load
+_TYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Array, ...]:
@@ -27,7 +29,8 @@ def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Ar
         parameters: The block's constants.
 
     Returns:
-        ``vectors`` [elements] float32, if anything is biased; ``weights`` [elements] float16, if there is a stream.
+        ``vectors`` [elements] float32, if anything is biased; ``weights`` [elements] of the program's type, if there is a
+        stream.
     """
     packed = []
     layout = vector_layout(program)
@@ -87,7 +90,7 @@ def _vectors(
 
 
 def _stream(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array:
-    out = np.zeros(stream_length(program), np.float16)
+    out = np.zeros(stream_length(program), _TYPES[program.dtype])
     for step, env in executions(program):
         if not isinstance(step, Step):
             continue
@@ -102,10 +105,10 @@ def _stream(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array
 
 
 def _box(weights: WeightSlice, data: Array, env: Mapping[str, int]) -> Array:
-    """A slice as [taps, inputs, outputs] in fp16; channels that the filter does not have are zero."""
+    """A slice as [taps, inputs, outputs]; channels that the filter does not have are zero."""
     taps, inputs, outputs = (part.at(env) for part in (weights.taps, weights.inputs, weights.outputs))
     flat = np.asarray(data).reshape(data.shape[0], data.shape[1], -1).transpose(2, 1, 0)
     part = flat[taps.start : taps.stop, inputs.start : inputs.stop, outputs.start : outputs.stop]
-    out = np.zeros((len(taps), len(inputs), len(outputs)), np.float16)
+    out = np.zeros((len(taps), len(inputs), len(outputs)), np.float32)
     out[: part.shape[0], : part.shape[1], : part.shape[2]] = part
     return out

@@ -14,12 +14,12 @@ from tvm import tirx
 
 from blockfuse.machine import Reduce
 from blockfuse.machine.affine import Affine
-from blockfuse.schedules.cuda.emitter import fp16, fp32
+from blockfuse.schedules.cuda.emitter import fp32
 from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_residual, residual_tiles
 from blockfuse.schedules.cuda.kernel import Kernel, column
 from blockfuse.schedules.emit import Buffer, Expr, Index, constant, load
 
-_LOWEST = -65504.0  # of fp16
+_LOWEST = {"float16": -65504.0, "bfloat16": -3.38e38, "float32": -3.4e38}
 
 
 def lower(kernel: Kernel, node: Reduce) -> None:
@@ -42,7 +42,7 @@ def _window(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index]) -> 
     row, col, channel = place
     best, count = kernel.registers("reduced", lanes), kernel.registers("counted", 1)
     for lane in range(lanes):
-        emit.store(best, lane, constant(_LOWEST if node.reduction == "max" else 0.0))
+        emit.store(best, lane, constant(_LOWEST[kernel.dtype] if node.reduction == "max" else 0.0))
     emit.store(count, 0, constant(0.0))
     y0 = _first(region.rows.low * window.stride_h - window.pad_top, node.source.top, kernel)
     x0 = _first(region.cols.low * window.stride_w - window.pad_left, node.source.left, kernel)
@@ -73,7 +73,7 @@ def _in_image(kernel: Kernel, node: Reduce, y: Index, x: Index) -> Expr:
 
 def _take(kernel: Kernel, node: Reduce, place: Index, best: Buffer, count: Buffer) -> None:
     emit, lanes = kernel.emit, kernel.program.lanes
-    halves = kernel.registers("halves", 8, "float16")
+    halves = kernel.elements("halves")
     emit.store(halves, 0, load(kernel.shared, place, lanes), lanes)
     for lane in range(lanes):
         value, known = fp32(load(halves, lane)), load(best, lane)
@@ -84,7 +84,7 @@ def _take(kernel: Kernel, node: Reduce, place: Index, best: Buffer, count: Buffe
 def _store(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index], best: Buffer, count: Buffer) -> None:
     emit, lanes, region, tile = kernel.emit, kernel.program.lanes, node.region, node.target
     row, col, channel = place
-    halves = kernel.registers("halves", 8, "float16")
+    halves = kernel.elements("halves")
     inside = kernel.inside(region, tile, row, col) if has_mask(node.steps) else True
     added = {
         t: load_residual(kernel, t, kernel.pixel(t, region, row, col), region, channel, lanes)
@@ -95,7 +95,7 @@ def _store(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index], best
         if node.reduction == "mean":
             value = value / tirx.max(load(count, 0), constant(1.0))
         element = Element(None, {t: values[lane] for t, values in added.items()}, inside)
-        emit.store(halves, lane, fp16(finish(node.steps, value, element)))
+        emit.store(halves, lane, kernel.narrow(finish(node.steps, value, element)))
     target = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch
     target = target + kernel.channel(tile, region.channels.low) + channel
     emit.store(kernel.shared, target, load(halves, 0, lanes), lanes)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from tvm import tirx
 
 from blockfuse.machine import Store
-from blockfuse.schedules.cuda.emitter import both, fp16, fp32
+from blockfuse.schedules.cuda.emitter import both, fp32
 from blockfuse.schedules.cuda.finish import Element, finish, residual_tiles
 from blockfuse.schedules.cuda.kernel import Kernel
 from blockfuse.schedules.cuda.load import vector_width
@@ -23,7 +23,7 @@ def lower(kernel: Kernel, node: Store) -> None:
     """Emit the loop over vectors of the region."""
     emit, region, image = kernel.emit, node.region, node.target.image
     cols, channels = region.cols.size.const, region.channels.size.const
-    width = vector_width(image.channels)
+    width = vector_width(kernel, image.channels)
     groups = channels // width
     total = region.rows.size.const * cols * groups
     with emit.loop(-(-total // kernel.threads), "i") as i:
@@ -49,16 +49,16 @@ def _move(kernel: Kernel, node: Store, place: tuple[Index, Index, Index], target
     source = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch
     value = load(kernel.shared, source + kernel.channel(tile, region.channels.low) + channel, width)
     if node.steps:
-        halves = kernel.registers("halves", 8, "float16")
+        halves = kernel.elements("halves")
         emit.store(halves, 0, value, width)
         added: dict[object, list[Expr]] = {}
         for other in residual_tiles(node.steps):
-            held = kernel.registers(f"residual_{other.name}", 8, "float16")
+            held = kernel.elements(f"residual_{other.name}", 8)
             emit.store(held, 0, tirx.BufferLoad(kernel.memory[other], target), width)
             added[other] = [fp32(load(held, i)) for i in range(width)]
         for i in range(width):
             element = Element(None, {other: values[i] for other, values in added.items()})  # type: ignore[misc]
-            emit.store(halves, i, fp16(finish(node.steps, fp32(load(halves, i)), element)))
+            emit.store(halves, i, kernel.narrow(finish(node.steps, fp32(load(halves, i)), element)))
         value = load(halves, 0, width)
     emit.add(tirx.BufferStore(kernel.memory[node.target], value, target))
 

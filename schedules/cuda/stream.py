@@ -16,7 +16,7 @@ from blockfuse.errors import InternalError
 from blockfuse.machine import Node, Ring, Step
 from blockfuse.program.ahead import Ahead, Branch, Frame, Upcoming, ahead
 from blockfuse.schedules.cuda.emitter import address
-from blockfuse.schedules.cuda.kernel import VECTOR, Kernel, shifted
+from blockfuse.schedules.cuda.kernel import Kernel, shifted
 from blockfuse.schedules.emit import index, load
 
 COMMIT = "cp.async.commit_group"
@@ -44,7 +44,7 @@ def begin(kernel: Kernel, step: Step, path: Sequence[Frame]) -> None:
     _fetch_ahead(kernel, ahead(path, ring.depth - 1))
     emit.ptx(COMMIT)
     number = kernel.at(step.number)
-    slot = number % ring.depth * (ring.slot // VECTOR) + ring.offset // VECTOR
+    slot = number % ring.depth * (ring.slot // kernel.vector) + ring.offset // kernel.vector
     if not isinstance(slot, int):
         variable = kernel.registers("slot", 1, "int32")
         emit.store(variable, 0, slot)
@@ -85,9 +85,9 @@ def _fetch(kernel: Kernel, upcoming: Upcoming) -> None:
     env = shifted(kernel.env, upcoming.trips)
     target = index(upcoming.step.number, env) % ring.depth * ring.slot + ring.offset
     source = index(item.index, env) * item.size + item.base
-    vectors = item.size // VECTOR
+    vectors = item.size // kernel.vector
     with emit.loop(-(-vectors // kernel.threads), "i") as i:
         vector = i * kernel.threads + emit.thread
         with emit.when(vectors % kernel.threads == 0 or vector < vectors):
-            to = address(kernel.shared, target + vector * VECTOR)
-            emit.ptx(COPY, to, address(kernel.weights, source + vector * VECTOR), _BYTES)
+            to = address(kernel.shared, target + vector * kernel.vector)
+            emit.ptx(COPY, to, address(kernel.weights, source + vector * kernel.vector), _BYTES)

@@ -12,7 +12,7 @@ from tvm import tirx
 
 from blockfuse.errors import InternalError
 from blockfuse.machine import Accumulators, Tile, Zero
-from blockfuse.schedules.cuda.kernel import VECTOR, Kernel
+from blockfuse.schedules.cuda.kernel import Kernel
 from blockfuse.schedules.emit import constant
 
 _WORDS = 4  # of 16 bytes
@@ -36,9 +36,9 @@ def _clear_sums(kernel: Kernel, acc: Accumulators) -> None:
 
 def _clear_tile(kernel: Kernel, tile: Tile) -> None:
     """The last vector may reach past the end, but not into another tile: those start at multiples of 128 bytes."""
-    emit, vectors = kernel.emit, -(-tile.size // VECTOR)
+    emit, vectors = kernel.emit, -(-tile.size // kernel.vector)
     with emit.loop(-(-vectors // kernel.threads), "i") as i:
         vector = i * kernel.threads + emit.thread
         with emit.when(vectors % kernel.threads == 0 or vector < vectors):
             zeros = tirx.Broadcast(tirx.const(0, "uint32"), _WORDS)
-            emit.store(kernel.words, tile.offset // 2 + vector * _WORDS, zeros, _WORDS)
+            emit.store(kernel.words, tile.offset * kernel.bytes // 4 + vector * _WORDS, zeros, _WORDS)

@@ -13,7 +13,7 @@ from tests.cuda_kernels import Built, build, built_as, run
 from tests.residual_blocks import basic, bottleneck, global_pool, max_pool, mbconv, same, single
 
 # A vector access whose alignment TVM cannot prove becomes one load per element, silently.
-GATHER = re.compile(r"make_(?:half|uint|float)\d\(\w+\[|make_uint\d\(\(\(uint")
+GATHER = re.compile(r"make_(?:half|uint|float|bfloat16)\w*\(\w+\[|make_uint\d\(\(\(uint")
 
 ASYMMETRIC = Window(3, 3, 2, 2, pad_bottom=1, pad_right=1)
 DILATED = Window(3, 3, 1, 1, 2, 2, 2, 2, 2, 2)
@@ -57,6 +57,14 @@ SMALL: list[tuple[Block, tuple[int, int]]] = [
 @pytest.mark.parametrize(("block", "tile"), SMALL, ids=[f"{b.name}_{b.inputs[0]}" for b, _ in SMALL])
 def test_small_and_ragged(block, tile):
     assert_right(build(block, tile))
+
+
+@pytest.mark.parametrize("index", [0, 3, 5, 9, 12, 13])
+def test_bfloat16(index):
+    block, tile = SMALL[index]
+    built = build(replace(block, dtype="bfloat16"), tile)
+    assert "half" not in built.source[built.source.rindex("__global__") :].replace("halves", "")
+    assert_right(built)
 
 
 def test_the_order_of_threads_does_not_matter():

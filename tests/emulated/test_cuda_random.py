@@ -25,6 +25,11 @@ def test_random_block(seed):
     assert_right(build(random_block(np.random.default_rng(seed), dtype="float16")))
 
 
+@pytest.mark.parametrize("seed", range(40, 50))
+def test_random_block_in_bfloat16(seed):
+    assert_right(build(random_block(np.random.default_rng(seed), dtype="bfloat16")))
+
+
 @pytest.mark.parametrize("seed", [400, 416, 417, 418, 443, 456, 458, 459, 469, 476])
 def test_random_block_in_little_shared_memory(seed):
     built = build(random_block(np.random.default_rng(seed), dtype="float16"), device=SMALL)
