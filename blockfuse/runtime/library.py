@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -78,6 +79,8 @@ class Library:
         layout_changes: Number of transpositions between N, C, H, W and N, H, W, C in one run.
         code: A shared library with the entry function ``main`` for TVM's virtual machine.
         weights: The block of weights, uint8, aligned to :data:`ALIGNMENT`.
+        sources: Texts that kernels were made from, where they were to be kept: a kernel's name and ``.program``,
+            ``.tir`` or ``.cu``.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Library:
     layout_changes: int
     code: bytes
     weights: np.ndarray[Any, np.dtype[np.uint8]]
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def aligned_empty(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -17,6 +17,7 @@ SCHEMA = 1
 
 _T = TypeVar("_T")
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_SOURCE = re.compile(r"sources/\w[\w.-]{0,199}")
 _DTYPES = frozenset((*_INTEGERS, "bool", "float16", "float32", "float64"))
 
 
@@ -76,7 +77,7 @@ def _writer(data: dict[str, Any]) -> str:
 
 
 def _manifest(data: dict[str, Any]) -> Manifest:
-    members = {name: _member(_get(_get(data, "members", dict), name, dict)) for name in ("library.so", "weights.bin")}
+    members = _members(_get(data, "members", dict))
     constants = tuple(_constant(item) for item in _get(data, "constants", list))
     for constant in constants:
         if constant.offset + constant.nbytes > members["weights.bin"].size:
@@ -116,6 +117,15 @@ def _constant(data: Any) -> Constant:
     if offset % ALIGNMENT:
         raise _FieldError(f"places a constant at offset {offset}, which is no multiple of {ALIGNMENT}")
     return Constant(offset, _shape(data), _dtype(data))
+
+
+def _members(data: dict[str, Any]) -> dict[str, Member]:
+    """The library, the weights, and sources if there are any."""
+    sources = sorted(data.keys() - {"library.so", "weights.bin"})
+    for name in sources:
+        if not _SOURCE.fullmatch(name):
+            raise _FieldError(f"names the unknown member {name!r}")
+    return {name: _member(_get(data, name, dict)) for name in ("library.so", "weights.bin", *sources)}
 
 
 def _member(data: dict[str, Any]) -> Member:
