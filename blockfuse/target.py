@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,6 +92,27 @@ def parse_target(text: str, threads: int | None = None) -> Target:
         return Target(name, kind="cuda", machine=platform.machine(), threads=threads, archs=archs)
     known = ", ".join(("cpu", *CPU_CLASSES, "cuda", "sm_<number>"))
     raise TargetError(f"unknown target {text!r}; known are {known}")
+
+
+def newest_plain(archs: Sequence[str]) -> int | None:
+    """The number of the newest architecture without a suffix: code for it runs, as PTX, on all newer GPUs."""
+    return max((int(arch[3:]) for arch in archs if arch[3:].isdecimal()), default=None)
+
+
+def runs_on(archs: Sequence[str], gpu: str) -> bool:
+    """Whether code made for some architectures runs on a GPU of another, such as ``sm_89``.
+
+    Machine code runs on its own generation from its own number on, with a suffix on nothing but its own number; PTX of
+    the newest architecture without a suffix runs on that and everything newer.
+    """
+    here = int(gpu[3:].rstrip("abcdefghijklmnopqrstuvwxyz"))
+    newest = newest_plain(archs)
+    if newest is not None and newest <= here:
+        return True
+    plain = [int(arch[3:]) for arch in archs if arch[3:].isdecimal()]
+    if any(number // 10 == here // 10 and number <= here for number in plain):
+        return True
+    return any(int(arch[3:-1]) == here for arch in archs if not arch[3:].isdecimal())
 
 
 def best_cpu() -> Target:

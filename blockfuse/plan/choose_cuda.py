@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from blockfuse.plan.cuda import CudaPlan
-from blockfuse.plan.cuda_cost import predicted_seconds
+from blockfuse.plan.cuda_cost import predict
 from blockfuse.plan.cuda_rules import Limits, apply_rules
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded
@@ -56,7 +56,7 @@ def plan_cuda(
         out = folded.shapes[-1]
         return Infeasible("tile of an output whose paths differ in stride", out.pixels, _MAX_TILE**2, "pixels")
     failures = []
-    for candidate in sorted(candidates, key=lambda plan: predicted_seconds(folded, plan, device)):
+    for candidate in sorted(candidates, key=lambda plan: predict(folded, plan, device).seconds):
         result = _fitted(folded, candidate, device)
         if isinstance(result, CudaPlan):
             return result

@@ -25,7 +25,9 @@ class Cost:
         global_bytes: Read from and written to memory: every tensor once.
         local_bytes: Bytes of intermediate values held on the chip by one core.
         seconds: Predicted time.
-        bound: What takes that time: ``arithmetic``, ``cache`` or ``memory``.
+        bound: What takes that time: ``arithmetic``, ``shared memory``, ``cache`` or ``memory``.
+        cache_bytes: On a GPU what the cores read from and write to the last-level cache or memory: halos and weights
+            count as often as they are read.
     """
 
     operations: int
@@ -34,6 +36,7 @@ class Cost:
     local_bytes: int
     seconds: float
     bound: str
+    cache_bytes: int = 0
 
 
 def global_bytes(block: Block) -> int:

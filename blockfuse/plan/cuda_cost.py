@@ -1,7 +1,8 @@
 """A coarse prediction of a CUDA kernel's time, to compare plans of one block; no figure of it is a measurement.
 
 One CTA takes the time of its slowest pipe (tensor cores, ordinary arithmetic, shared memory, L2) plus a little for
-every step of the weight stream; the kernel takes as many rounds of CTAs as the SMs need.
+every step of the weight stream; the kernel takes as many rounds of CTAs as the SMs need, and at least the time that
+memory takes to move every tensor once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from blockfuse.errors import InternalError
 from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
+from blockfuse.plan.cost import Cost, global_bytes
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
@@ -29,14 +31,41 @@ class _Work:
     vector: float = 0.0  # operations
     local: float = 0.0  # bytes of shared memory read and written
     cache: float = 0.0  # bytes from and to L2
+    useful: float = 0.0  # operations of the model, halo included
     steps: int = 0
 
 
-def predicted_seconds(folded: Folded, plan: CudaPlan, device: Device) -> float:
-    """Predicted time of a kernel for the whole batch, in seconds."""
+def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
+    """What a kernel is predicted to take for the whole batch."""
     prints = footprints(folded, plan.tile_p, plan.tile_q)
     if isinstance(prints, str):
         raise InternalError(f"block {folded.block.name}: {prints}")
+    work = _work(folded, plan, prints)
+    out = folded.shapes[-1]
+    ctas = folded.block.batch * -(-out.height // plan.tile_p) * -(-out.width // plan.tile_q)
+    pipes = {
+        "arithmetic": max(work.tensor / (device.tensor_peak * _MMA_SYNC), work.vector / device.vector_peak),
+        "shared memory": work.local / device.local_bandwidth,
+        "cache": work.cache / device.cache_bandwidth,
+    }
+    bound = max(pipes, key=lambda name: pipes[name])
+    moved = global_bytes(folded.block)
+    busy = -(-ctas // device.cores) * (pipes[bound] * device.cores + work.steps * _STEP_SECONDS)
+    streamed = moved / device.memory_bandwidth
+    operations = sum(folded.operations(index) for index in range(len(folded.units)))
+    return Cost(
+        operations=operations * folded.block.batch,
+        recompute=max(1.0, ctas * work.useful / (operations * folded.block.batch)) if operations else 1.0,
+        global_bytes=moved,
+        local_bytes=_held_bytes(folded, plan, prints),
+        seconds=device.launch_seconds + max(busy, streamed),
+        bound=bound if busy >= streamed else "memory",
+        cache_bytes=round(ctas * work.cache),
+    )
+
+
+def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> _Work:
+    """What one CTA in the middle of an image does."""
     work = _Work()
     for value in range(folded.input_count):
         bytes_in = prints[value].pixels * folded.shapes[value].channels * _HALF
@@ -44,23 +73,24 @@ def predicted_seconds(folded: Folded, plan: CudaPlan, device: Device) -> float:
         work.local += bytes_in
     for index, unit in enumerate(folded.units):
         _add_unit(work, folded, plan, prints, index, unit)
-    out = folded.shapes[-1]
-    work.cache += prints[-1].pixels * out.channels * _HALF
-    ctas = folded.block.batch * -(-out.height // plan.tile_p) * -(-out.width // plan.tile_q)
-    rounds = -(-ctas // device.cores)
-    pipes = (
-        work.tensor / (device.tensor_peak * _MMA_SYNC),
-        work.vector / device.vector_peak,
-        work.local / device.local_bandwidth,
-        work.cache / device.cache_bandwidth,
-    )
-    return device.launch_seconds + rounds * (max(pipes) * device.cores + work.steps * _STEP_SECONDS)
+    work.cache += prints[-1].pixels * folded.shapes[-1].channels * _HALF
+    return work
+
+
+def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:
+    """Bytes of the values between units in the shared memory of one CTA."""
+    held = 0
+    for value in range(folded.input_count, len(folded.shapes) - 1):
+        home = plan.homes[value]
+        held += prints[value].pixels * (folded.shapes[value].channels if home.whole else home.chunk) * _HALF
+    return held
 
 
 def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
     value = folded.value(index)
     pixels, channels = prints[value].pixels, folded.shapes[value].channels
     work.local += 2 * pixels * channels * _HALF
+    work.useful += folded.operations(index) * pixels / unit.shape.pixels
     if unit.kind == "contract":
         _add_contraction(work, folded, plan, prints, value, unit)
         return

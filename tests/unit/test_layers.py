@@ -10,13 +10,14 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up. A module belongs to the longest name that is its own or its package's.
 LAYERS = [
     ["errors"],
-    ["stages", "target"],
+    ["stages", "target", "gpu"],
     ["graph"],
     ["block", "pattern"],
     ["machine", "runtime.library"],
     ["plan"],
     ["program", "report"],
     ["plan.choose_cuda"],
+    ["plan.choose"],
     ["plan.decide"],
     ["frontend", "schedules"],
     ["steps", "runtime", "build.network"],
@@ -35,8 +36,17 @@ THIRD_PARTY = {
     "networkx": {"graph", "block", "frontend.partition"},
     "onnx": {"frontend"},
     "onnxruntime": {"verification.verify", "tools.bench"},
-    "tvm": {"schedules", "build.build", "build.entry", "build.emitters", "build.fallback", "build.importer"},
-    "tvm_ffi": {"runtime.session"},
+    "tvm": {
+        "schedules",
+        "build.build",
+        "build.emitters",
+        "build.entry",
+        "build.fallback",
+        "build.importer",
+        "build.imports",
+        "build.pipeline",
+    },
+    "tvm_ffi": {"runtime.machine", "runtime.session"},
     "rich": {"cli"},
 }
 
