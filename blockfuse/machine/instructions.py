@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from blockfuse.block import ParameterKey
+from blockfuse.machine.affine import Affine
 from blockfuse.machine.tiles import Accumulators, Region, Tile, WeightSlice
 from blockfuse.stages import Function, Window
 
@@ -43,6 +44,35 @@ class Residual:
 
 
 @dataclass(frozen=True)
+class ScaleBy:
+    """Multiply by one per-channel constant and add another.
+
+    Attributes:
+        keys: Of the factor and of what is added.
+    """
+
+    keys: tuple[ParameterKey, ParameterKey]
+
+    def __str__(self) -> str:
+        return "scale"
+
+
+@dataclass(frozen=True)
+class MultiplyBy:
+    """Multiply by the pixel of another tile with the same image coordinates, or by the only pixel of its image."""
+
+    tile: Tile
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether the one pixel of the tile's image is for every pixel."""
+        return self.tile.image.pixels == 1
+
+    def __str__(self) -> str:
+        return f"multiply {self.tile}"
+
+
+@dataclass(frozen=True)
 class Accumulate:
     """Add what the target already holds."""
 
@@ -58,7 +88,7 @@ class Mask:
         return "mask"
 
 
-EpilogueStep: TypeAlias = Bias | Apply | Residual | Accumulate | Mask
+EpilogueStep: TypeAlias = Bias | Apply | Residual | ScaleBy | MultiplyBy | Accumulate | Mask
 
 
 # ---- instructions ----------------------------------------------------------------------------------------------------
@@ -91,7 +121,10 @@ class Zero:
 class Gemm:
     """``acc[p, q, k] += sum over taps and channels of source[p*stride + r, q*stride + s, c] * weights``.
 
-    With several taps and a stride it is a dense convolution.
+    With several taps and a stride it is a dense convolution; of one group of channels where ``channel`` says so.
+
+    Attributes:
+        channel: Channel of the source that input channel 0 of the filter is multiplied with.
     """
 
     acc: Accumulators
@@ -99,10 +132,12 @@ class Gemm:
     weights: WeightSlice
     window: Window
     prefetch: bool = False
+    channel: Affine = field(default_factory=Affine)
 
     def __str__(self) -> str:
         hint = "  prefetch" if self.prefetch else ""
-        return f"GEMM      {self.acc} += {self.source} * {self.weights}{hint}"
+        part = f" from channel {self.channel}" if self.channel != Affine() else ""
+        return f"GEMM      {self.acc} += {self.source}{part} * {self.weights}{hint}"
 
 
 @dataclass(eq=False)
@@ -131,6 +166,57 @@ class Depthwise:
 
     def __str__(self) -> str:
         return f"DEPTHWISE {self.target}{self.region} <- {self.source} * {self.weights}  {_steps_text(self.steps)}"
+
+
+@dataclass(eq=False)
+class Grouped:
+    """``target[region] = steps(sum over taps and a group's channels of source * weights)``, for narrow groups.
+
+    Attributes:
+        width: Channels of a group, of the source and of the target alike.
+    """
+
+    source: Tile
+    target: Tile
+    weights: WeightSlice
+    window: Window
+    width: int
+    region: Region
+    steps: tuple[EpilogueStep, ...]
+    pixels: int = 1
+
+    def __str__(self) -> str:
+        what = f"{self.source} * {self.weights} in groups of {self.width}"
+        return f"GROUPED   {self.target}{self.region} <- {what}  {_steps_text(self.steps)}"
+
+
+@dataclass(eq=False)
+class Normalize:
+    """``target[region] = steps((source - mean) / sqrt(variance + epsilon))``, both over the channels of each pixel."""
+
+    source: Tile
+    target: Tile
+    epsilon: float
+    region: Region
+    steps: tuple[EpilogueStep, ...]
+    pixels: int = 1
+
+    def __str__(self) -> str:
+        what = f"{self.source} epsilon {self.epsilon:g}"
+        return f"NORM      {self.target}{self.region} <- {what}  {_steps_text(self.steps)}"
+
+
+@dataclass(eq=False)
+class Map:
+    """``target[region] = steps(source[region])``."""
+
+    source: Tile
+    target: Tile
+    region: Region
+    steps: tuple[EpilogueStep, ...]
+
+    def __str__(self) -> str:
+        return f"MAP       {self.target}{self.region} <- {self.source}  {_steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -186,13 +272,15 @@ class Sync:
         return "SYNC"
 
 
-Instruction: TypeAlias = Load | Zero | Gemm | Epilogue | Depthwise | Reduce | ReduceAcross | Store | Sync
+Instruction: TypeAlias = (
+    Load | Zero | Gemm | Epilogue | Depthwise | Grouped | Normalize | Map | Reduce | ReduceAcross | Store | Sync
+)
 
 
 def reads(instruction: Instruction) -> tuple[Tile, ...]:
     """Tiles an instruction reads, those of its epilogue included."""
     steps: tuple[EpilogueStep, ...] = getattr(instruction, "steps", ())
-    added = tuple(step.tile for step in steps if isinstance(step, Residual))
+    added = tuple(step.tile for step in steps if isinstance(step, Residual | MultiplyBy))
     source: Tile | None = getattr(instruction, "source", None)
     own = written(instruction) if any(isinstance(step, Accumulate) for step in steps) else ()
     return (*((source,) if source else ()), *added, *own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blockfuse.errors import InternalError
-from blockfuse.plan.fold import Folded, Term
+from blockfuse.plan.units import AddValue, Folded, MultiplyValue, Term
 
 EVERY_ROW = 1 << 24
 """More rows than any image has."""
@@ -22,11 +22,9 @@ class RowSpan:
     def through(self, term: Term) -> RowSpan:
         """The rows of a term's source under these rows of its result."""
         window = term.window
-        return RowSpan(
-            self.stride * window.stride_h,
-            self.before * window.stride_h + window.pad_top,
-            (self.after - 1) * window.stride_h - window.pad_top + window.extent_h,
-        )
+        before = self.before * window.stride_h + window.pad_top
+        after = (self.after - 1) * window.stride_h - window.pad_top + window.extent_h
+        return RowSpan(self.stride * window.stride_h, min(before, EVERY_ROW), min(after, EVERY_ROW))
 
     def union(self, other: RowSpan | None) -> RowSpan:
         """What covers both; every row, where the two move over the value at different steps."""
@@ -36,9 +34,18 @@ class RowSpan:
             return RowSpan(self.stride, EVERY_ROW, EVERY_ROW)
         return RowSpan(self.stride, max(self.before, other.before), max(self.after, other.after))
 
+    @property
+    def is_every_row(self) -> bool:
+        """Whether any output row needs the whole value, so that bands would each make all of it."""
+        return min(self.before, self.after) >= EVERY_ROW // 2
+
     def alive(self, rows: int) -> int:
         """Rows under ``rows`` output rows."""
         return self.stride * (rows - 1) + self.after + self.before
+
+
+EVERY = RowSpan(1, EVERY_ROW, EVERY_ROW)
+"""All rows of a value, whatever the output rows: what a gate of one pixel reads."""
 
 
 def row_spans(folded: Folded) -> list[RowSpan]:
@@ -51,6 +58,8 @@ def row_spans(folded: Folded) -> list[RowSpan]:
             raise InternalError(f"unit {unit.name} is read by nothing")
         for term in unit.terms:
             found[term.source] = mine.through(term).union(found[term.source])
-        for value in unit.added:
-            found[value] = mine.union(found[value])
+        for step in unit.epilogue:
+            if isinstance(step, AddValue | MultiplyValue):
+                gate = folded.shapes[step.value].height < unit.shape.height
+                found[step.value] = (EVERY if gate else mine).union(found[step.value])
     return [span or RowSpan() for span in found]

@@ -1,0 +1,158 @@
+"""What a block is folded into: units, each of which one sweep over the pixels computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from blockfuse.block import Block
+from blockfuse.stages import Function, ImageShape, Window
+
+UnitKind: TypeAlias = Literal["contract", "grouped", "depthwise", "pool", "norm", "map"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One operand of a unit.
+
+    Attributes:
+        source: Number of the value read.
+        stage: Number of the block's stage that owns the weights.
+        window: How output pixels read input pixels.
+    """
+
+    source: int
+    stage: int
+    window: Window
+
+
+@dataclass(frozen=True)
+class AddBias:
+    """Add the sum of the biases of these stages, per channel."""
+
+    stages: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return "bias"
+
+
+@dataclass(frozen=True)
+class Activate:
+    """Apply an activation function."""
+
+    function: Function
+
+    def __str__(self) -> str:
+        return str(self.function)
+
+
+@dataclass(frozen=True)
+class AddValue:
+    """Add another value of the block, pixel by pixel."""
+
+    value: int
+
+    def __str__(self) -> str:
+        return f"add %{self.value}"
+
+
+@dataclass(frozen=True)
+class ScaleChannels:
+    """Multiply every channel by one constant of a stage and add another."""
+
+    stage: int
+
+    def __str__(self) -> str:
+        return "scale"
+
+
+@dataclass(frozen=True)
+class MultiplyValue:
+    """Multiply by another value of the block, pixel by pixel; one of 1x1 pixels counts for every pixel."""
+
+    value: int
+
+    def __str__(self) -> str:
+        return f"multiply %{self.value}"
+
+
+UnitStep: TypeAlias = AddBias | Activate | AddValue | ScaleChannels | MultiplyValue
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A stage that needs a sweep of its own, and the elementwise stages folded behind it.
+
+    Attributes:
+        kind: ``contract`` sums over channels and taps, ``grouped`` over those of a group, ``depthwise`` over taps;
+            ``pool`` reduces each window, ``norm`` normalizes each pixel; ``map`` only applies the epilogue.
+        terms: What is summed; only a contraction can have more than one.
+        shape: Of the result.
+        epilogue: Applied to every element of the sum, in order.
+        reduction: ``max`` or ``mean`` for a pool, else "".
+        groups: Groups of channels of a grouped unit, else 1.
+        epsilon: Of a norm.
+        name: For people.
+        stages: Numbers of the block's stages that were folded into it, ascending.
+    """
+
+    kind: UnitKind
+    terms: tuple[Term, ...]
+    shape: ImageShape
+    epilogue: tuple[UnitStep, ...] = ()
+    reduction: str = ""
+    groups: int = 1
+    epsilon: float = 0.0
+    name: str = field(default="", compare=False)
+    stages: tuple[int, ...] = field(default=(), compare=False)
+
+    @property
+    def added(self) -> tuple[int, ...]:
+        """Values that the epilogue adds or multiplies by."""
+        return tuple(step.value for step in self.epilogue if isinstance(step, AddValue | MultiplyValue))
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """All values read."""
+        return tuple(dict.fromkeys((*(term.source for term in self.terms), *self.added)))
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A block as units. Values are numbered: the block's inputs, then one per unit.
+
+    Attributes:
+        block: Where it came from.
+        units: In execution order; the last one makes the output.
+    """
+
+    block: Block
+    units: tuple[Unit, ...]
+
+    @property
+    def input_count(self) -> int:
+        """Number of block inputs."""
+        return len(self.block.inputs)
+
+    @property
+    def shapes(self) -> tuple[ImageShape, ...]:
+        """Shape of every value."""
+        return (*self.block.inputs, *(unit.shape for unit in self.units))
+
+    def value(self, unit: int) -> int:
+        """Number of the value a unit makes."""
+        return self.input_count + unit
+
+    def depth(self, unit: int) -> int:
+        """Products that are summed for one element of a unit's result."""
+        this = self.units[unit]
+        match this.kind:
+            case "contract" | "grouped":
+                return sum(term.window.taps * self.shapes[term.source].channels for term in this.terms) // this.groups
+            case "depthwise":
+                return this.terms[0].window.taps
+        return 0
+
+    def operations(self, unit: int) -> int:
+        """Arithmetic operations of one unit for one image; a multiply-accumulate counts two."""
+        return 2 * self.depth(unit) * self.units[unit].shape.elements
