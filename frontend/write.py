@@ -23,7 +23,8 @@ _IR_VERSION = 9
 def to_onnx(graph: Graph) -> onnx.ModelProto:
     """Write a canonical graph as a model of opset 20.
 
-    Tensors keep their names. ``Swish``, which opset 20 lacks, becomes ``Sigmoid`` and ``Mul``.
+    Tensors keep their names. ``Swish``, which opset 20 lacks, becomes ``Sigmoid`` and ``Mul``, and a normalization over
+    channels one over the last axis between two Transposes.
 
     Raises:
         UnsupportedModelError: An op or an attribute is not part of opset 20.
@@ -82,8 +83,22 @@ def _nodes(graph: Graph, op: Op, initializers: list[onnx.TensorProto], taken: se
     if op.kind == "Clip":
         names = [_bound(graph, op, key, initializers, taken) for key in ("min", "max")]
         return [helper.make_node("Clip", (*op.inputs, *names), op.outputs, op.name)]
+    if op.kind == "LayerNormalization" and "axes" in op.attrs:
+        return _channel_norm(graph, op, taken)
     _check_written(op)
     return [helper.make_node(op.kind, op.inputs, op.outputs, op.name, **_attributes(op))]
+
+
+def _channel_norm(graph: Graph, op: Op, taken: set[str]) -> list[onnx.NodeProto]:
+    rank = len(graph.tensor(op.inputs[0]).shape)
+    last, first = (0, *range(2, rank), 1), (0, rank - 1, *range(1, rank - 1))
+    before, after = (_fresh(f"{op.output}.{part}", taken) for part in ("last", "norm"))
+    attrs = {"axis": -1, "epsilon": op.attrs["epsilon"]}
+    return [
+        helper.make_node("Transpose", op.inputs[:1], [before], f"{op.name}.last", perm=last),
+        helper.make_node("LayerNormalization", [before, *op.inputs[1:]], [after], op.name, **attrs),
+        helper.make_node("Transpose", [after], op.outputs, f"{op.name}.first", perm=first),
+    ]
 
 
 def _bound(graph: Graph, op: Op, key: str, initializers: list[onnx.TensorProto], taken: set[str]) -> str:

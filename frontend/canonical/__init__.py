@@ -19,6 +19,10 @@ GlobalAveragePool      x                                      none; the result i
 MaxPool                x                                      kernel_shape, strides, pads, dilations, ceil_mode
 AveragePool            x                                      as MaxPool, and count_include_pad
 BatchNormalization     x, scale, shift, mean, variance        epsilon; none directly after a convolution
+LayerNormalization     x [N, C, ..], scale const [C], shift   axes=(1,), epsilon: each pixel over its channels
+                       const [C]
+LayerNormalization     x [.., D], scale const [D], shift      axis=-1, epsilon, stash_type: over the last of three axes
+                       const [D]                              or more
 Flatten                x of rank 3 or more                    axis=1: [N, ...] to [N, rest]
 Reshape                x, const shape without 0 and -1        allowzero=0; for every other change of shape
 =====================  =====================================  ==========================================================
@@ -27,6 +31,9 @@ Reshape                x, const shape without 0 and -1        allowzero=0; for e
   it must not count, or lies in the padding altogether.
 * Gone: Identity (but from a graph input or output to a graph output), Dropout, Sum, Squeeze, Unsqueeze, no-op casts,
   pads and slices, BatchNormalization, constant scale and constant pad next to a Conv.
+* Images have their channels at axis 1. Transposes to channels-last stand below all ops on elements and on the channels
+  of a pixel, where most meet their inverse and are gone; a MatMul over the channels is a 1x1 Conv. LayerNormalization
+  has the attribute ``axes`` here, which ONNX's lacks: ONNX's ``axis`` means all axes from there on.
 * Other kinds stay as they are. Names of graph inputs and outputs never change. ``Op.origin`` names the nodes of the
   model an op came from.
 """
@@ -34,7 +41,19 @@ Reshape                x, const shape without 0 and -1        allowzero=0; for e
 from __future__ import annotations
 
 from blockfuse.errors import InternalError
-from blockfuse.frontend.canonical import clips, conv, forms, gates, linear, noise, pooling, shapes, sums
+from blockfuse.frontend.canonical import (
+    channels_last,
+    clips,
+    conv,
+    forms,
+    gates,
+    linear,
+    noise,
+    norms,
+    pooling,
+    shapes,
+    sums,
+)
 from blockfuse.frontend.canonical.check import check_canonical, refuse_uncanonical
 from blockfuse.graph import Graph
 
@@ -53,9 +72,14 @@ REWRITES = (
     noise.drop_same_shape,
     noise.drop_single,
     noise.drop_transpose,
+    # normalizations; before the means in them become pools
+    norms.layer_normalization,
+    norms.plain_layer_normalization,
+    norms.fold_norm_constant,
     # shapes and heads
     shapes.gather_of_everything,
     shapes.plain_reshape,
+    shapes.drop_expand,
     pooling.explicit_pool,
     pooling.global_average_pool,
     pooling.mean_over_image,
@@ -79,6 +103,9 @@ REWRITES = (
     gates.hard_sigmoid,
     gates.gelu,
     clips.relu_of_clip,
+    # images with channels last; after the activations in them are one op each
+    channels_last.merge_transposes,
+    channels_last.sink_transposes,
 )
 """All rewrites, in order."""
 

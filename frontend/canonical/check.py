@@ -75,6 +75,17 @@ def _check_global_pool(graph: Graph, op: Op) -> str:
     return "" if all(dim == 1 for dim in graph.tensor(op.output).shape[2:]) else "does not give 1x1 images"
 
 
+def _check_norm(graph: Graph, op: Op) -> str:
+    if "axes" not in op.attrs:
+        return ""  # ONNX's own, over any axes
+    if set(op.attrs) != {"axes", "epsilon"} or op.attrs["axes"] != (1,):
+        return f"has the attributes {dict(op.attrs)}"
+    channels = graph.tensor(op.inputs[0]).shape[1:2]
+    if len(op.inputs) != 3 or any(graph.tensor(name).value is None for name in op.inputs[1:]):
+        return "computes its scale or shift at run time"
+    return "" if all(graph.tensor(name).shape == channels for name in op.inputs[1:]) else "has a scale of another size"
+
+
 def _check_attributes(*names: str) -> Callable[[Graph, Op], str]:
     return lambda _, op: "" if set(op.attrs) == set(names) else f"has the attributes {sorted(op.attrs)}"
 
@@ -96,6 +107,7 @@ _CHECKS: dict[str, Callable[[Graph, Op], str]] = {
     "GlobalAveragePool": _check_global_pool,
     "HardSigmoid": _check_attributes("alpha", "beta"),
     "HardSwish": _check_attributes(),
+    "LayerNormalization": _check_norm,
     "MaxPool": _check_pool,
     "Mul": _check_binary,
     "Relu": _check_attributes(),

@@ -26,10 +26,13 @@ def gather_of_everything(graph: Graph, op: Op) -> bool:
 
 @rewrite(*_RESHAPES)
 def plain_reshape(graph: Graph, op: Op) -> bool:
-    """``Squeeze``, ``Unsqueeze``, ``Flatten``, ``Reshape`` and chains of them are one ``Flatten`` or ``Reshape``."""
+    """``Squeeze``, ``Unsqueeze``, ``Flatten``, ``Reshape`` and chains of them are one ``Flatten`` or ``Reshape``.
+
+    A ``Transpose`` that moves only axes of size 1 counts as one of them where it stands before another.
+    """
     source = op.inputs[0]
     before = graph.producer(source)
-    while before is not None and before.kind in _RESHAPES:
+    while before is not None and (before.kind in _RESHAPES or _moves_nothing(graph, before)):
         source = before.inputs[0]
         before = graph.producer(source)
     if graph.tensor(source).shape == graph.tensor(op.output).shape:
@@ -38,6 +41,21 @@ def plain_reshape(graph: Graph, op: Op) -> bool:
         return False
     _reshape(graph, op, source)
     return True
+
+
+@rewrite("Add", "Div", "Mul", "Sub")
+def drop_expand(graph: Graph, op: Op) -> bool:
+    """An ``Expand`` before an op that broadcasts anyway, as some squeeze-excite blocks have it."""
+    for index, name in enumerate(op.inputs):
+        expand = graph.producer(name)
+        if expand is None or expand.kind != "Expand":
+            continue
+        inputs = (*op.inputs[:index], expand.inputs[0], *op.inputs[index + 1 :])
+        shapes = [graph.tensor(part).shape for part in inputs]
+        if np.broadcast_shapes(*shapes) == graph.tensor(op.output).shape:
+            substitute(graph, op, (expand,), op.kind, inputs, op.attrs)
+            return True
+    return False
 
 
 def _reshape(graph: Graph, op: Op, source: str) -> None:
@@ -52,6 +70,15 @@ def _reshape(graph: Graph, op: Op, source: str) -> None:
 
 def _is_flatten(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
     return len(before) > 2 and after == (before[0], math.prod(before[1:]))
+
+
+def _moves_nothing(graph: Graph, op: Op) -> bool:
+    """Whether an op is a Transpose that keeps the order of all axes longer than 1."""
+    if op.kind != "Transpose":
+        return False
+    shape = graph.tensor(op.inputs[0]).shape
+    long = [axis for axis in op.attrs.get("perm", range(len(shape))[::-1]) if shape[axis] > 1]
+    return long == sorted(long)
 
 
 def _is_plain(graph: Graph, op: Op) -> bool:
