@@ -1,0 +1,1 @@
+"""Networks of kernel calls and single operators, and how TVM makes a library of them."""
