@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether a file is a compiled network, by its name or its first bytes; anything else is taken for a model."""
-    if path.suffix == ".bf":
+    """Whether a path is a compiled network, by its name or its content; anything else is taken for a model."""
+    if path.suffix == ".bf" or (path / "manifest.json").is_file():
         return True
     try:
         with path.open("rb") as file:

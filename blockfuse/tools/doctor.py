@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 from blockfuse import __version__
 from blockfuse.compiler import compile as compile_model
 from blockfuse.errors import BlockfuseError, ModelError, TargetError
+from blockfuse.gpu import this_gpu
 from blockfuse.report import table
 from blockfuse.runtime.session import load_runtime
 from blockfuse.target import CPU_CLASSES, available_cores, best_cpu, parse_target
@@ -81,7 +81,7 @@ def examine() -> Diagnosis:
         "CPU": _cpu,
         "threads": _threads,
         "nvcc": _nvcc,
-        "GPU driver": _driver,
+        "GPU": _gpu,
     }
     targets = (*CPU_CLASSES, "cuda", "sm_80", "sm_90a")
     findings = tuple(_guarded(name, check) for name, check in checks.items())
@@ -166,27 +166,11 @@ def _first_line(program: str, argument: str, *, last: bool = False) -> str:
     return lines[-1 if last else 0]
 
 
-def _driver() -> Finding:
+def _gpu() -> Finding:
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return Finding("GPU driver", "missing", "there is no libcuda.so.1")
-    version, count = ctypes.c_int(), ctypes.c_int()
-    failed = (
-        cuda.cuInit(0) or cuda.cuDriverGetVersion(ctypes.byref(version)) or cuda.cuDeviceGetCount(ctypes.byref(count))
-    )
-    if failed:
-        return Finding("GPU driver", "missing", f"libcuda.so.1 is there, and gives error {failed}")
-    names = ", ".join(_gpu_name(cuda, index) for index in range(count.value))
-    number = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
-    return Finding("GPU driver", "ok", f"{number}, {names or 'no GPU'}")
-
-
-def _gpu_name(cuda: Any, index: int) -> str:
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(100)
-    cuda.cuDeviceGet(ctypes.byref(device), index)
-    cuda.cuDeviceGetName(name, len(name), device)
-    return name.value.decode(errors="replace")
+        return Finding("GPU", "ok", str(this_gpu()))
+    except TargetError as error:
+        return Finding("GPU", "missing", str(error))
 
 
 # ---- targets ---------------------------------------------------------------------------------------------------------

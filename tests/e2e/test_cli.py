@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,13 @@ def test_run_gives_the_same_for_model_and_artifact(run, tmp_path):
     with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
         np.testing.assert_array_equal(a["output"], b["output"])
     assert {path.name for path in tmp_path.iterdir()} == {"a.npz", "b.npz"}
+
+
+def test_an_artifact_may_be_a_folder(run, folder, tmp_path):
+    with zipfile.ZipFile(folder / "net.bf") as archive:
+        archive.extractall(tmp_path)
+    assert run("inspect", tmp_path, "--json") == run("inspect", "net.bf", "--json")
+    assert run("run", tmp_path, "--json") == run("run", "net.bf", "--json")
 
 
 def test_run_without_inputs_takes_seeded_ones(run):
