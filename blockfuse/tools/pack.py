@@ -1,0 +1,226 @@
+"""A folder with a compiled network and all it needs to run where neither blockfuse nor TVM is installed.
+
+::
+
+    run.py                  runs, verifies, times
+    pack.json               size and SHA-256 of every file; where the reference is
+    network/                the container's files: manifest.json, library.so, weights.bin or seeded.json
+    network/tensors.txt     inputs, constants and outputs, one per line, for programs without a JSON parser
+    python/                 the running part of blockfuse, tvm_ffi, TVM's runtime libraries
+    reference/              inputs and what they gave here
+    licences/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blockfuse.errors import ArtifactError, BlockfuseError, TargetError, UsageError
+from blockfuse.report import Report
+from blockfuse.runtime import artifact
+from blockfuse.runtime.executable import Executable
+from blockfuse.runtime.library import Library
+from blockfuse.runtime.seeded import Recipe, make_weights, recipe_of
+from blockfuse.tools.runtime_files import runtime_files
+from blockfuse.verification.compare import tolerance
+from blockfuse.verification.verify import seeded_inputs
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+_SCALES = [2.0**-power for power in range(9)]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was packed.
+
+    Attributes:
+        folder: Where.
+        bytes: Size of all files.
+        weight_bytes: Of that, the weights.
+        pythons: Files of ``tvm_ffi`` that name the Pythons it runs on.
+        note: Why there is no reference; empty if there is one.
+    """
+
+    folder: str
+    bytes: int
+    weight_bytes: int
+    pythons: tuple[str, ...]
+    note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON holds it."""
+        return {**asdict(self), "pythons": list(self.pythons)}
+
+    def __str__(self) -> str:
+        rest = (self.bytes - self.weight_bytes) / 1e6
+        lines = [f"{self.folder}: {rest:.1f} MB and {self.weight_bytes / 1e6:.1f} MB of weights"]
+        lines.append(f"runs on Pythons with numpy that load {' or '.join(self.pythons)}")
+        lines.append(f"no reference outputs: {self.note}" if self.note else "with reference outputs")
+        return "\n".join(lines)
+
+
+def pack(
+    path: str | PathLike[str],
+    folder: str | PathLike[str],
+    *,
+    seeded_weights: bool = False,
+    wheels: Sequence[Path] = (),
+) -> Packed:
+    """Pack a container into a folder that runs elsewhere.
+
+    Args:
+        path: The container.
+        folder: Where to; it must not exist, or be empty.
+        seeded_weights: Leave the weights out; random ones are made there from a seed, the same on every machine.
+        wheels: Wheels of ``apache-tvm-ffi`` for other Pythons than this one.
+
+    Raises:
+        ArtifactError: The container is damaged, or the folder cannot be written.
+        UsageError: There is something at the folder's place, or a wheel is wrong.
+        TargetError: A runtime library is not found.
+    """
+    target = Path(folder)
+    _check_place(target)
+    library, report = artifact.load(path, any_machine=True)
+    files = runtime_files(cuda=library.target.kind == "cuda", wheels=wheels)
+    recipe = None
+    inputs = seeded_inputs(library.inputs)
+    if seeded_weights:
+        library, recipe, outputs, note = _with_seeded_weights(library, report, inputs)
+    else:
+        outputs, note = _outputs(library, report, inputs)
+    with _appearing(target) as new:
+        for name, content in files.items():
+            _put(content, new / ("" if name.startswith("licences/") else "python") / name)
+        _put(Path(__file__).with_name("start.py"), new / "run.py")
+        artifact.save_folder(library, report, new / "network", recipe)
+        (new / "network" / "tensors.txt").write_text(_tensors(library), encoding="utf-8")
+        reference = {
+            "inputs": _put_arrays(new, "input", inputs),
+            "outputs": _put_arrays(new, "output", outputs),
+            "tolerance": _tolerance(library, report),
+            "note": note,
+        }
+        size = _write_index(new, library, reference)
+    pythons = tuple(
+        sorted(Path(name).name for name in files if name.startswith("tvm_ffi/core.") and name.endswith("so"))
+    )
+    return Packed(str(folder), size, 0 if recipe else library.weights.nbytes, pythons, note)
+
+
+# ---- the folder ------------------------------------------------------------------------------------------------------
+def _check_place(target: Path) -> None:
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UsageError(f"cannot write {target}: there is a file of that name")
+    if target.is_dir() and any(target.iterdir()):
+        raise UsageError(f"cannot write {target}: the folder is not empty")
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
+
+
+@contextlib.contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """A new folder beside the target that takes its place at the end, or vanishes on an error."""
+    new = None
+    try:
+        new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
+        yield new
+        new.chmod(0o755)
+        new.replace(target)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {target}: {error.strerror or error}") from None
+    finally:
+        if new is not None:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def _put(content: Path | bytes, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+
+
+def _put_arrays(new: Path, kind: str, arrays: Arrays) -> dict[str, str]:
+    """Store arrays in the order of the ports; where each is, by its name."""
+    (new / "reference").mkdir(exist_ok=True)
+    paths = {name: f"reference/{kind}_{index}.npy" for index, name in enumerate(arrays)}
+    for name, path in paths.items():
+        np.save(new / path, arrays[name], allow_pickle=False)
+    return paths
+
+
+def _write_index(new: Path, library: Library, reference: Mapping[str, Any]) -> int:
+    """Write ``pack.json``; return the size of all files."""
+    names = sorted(str(path.relative_to(new)) for path in new.rglob("*") if path.is_file())
+    contents = {name: (new / name).read_bytes() for name in names}
+    index = {
+        "pack": 1,
+        "network": library.name,
+        "target": library.target.name,
+        "python": platform.python_version(),
+        "reference": reference,
+        "files": {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in contents.items()},
+    }
+    text = json.dumps(index, indent=1, allow_nan=False)
+    (new / "pack.json").write_text(text, encoding="utf-8")
+    return len(text) + sum(map(len, contents.values()))
+
+
+def _tensors(library: Library) -> str:
+    """One line per input, constant and output: what, offset or alignment, layout, type, shape, name."""
+    inputs = [f"input {port.alignment} {port.layout} {_typed(port)} {port.name}" for port in library.inputs]
+    constants = [f"constant {constant.offset} plain {_typed(constant)}" for constant in library.constants]
+    outputs = [f"output 0 {port.layout} {_typed(port)} {port.name}" for port in library.outputs]
+    return "\n".join((*inputs, *constants, *outputs, ""))
+
+
+def _typed(value: Any) -> str:
+    return f"{value.dtype} {'x'.join(map(str, value.shape)) or 'scalar'}"
+
+
+# ---- the reference ---------------------------------------------------------------------------------------------------
+def _outputs(library: Library, report: Mapping[str, Any], inputs: Arrays) -> tuple[Arrays, str]:
+    """What a network gives here; or nothing, and why."""
+    try:
+        return Executable(library, Report.from_dict(report)).run(inputs), ""
+    except TargetError as error:
+        return {}, str(error)
+
+
+def _with_seeded_weights(
+    library: Library, report: Mapping[str, Any], inputs: Arrays
+) -> tuple[Library, Recipe, Arrays, str]:
+    """The network with random weights, as wide as its own, or as much narrower as its outputs need to be finite."""
+    for scale in _SCALES:
+        recipe = recipe_of(library, scale=scale)
+        made = make_weights(recipe, library.constants, library.weights.nbytes)
+        seeded = replace(library, weights=made)
+        outputs, note = _outputs(seeded, report, inputs)
+        if all(np.isfinite(array).all() for array in outputs.values()):
+            return seeded, recipe, outputs, note
+    raise BlockfuseError(f"{library.name} gives no finite outputs with random weights: pack it with its own")
+
+
+def _tolerance(library: Library, report: Mapping[str, Any]) -> float:
+    """What rounding may change from one machine to another.
+
+    The same code in the same order gives the same bits; other GPUs and other numbers of threads may add up in another
+    order. No path adds up more terms than there are weights.
+    """
+    terms = sum(math.prod(constant.shape) for constant in library.constants)
+    stages = sum(max(1, len(step["stages"])) for step in report["steps"])
+    types = {constant.dtype for constant in library.constants} | {port.dtype for port in library.outputs}
+    return tolerance(max(1, terms), "float16" if "float16" in types else "float32", max(1, stages))
