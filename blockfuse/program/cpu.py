@@ -13,35 +13,12 @@ the rows still to be made need, so nothing is computed twice inside a band::
 from __future__ import annotations
 
 from blockfuse.errors import InternalError
-from blockfuse.machine import (
-    Accumulate,
-    Accumulators,
-    Apply,
-    Bias,
-    Depthwise,
-    Epilogue,
-    EpilogueStep,
-    Gemm,
-    Level,
-    Load,
-    Loop,
-    LoopKind,
-    Node,
-    Pixels,
-    Program,
-    Reduce,
-    ReduceAcross,
-    Region,
-    Residual,
-    Tile,
-    WeightSlice,
-    Zero,
-    global_tile,
-)
+from blockfuse.machine import Level, Load, Loop, LoopKind, Node, Program, ReduceAcross, Tile, Zero, global_tile
 from blockfuse.machine.affine import Affine, Range, clip, first, span, var
-from blockfuse.plan.cpu import CpuPlan, UnitTiling
-from blockfuse.plan.fold import Activate, AddBias, AddValue, Folded, Term, Unit, UnitStep
+from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.row_span import RowSpan, row_spans
+from blockfuse.plan.units import Folded
+from blockfuse.program.cpu_units import Units, box
 from blockfuse.stages import ImageShape
 
 
@@ -85,6 +62,7 @@ class _Builder:
         }
         self.tiles[len(self.shapes) - 1] = global_tile("y", self.shapes[-1])
         self.readable = dict(self.tiles)  # what units read: a loaded copy where the input is planar
+        self.units = Units(folded, plan.lanes, self.readable)
 
     # ---- modes -------------------------------------------------------------------------------------------------------
     def rows(self) -> list[Node]:
@@ -103,7 +81,9 @@ class _Builder:
         ]
         for index, unit in enumerate(self.folded.units):
             value = self.folded.value(index)
-            body += self._unit(unit, plan.units[index], self._new_rows(spans[value], self.shapes[value], h0, h1, steps))
+            body += self.units.unit(
+                unit, plan.units[index], self._new_rows(spans[value], self.shapes[value], h0, h1, steps)
+            )
         if steps > 1:
             body = [Loop("step", steps, LoopKind.ROWS, body)]
         return self._images([Loop("band", plan.tasks, LoopKind.BAND, body)])
@@ -117,7 +97,7 @@ class _Builder:
                 f"{unit.name}: {unit.shape.channels} channels cannot be shared by {self.plan.tasks} tasks"
             )
         rows = span(0, unit.shape.height)
-        body = self._unit(unit, tiling, rows, span(var("share") * share, share))
+        body = self.units.unit(unit, tiling, rows, span(var("share") * share, share))
         return self._images([Loop("share", self.plan.tasks, LoopKind.CHANNEL_SPLIT, body)])
 
     def channels(self) -> list[Node]:
@@ -135,16 +115,16 @@ class _Builder:
         self.local.append(partial)
         chunk = span(low, plan.chunk)
         body = [
-            *self._unit(expand, plan.units[0], span(0, expand.shape.height), chunk),
-            *self._unit(depthwise, plan.units[1], span(0, depthwise.shape.height), chunk),
-            *self._partial(project, plan.units[2], partial, chunk),
+            *self.units.unit(expand, plan.units[0], span(0, expand.shape.height), chunk),
+            *self.units.unit(depthwise, plan.units[1], span(0, depthwise.shape.height), chunk),
+            *self.units.partial(project, plan.units[2], partial, chunk),
         ]
         if trips > 1:
             body = [Loop("chunk", trips, LoopKind.CHUNK, body)]
-        everything = _region(project.shape)
+        everything = box(project.shape)
         split = Loop("share", plan.tasks, LoopKind.CHANNEL_SPLIT, [Zero(partial, everything), *body])
-        row = _region(project.shape, span(var("band"), 1))
-        gather = ReduceAcross(partial, self.tiles[len(self.shapes) - 1], row, self._steps(project.epilogue))
+        row = box(project.shape, span(var("band"), 1))
+        gather = ReduceAcross(partial, self.tiles[len(self.shapes) - 1], row, self.units.steps(project.epilogue))
         together = Loop("band", project.shape.height, LoopKind.BAND, [gather])
         return [*self._images([split]), *self._images([together])]
 
@@ -191,98 +171,9 @@ class _Builder:
         self.local.append(tile)
         self.readable[value] = tile
 
-    # ---- units -------------------------------------------------------------------------------------------------------
     def _load(self, value: int, rows: Range) -> Load:
-        return Load(self.tiles[value], self.readable[value], _region(self.shapes[value], rows))
-
-    def _unit(self, unit: Unit, tiling: UnitTiling, rows: Range, channels: Range | None = None) -> list[Node]:
-        region = _region(unit.shape, rows, channels)
-        target = self.readable[self.folded.value(self.folded.units.index(unit))]
-        steps = self._steps(unit.epilogue)
-        if unit.kind == "contract":
-            return self._contract(unit, tiling, region, target, steps)
-        term = unit.terms[0]
-        source = self.readable[term.source]
-        if unit.kind == "pool":
-            return [Reduce(source, target, unit.reduction, term.window, region, steps, tiling.pixels)]
-        weights = WeightSlice((term.stage, "weight"), span(0, term.window.taps), span(0, 1), region.channels, unit.name)
-        return [Depthwise(source, target, weights, term.window, region, steps, tiling.pixels)]
-
-    def _contract(
-        self, unit: Unit, tiling: UnitTiling, region: Region, target: Tile, steps: tuple[EpilogueStep, ...]
-    ) -> list[Node]:
-        if not tiling.filter_rows:
-            acc = Accumulators(f"acc_{unit.name}", region)
-            gemms = [self._gemm(acc, term, tiling) for term in unit.terms]
-            return [Pixels(region, tiling.pixels, tiling.vectors, [Zero(acc), *gemms, Epilogue(acc, target, steps)])]
-        return self._by_filter_rows(unit, tiling, region, target, steps)
-
-    def _by_filter_rows(
-        self, unit: Unit, tiling: UnitTiling, region: Region, target: Tile, steps: tuple[EpilogueStep, ...]
-    ) -> list[Node]:
-        """Panel by panel, one filter row over all pixels at a time; the target holds the sums in between."""
-        panel = tiling.vectors * self.plan.lanes
-        size = region.channels.size.const
-        whole, rest = divmod(size, panel)
-        nodes: list[Node] = []
-        if whole:
-            low = region.channels.low + var("panel") * panel if whole > 1 else region.channels.low
-            swept = self._sweeps(unit, tiling, _with_channels(region, span(low, panel)), target, steps)
-            nodes += [Loop("panel", whole, LoopKind.CHUNK, swept)] if whole > 1 else swept
-        if rest:
-            last = span(region.channels.low + whole * panel, rest)
-            nodes += self._sweeps(unit, tiling, _with_channels(region, last), target, steps)
-        return nodes
-
-    def _sweeps(
-        self, unit: Unit, tiling: UnitTiling, region: Region, target: Tile, steps: tuple[EpilogueStep, ...]
-    ) -> list[Node]:
-        parts = [(term, r) for term in unit.terms for r in range(term.window.r)]
-        nodes: list[Node] = []
-        for number, (term, r) in enumerate(parts):
-            acc = Accumulators(f"acc_{unit.name}", region)
-            before: tuple[EpilogueStep, ...] = (Accumulate(),) if number else ()
-            after = steps if number == len(parts) - 1 else ()
-            gemm = self._gemm(acc, term, tiling, span(r * term.window.s, term.window.s))
-            body: list[Node] = [Zero(acc), gemm, Epilogue(acc, target, (*before, *after))]
-            nodes.append(Pixels(region, tiling.pixels, tiling.vectors, body))
-        return nodes
-
-    def _partial(self, unit: Unit, tiling: UnitTiling, partial: Tile, inputs: Range) -> list[Node]:
-        acc = Accumulators(f"acc_{unit.name}", _region(unit.shape))
-        gemm = self._gemm(acc, unit.terms[0], tiling, inputs=inputs)
-        body: list[Node] = [Zero(acc), gemm, Epilogue(acc, partial, (Accumulate(),))]
-        return [Pixels(acc.region, tiling.pixels, tiling.vectors, body)]
-
-    def _gemm(
-        self, acc: Accumulators, term: Term, tiling: UnitTiling, taps: Range | None = None, inputs: Range | None = None
-    ) -> Gemm:
-        taps = taps or span(0, term.window.taps)
-        inputs = inputs or span(0, self.shapes[term.source].channels)
-        name = self.folded.block.stages[term.stage].name
-        weights = WeightSlice((term.stage, "weight"), taps, inputs, acc.region.channels, name)
-        return Gemm(acc, self.readable[term.source], weights, term.window, tiling.prefetch)
-
-    def _steps(self, steps: tuple[UnitStep, ...]) -> tuple[EpilogueStep, ...]:
-        out: list[EpilogueStep] = []
-        for step in steps:
-            match step:
-                case AddBias():
-                    out.append(Bias(tuple((stage, "bias") for stage in step.stages)))
-                case Activate():
-                    out.append(Apply(step.function))
-                case AddValue():
-                    out.append(Residual(self.readable[step.value]))
-        return tuple(out)
+        return Load(self.tiles[value], self.readable[value], box(self.shapes[value], rows))
 
 
 def _size(shape: ImageShape) -> tuple[int, int, int, int]:
     return shape.height, shape.width, shape.channels, shape.channels
-
-
-def _region(shape: ImageShape, rows: Range | None = None, channels: Range | None = None) -> Region:
-    return Region(rows or span(0, shape.height), span(0, shape.width), channels or span(0, shape.channels))
-
-
-def _with_channels(region: Region, channels: Range) -> Region:
-    return Region(region.rows, region.cols, channels)

@@ -14,26 +14,22 @@ import numpy as np
 from blockfuse.block import ParameterKey
 from blockfuse.errors import InternalError
 from blockfuse.machine import (
-    Accumulate,
     Accumulators,
-    Apply,
-    Bias,
     Depthwise,
     Epilogue,
-    EpilogueStep,
     Gemm,
+    Grouped,
     Instruction,
     Load,
     Loop,
-    LoopKind,
-    Mask,
+    Map,
     Node,
+    Normalize,
     Pixels,
     Program,
     Reduce,
     ReduceAcross,
     Region,
-    Residual,
     Step,
     Store,
     Sync,
@@ -41,7 +37,8 @@ from blockfuse.machine import (
     WeightSlice,
     Zero,
 )
-from blockfuse.stages import ACTIVATIONS, Array, Window
+from blockfuse.program.interpret_tiles import Tiles
+from blockfuse.stages import Array, normalized
 
 
 def interpret(program: Program, inputs: Sequence[Array], parameters: Mapping[ParameterKey, Array]) -> Array:
@@ -61,26 +58,13 @@ def interpret(program: Program, inputs: Sequence[Array], parameters: Mapping[Par
     return _Run(program, inputs, parameters).run()
 
 
-class _Run:
-    """One execution: memory, loop variables, accumulators, and what was touched since the last barrier."""
+class _Run(Tiles):
+    """One execution: loop variables and sums, over the tiles' memory."""
 
     def __init__(self, program: Program, inputs: Sequence[Array], parameters: Mapping[ParameterKey, Array]) -> None:
-        self.program = program
-        self.env: dict[str, int] = {}
-        self.parameters = {key: np.asarray(data, np.float64) for key, data in parameters.items()}
-        self.memory: dict[Tile, Array] = {
-            tile: np.asarray(x, np.float64) for tile, x in zip(program.inputs, inputs, strict=True)
-        }
-        out = program.output.image
-        self.result = np.full((program.batch, out.height, out.width, out.channels), np.nan)
-        self.memory[program.output] = self.result
-        self.shared: dict[Tile, Array] = {  # seen by all trips of parallel loops
-            tile: np.full(tile.copies * tile.size, np.nan) for tile in program.tiles if tile.copies > 1
-        }
-        self.arena: Array = np.empty(0)
+        super().__init__(program, inputs, parameters)
         self.sums: dict[Accumulators, Array] = {}
         self.slices: tuple[WeightSlice, ...] | None = None
-        self.touched: list[tuple[Array, bool]] = []
 
     def run(self) -> Array:
         self._fresh()
@@ -90,12 +74,8 @@ class _Run:
     # ---- control -----------------------------------------------------------------------------------------------------
     def _fresh(self) -> None:
         """Forget everything a task keeps to itself."""
-        self.arena = np.full(self.program.arena, np.nan)
-        for tile in self.program.tiles:
-            if tile.offset < 0 and tile.copies == 1:
-                self.memory[tile] = np.full(tile.size, np.nan)
+        self.forget()
         self.sums.clear()
-        self.touched.clear()
 
     def _nodes(self, nodes: list[Node]) -> None:
         for node in nodes:
@@ -128,83 +108,109 @@ class _Run:
         low = ring.offset + slot * ring.slot
         self.arena[low : low + ring.slot] = np.nan
         self.slices = step.item.slices
+        streamed = step.item.pixels
+        if streamed:
+            self._instruction(streamed)
         self._nodes(step.body)
+        if streamed:
+            self.memory[streamed.target] = np.full(streamed.target.size, np.nan)
         self.slices = None
 
     # ---- instructions ------------------------------------------------------------------------------------------------
     def _instruction(self, instruction: Instruction) -> None:
         match instruction:
-            case Load() | Store():
-                steps = instruction.steps if isinstance(instruction, Store) else ()
-                value = self._read(instruction.source, instruction.region)
-                self._write(instruction.target, instruction.region, value, steps)
+            case Load() | Store() | Map():
+                steps = () if isinstance(instruction, Load) else instruction.steps
+                value = self.read(instruction.source, instruction.region)
+                self.write(instruction.target, instruction.region, value, steps)
             case Zero(target=Accumulators() as acc):
-                self.sums[acc] = np.zeros(self._shape(acc.region))
+                self.sums[acc] = np.zeros(self.shape(acc.region))
             case Zero(target=Tile() as tile, region=None):
                 self._clear(tile)
             case Zero(target=Tile() as tile, region=Region() as region):
-                self._write(tile, region, np.zeros(self._shape(region)), ())
+                self.write(tile, region, np.zeros(self.shape(region)), ())
             case Gemm():
                 self._gemm(instruction)
             case Epilogue():
                 value = self._sums(instruction.acc)
-                self._write(instruction.target, instruction.acc.region, value, instruction.steps)
+                self.write(instruction.target, instruction.acc.region, value, instruction.steps)
+            case Sync():
+                self.touched.clear()
+            case _:
+                self._whole(instruction)
+
+    def _whole(self, instruction: Instruction) -> None:
+        """Instructions that make a region from beginning to end."""
+        match instruction:
             case Depthwise():
                 self._depthwise(instruction)
+            case Grouped():
+                self._grouped(instruction)
+            case Normalize():
+                value = normalized(self.read(instruction.source, instruction.region), instruction.epsilon)
+                self.write(instruction.target, instruction.region, value, instruction.steps)
             case Reduce():
                 self._reduce(instruction)
             case ReduceAcross():
-                parts = [
-                    self._read(instruction.source, instruction.region, i) for i in range(instruction.source.copies)
-                ]
-                self._write(instruction.target, instruction.region, np.sum(parts, axis=0), instruction.steps)
-            case Sync():
-                self.touched.clear()
+                parts = [self.read(instruction.source, instruction.region, i) for i in range(instruction.source.copies)]
+                self.write(instruction.target, instruction.region, np.sum(parts, axis=0), instruction.steps)
             case _:
                 raise InternalError(f"the interpreter does not know {instruction}")
 
     def _clear(self, tile: Tile) -> None:
         """Set everything that a tile can hold to zero."""
         where = max(tile.offset, 0) + np.arange(tile.size)
-        self._touch(tile, where, writes=True)
-        self._storage(tile)[where] = 0.0
+        self.touch(tile, where, writes=True)
+        self.storage(tile)[where] = 0.0
 
     def _gemm(self, gemm: Gemm) -> None:
         weights = self._weights(gemm.weights)
         region = gemm.acc.region
         total = self._sums(gemm.acc)
-        channels = list(gemm.weights.inputs.at(self.env))
+        start = gemm.channel.at(self.env)
+        channels = [start + c for c in gemm.weights.inputs.at(self.env)]
         for index, tap in enumerate(gemm.weights.taps.at(self.env)):
-            pixels = self._window(gemm.source, region, gemm.window, tap, channels)
+            pixels = self.window(gemm.source, region, gemm.window, tap, channels)
             total = total + pixels @ weights[:, :, index].T
         self.sums[gemm.acc] = total
 
     def _sums(self, acc: Accumulators) -> Array:
         """The sums as they are; NaN where nothing has set them for this piece."""
-        found, shape = self.sums.get(acc), self._shape(acc.region)
+        found, shape = self.sums.get(acc), self.shape(acc.region)
         return found if found is not None and found.shape == shape else np.full(shape, np.nan)
 
     def _depthwise(self, instruction: Depthwise) -> None:
         weights = self._weights(instruction.weights)
         channels = list(instruction.region.channels.at(self.env))
-        total = np.zeros(self._shape(instruction.region))
+        total = np.zeros(self.shape(instruction.region))
         for index, tap in enumerate(instruction.weights.taps.at(self.env)):
-            pixels = self._window(instruction.source, instruction.region, instruction.window, tap, channels)
+            pixels = self.window(instruction.source, instruction.region, instruction.window, tap, channels)
             total += pixels * weights[:, 0, index]
-        self._write(instruction.target, instruction.region, total, instruction.steps)
+        self.write(instruction.target, instruction.region, total, instruction.steps)
+
+    def _grouped(self, instruction: Grouped) -> None:
+        weights = self._weights(instruction.weights)
+        outputs = list(instruction.region.channels.at(self.env))
+        total = np.zeros(self.shape(instruction.region))
+        for index, tap in enumerate(instruction.weights.taps.at(self.env)):
+            for c in instruction.weights.inputs.at(self.env):
+                channels = [k // instruction.width * instruction.width + c for k in outputs]
+                pixels = self.window(instruction.source, instruction.region, instruction.window, tap, channels)
+                total += pixels * weights[:, c, index]
+        self.write(instruction.target, instruction.region, total, instruction.steps)
 
     def _reduce(self, instruction: Reduce) -> None:
         region, window = instruction.region, instruction.window
         channels = list(region.channels.at(self.env))
         taps = range(window.taps)
         outside = -np.inf if instruction.reduction == "max" else 0.0
-        stack = np.stack([self._window(instruction.source, region, window, tap, channels, outside) for tap in taps])
+        stack = np.stack([self.window(instruction.source, region, window, tap, channels, outside) for tap in taps])
         if instruction.reduction == "max":
             value = stack.max(0)
         else:
-            counted = [self._inside(instruction.source, region, window, tap) for tap in taps]
+            counted = [self.inside(instruction.source, region, window, tap) for tap in taps]
             value = stack.sum(0) / np.sum(counted, axis=0)[..., None]
-        self._write(instruction.target, region, value, instruction.steps)
+        self.write(instruction.target, region, value, instruction.steps)
 
     def _weights(self, wanted: WeightSlice) -> Array:
         """The slice as [outputs, inputs, taps], checked against the item that is present."""
@@ -230,151 +236,7 @@ class _Run:
                 return True
         return False
 
-    # ---- tiles -------------------------------------------------------------------------------------------------------
-    def _shape(self, region: Region) -> tuple[int, int, int]:
-        return len(region.rows.at(self.env)), len(region.cols.at(self.env)), len(region.channels.at(self.env))
-
-    def _read(self, tile: Tile, region: Region, copy: int | None = None) -> Array:
-        rows, cols, channels = (list(r.at(self.env)) for r in (region.rows, region.cols, region.channels))
-        return self._gather(tile, rows, cols, channels, copy=copy)
-
-    def _window(
-        self, tile: Tile, region: Region, window: Window, tap: int, channels: list[int], outside: float = 0.0
-    ) -> Array:
-        """The pixels of ``tile`` under one tap of every output pixel of ``region``."""
-        rows, cols = self._under(region, window, tap)
-        return self._gather(tile, rows, cols, channels, outside)
-
-    def _under(self, region: Region, window: Window, tap: int) -> tuple[list[int], list[int]]:
-        r, s = divmod(tap, window.s)
-        rows = [h * window.stride_h - window.pad_top + r * window.dilation_h for h in region.rows.at(self.env)]
-        cols = [w * window.stride_w - window.pad_left + s * window.dilation_w for w in region.cols.at(self.env)]
-        return rows, cols
-
-    def _inside(self, tile: Tile, region: Region, window: Window, tap: int) -> Array:
-        rows, cols = self._under(region, window, tap)
-        return np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
-
-    def _gather(
-        self,
-        tile: Tile,
-        rows: list[int],
-        cols: list[int],
-        channels: list[int],
-        outside: float = 0.0,
-        copy: int | None = None,
-    ) -> Array:
-        inside = np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
-        held = np.ones_like(inside) if tile.padded and outside == 0.0 else inside
-        out = np.full((len(rows), len(cols), len(channels)), outside)
-        if tile.is_global:
-            kept = [c for c in channels if c < tile.image.channels]  # channels above are zero padding of the layout
-            near = np.ix_(_clamped(rows, tile.image.height), _clamped(cols, tile.image.width), _integers(kept))
-            box = self.memory[tile][self.env["image"]][near]
-            out[..., len(kept) :] = 0.0
-            out[..., : len(kept)][held & inside] = box[held & inside]
-            return out
-        where = self._elements(tile, rows, cols, channels, held, copy)
-        self._touch(tile, where[held], writes=False)
-        out[held] = self._storage(tile)[where[held]]
-        return out
-
-    def _write(self, tile: Tile, region: Region, value: Array, steps: tuple[EpilogueStep, ...]) -> None:
-        rows, cols, channels = (list(r.at(self.env)) for r in (region.rows, region.cols, region.channels))
-        value = self._finish(tile, rows, cols, channels, value, steps)
-        inside = np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
-        if tile.is_global:
-            kept = sum(c < tile.image.channels for c in channels)
-            image = self.memory[tile][self.env["image"]]
-            keep_rows, keep_cols = _within(rows, tile.image.height), _within(cols, tile.image.width)
-            index = np.ix_(_integers(rows)[keep_rows], _integers(cols)[keep_cols], _integers(channels)[:kept])
-            image[index] = value[np.ix_(keep_rows, keep_cols)][..., :kept]
-            return
-        held = np.ones_like(inside) if tile.padded else inside
-        where = self._elements(tile, rows, cols, channels, held, None)
-        self._touch(tile, where[held], writes=True)
-        self._storage(tile)[where[held]] = value[held]
-
-    def _finish(
-        self,
-        tile: Tile,
-        rows: list[int],
-        cols: list[int],
-        channels: list[int],
-        value: Array,
-        steps: tuple[EpilogueStep, ...],
-    ) -> Array:
-        for step in steps:
-            match step:
-                case Bias():
-                    value = value + sum(_extended(self.parameters[key], channels) for key in step.keys)
-                case Apply():
-                    value = ACTIVATIONS[step.function.kind](value, step.function)
-                case Residual():
-                    value = value + self._gather(step.tile, rows, cols, channels)
-                case Accumulate():
-                    value = value + self._gather(tile, rows, cols, channels)
-                case Mask():
-                    inside = np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
-                    value = np.where(inside[..., None], value, 0.0)
-        return value
-
-    def _storage(self, tile: Tile) -> Array:
-        if tile.offset >= 0:
-            return self.arena
-        return self.shared[tile] if tile.copies > 1 else self.memory[tile]
-
-    def _elements(
-        self, tile: Tile, rows: list[int], cols: list[int], channels: list[int], held: Array, copy: int | None
-    ) -> Array:
-        """Element numbers in the tile's storage of every (row, column, channel); checked where ``held``."""
-        h = _integers(rows) % tile.rows if tile.ring else _integers(rows) - tile.top.at(self.env)
-        w = _integers(cols) - tile.left.at(self.env)
-        c = _integers(channels) - tile.first_channel.at(self.env)
-        fits = np.logical_and.outer((h >= 0) & (h < tile.rows), (w >= 0) & (w < tile.cols))
-        if (held & ~fits).any() or (len(c) and (c.min() < 0 or c.max() >= tile.channels)):
-            raise InternalError(f"tile {tile}: rows {rows}, columns {cols}, channels {channels} are not all in it")
-        if tile.split_columns:
-            w = w % 2 * -(-tile.cols // 2) + w // 2
-        base = max(tile.offset, 0)
-        if tile.copies > 1:
-            base += (self._share() if copy is None else copy) * tile.size
-        return np.asarray(base + ((h[:, None] * tile.cols + w) * tile.pitch)[..., None] + c)
-
-    def _share(self) -> int:
-        loops = [n for n in self.program.walk() if isinstance(n, Loop) and n.kind is LoopKind.CHANNEL_SPLIT]
-        return next(self.env[loop.var] for loop in loops if loop.var in self.env)
-
-    def _touch(self, tile: Tile, where: Array, *, writes: bool) -> None:
-        """Note the elements used; on a GPU, raise if a barrier is missing since they were last touched."""
-        if tile.offset < 0:
-            return
-        for earlier, wrote in self.touched:
-            if (writes or wrote) and np.intersect1d(earlier, where).size:
-                raise InternalError(f"program {self.program.name}: no barrier between two uses of tile {tile}")
-        self.touched.append((np.unique(where), writes))
-
-
-def _integers(values: list[int]) -> Array:
-    return np.array(values, dtype=np.int64)
-
-
-def _clamped(positions: list[int], size: int) -> Array:
-    return np.asarray(np.clip(_integers(positions), 0, size - 1))
-
-
-def _within(positions: list[int], size: int) -> Array:
-    where = _integers(positions)
-    return np.asarray((where >= 0) & (where < size))
-
 
 def _padded(wanted: range, size: int) -> tuple[list[int], int]:
     """The indices below ``size``, and how many there are in all: channels above are zero padding."""
     return [i for i in wanted if i < size], len(wanted)
-
-
-def _extended(bias: Array, channels: list[int]) -> Array:
-    out = np.zeros(len(channels))
-    kept = [c for c in channels if c < len(bias)]
-    out[: len(kept)] = bias[kept]
-    return out

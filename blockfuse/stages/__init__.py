@@ -5,7 +5,7 @@ from blockfuse.stages.conv import Conv
 from blockfuse.stages.depthwise import Depthwise
 from blockfuse.stages.elementwise import ACTIVATIONS, Activation, Add, Function, Multiply
 from blockfuse.stages.grouped import Grouped
-from blockfuse.stages.norm import Norm, Scale
+from blockfuse.stages.norm import Norm, Scale, normalized
 from blockfuse.stages.pool import Pool
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "Scale",
     "Stage",
     "Window",
+    "normalized",
 ]

@@ -1,0 +1,208 @@
+"""Tiles of an interpreted program as numpy arrays: reads, epilogues, writes, and the search for missing barriers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from blockfuse.block import ParameterKey
+from blockfuse.errors import InternalError
+from blockfuse.machine import (
+    Accumulate,
+    Apply,
+    Bias,
+    EpilogueStep,
+    Loop,
+    LoopKind,
+    Mask,
+    MultiplyBy,
+    Program,
+    Region,
+    Residual,
+    ScaleBy,
+    Tile,
+)
+from blockfuse.stages import ACTIVATIONS, Array, Window
+
+
+class Tiles:
+    """Memory, the loop variables that say which part of it is meant, and what was touched since the last barrier."""
+
+    def __init__(self, program: Program, inputs: Sequence[Array], parameters: Mapping[ParameterKey, Array]) -> None:
+        self.program = program
+        self.env: dict[str, int] = {}
+        self.parameters = {key: np.asarray(data, np.float64) for key, data in parameters.items()}
+        self.memory: dict[Tile, Array] = {
+            tile: np.asarray(x, np.float64) for tile, x in zip(program.inputs, inputs, strict=True)
+        }
+        out = program.output.image
+        self.result = np.full((program.batch, out.height, out.width, out.channels), np.nan)
+        self.memory[program.output] = self.result
+        self.shared: dict[Tile, Array] = {  # seen by all trips of parallel loops
+            tile: np.full(tile.copies * tile.size, np.nan) for tile in program.tiles if tile.copies > 1
+        }
+        self.arena: Array = np.empty(0)
+        self.touched: list[tuple[Array, bool]] = []
+
+    def forget(self) -> None:
+        """Forget everything a task keeps to itself."""
+        self.arena = np.full(self.program.arena, np.nan)
+        for tile in self.program.tiles:
+            if tile.offset < 0 and tile.copies == 1:
+                self.memory[tile] = np.full(tile.size, np.nan)
+        self.touched.clear()
+
+    def shape(self, region: Region) -> tuple[int, int, int]:
+        """Rows, columns and channels of a region now."""
+        return len(region.rows.at(self.env)), len(region.cols.at(self.env)), len(region.channels.at(self.env))
+
+    def read(self, tile: Tile, region: Region, copy: int | None = None) -> Array:
+        """What a tile holds of a region."""
+        rows, cols, channels = (list(r.at(self.env)) for r in (region.rows, region.cols, region.channels))
+        return self._gather(tile, rows, cols, channels, copy=copy)
+
+    def window(
+        self, tile: Tile, region: Region, window: Window, tap: int, channels: list[int], outside: float = 0.0
+    ) -> Array:
+        """The pixels of ``tile`` under one tap of every output pixel of ``region``."""
+        rows, cols = self._under(region, window, tap)
+        return self._gather(tile, rows, cols, channels, outside)
+
+    def _under(self, region: Region, window: Window, tap: int) -> tuple[list[int], list[int]]:
+        r, s = divmod(tap, window.s)
+        rows = [h * window.stride_h - window.pad_top + r * window.dilation_h for h in region.rows.at(self.env)]
+        cols = [w * window.stride_w - window.pad_left + s * window.dilation_w for w in region.cols.at(self.env)]
+        return rows, cols
+
+    def inside(self, tile: Tile, region: Region, window: Window, tap: int) -> Array:
+        """Which pixels under a tap lie inside the image, by row and column."""
+        rows, cols = self._under(region, window, tap)
+        return np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
+
+    def _gather(
+        self,
+        tile: Tile,
+        rows: list[int],
+        cols: list[int],
+        channels: list[int],
+        outside: float = 0.0,
+        copy: int | None = None,
+    ) -> Array:
+        inside = np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
+        held = np.ones_like(inside) if tile.padded and outside == 0.0 else inside
+        out = np.full((len(rows), len(cols), len(channels)), outside)
+        if tile.is_global:
+            kept = [c for c in channels if c < tile.image.channels]  # channels above are zero padding of the layout
+            near = np.ix_(_clamped(rows, tile.image.height), _clamped(cols, tile.image.width), _integers(kept))
+            box = self.memory[tile][self.env["image"]][near]
+            out[..., len(kept) :] = 0.0
+            out[..., : len(kept)][held & inside] = box[held & inside]
+            return out
+        where = self._elements(tile, rows, cols, channels, held, copy)
+        self.touch(tile, where[held], writes=False)
+        out[held] = self.storage(tile)[where[held]]
+        return out
+
+    def write(self, tile: Tile, region: Region, value: Array, steps: tuple[EpilogueStep, ...]) -> None:
+        """Store what the steps make of a value."""
+        rows, cols, channels = (list(r.at(self.env)) for r in (region.rows, region.cols, region.channels))
+        value = self._finish(tile, rows, cols, channels, value, steps)
+        inside = np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
+        if tile.is_global:
+            kept = sum(c < tile.image.channels for c in channels)
+            image = self.memory[tile][self.env["image"]]
+            keep_rows, keep_cols = _within(rows, tile.image.height), _within(cols, tile.image.width)
+            index = np.ix_(_integers(rows)[keep_rows], _integers(cols)[keep_cols], _integers(channels)[:kept])
+            image[index] = value[np.ix_(keep_rows, keep_cols)][..., :kept]
+            return
+        held = np.ones_like(inside) if tile.padded else inside
+        where = self._elements(tile, rows, cols, channels, held, None)
+        self.touch(tile, where[held], writes=True)
+        self.storage(tile)[where[held]] = value[held]
+
+    def _finish(
+        self,
+        tile: Tile,
+        rows: list[int],
+        cols: list[int],
+        channels: list[int],
+        value: Array,
+        steps: tuple[EpilogueStep, ...],
+    ) -> Array:
+        for step in steps:
+            match step:
+                case Bias():
+                    value = value + sum(_extended(self.parameters[key], channels) for key in step.keys)
+                case Apply():
+                    value = ACTIVATIONS[step.function.kind](value, step.function)
+                case Residual():
+                    value = value + self._gather(step.tile, rows, cols, channels)
+                case ScaleBy():
+                    scale, shift = (_extended(self.parameters[key], channels) for key in step.keys)
+                    value = value * scale + shift
+                case MultiplyBy():
+                    at = ([0], [0]) if step.is_gate else (rows, cols)
+                    value = value * self._gather(step.tile, *at, channels)
+                case Accumulate():
+                    value = value + self._gather(tile, rows, cols, channels)
+                case Mask():
+                    inside = np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
+                    value = np.where(inside[..., None], value, 0.0)
+        return value
+
+    def storage(self, tile: Tile) -> Array:
+        """The array that a tile lies in."""
+        if tile.offset >= 0:
+            return self.arena
+        return self.shared[tile] if tile.copies > 1 else self.memory[tile]
+
+    def _elements(
+        self, tile: Tile, rows: list[int], cols: list[int], channels: list[int], held: Array, copy: int | None
+    ) -> Array:
+        """Element numbers in the tile's storage of every (row, column, channel); checked where ``held``."""
+        h = _integers(rows) % tile.rows if tile.ring else _integers(rows) - tile.top.at(self.env)
+        w = _integers(cols) - tile.left.at(self.env)
+        c = _integers(channels) - tile.first_channel.at(self.env)
+        fits = np.logical_and.outer((h >= 0) & (h < tile.rows), (w >= 0) & (w < tile.cols))
+        if (held & ~fits).any() or (len(c) and (c.min() < 0 or c.max() >= tile.channels)):
+            raise InternalError(f"tile {tile}: rows {rows}, columns {cols}, channels {channels} are not all in it")
+        if tile.split_columns:
+            w = w % 2 * -(-tile.cols // 2) + w // 2
+        base = max(tile.offset, 0)
+        if tile.copies > 1:
+            base += (self._share() if copy is None else copy) * tile.size
+        return np.asarray(base + ((h[:, None] * tile.cols + w) * tile.pitch)[..., None] + c)
+
+    def _share(self) -> int:
+        loops = [n for n in self.program.walk() if isinstance(n, Loop) and n.kind is LoopKind.CHANNEL_SPLIT]
+        return next(self.env[loop.var] for loop in loops if loop.var in self.env)
+
+    def touch(self, tile: Tile, where: Array, *, writes: bool) -> None:
+        """Note the elements used; on a GPU, raise if a barrier is missing since they were last touched."""
+        if tile.offset < 0:
+            return
+        for earlier, wrote in self.touched:
+            if (writes or wrote) and np.intersect1d(earlier, where).size:
+                raise InternalError(f"program {self.program.name}: no barrier between two uses of tile {tile}")
+        self.touched.append((np.unique(where), writes))
+
+
+def _integers(values: list[int]) -> Array:
+    return np.array(values, dtype=np.int64)
+
+
+def _clamped(positions: list[int], size: int) -> Array:
+    return np.asarray(np.clip(_integers(positions), 0, size - 1))
+
+
+def _within(positions: list[int], size: int) -> Array:
+    where = _integers(positions)
+    return np.asarray((where >= 0) & (where < size))
+
+
+def _extended(bias: Array, channels: list[int]) -> Array:
+    out = np.zeros(len(channels))
+    kept = [c for c in channels if c < len(bias)]
+    out[: len(kept)] = bias[kept]
+    return out
