@@ -22,7 +22,7 @@ import blockfuse as bf
 from blockfuse.frontend import zoo
 from blockfuse.report import table
 from blockfuse.tools.bench import measure, onnxruntime_call
-from blockfuse.tools.facts import foreign_load, machine_facts
+from blockfuse.tools.facts import foreign_seconds, machine_facts
 from blockfuse.verification.verify import seeded_inputs, verify
 
 RESULTS = Path(__file__).parent / "results" / "models.json"
@@ -84,8 +84,9 @@ def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     errors = {fuse: verify(model, executable=executable).max_rel for fuse, executable in compiled.items()}
     inputs = seeded_inputs(next(iter(compiled.values())).inputs)
     calls = {fuse: lambda executable=executable: executable.run(inputs) for fuse, executable in compiled.items()}
-    others = quiet(options.wait)
-    times, rounds = measure({BASELINE: onnxruntime_call(model, inputs, threads), **calls}, seconds=options.seconds)
+    wait_for_quiet(options.wait)
+    measured = measure({BASELINE: onnxruntime_call(model, inputs, threads), **calls}, seconds=options.seconds)
+    times = measured.sides
     return [
         {
             "network": name,
@@ -97,8 +98,8 @@ def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             "fused": sum(block.is_fused for block in executable.report().blocks),
             "kernels": executable.report().kernel_count,
             "max_error": errors[fuse],
-            "rounds": rounds,
-            "foreign_load": None if others is None else round(others, 2),
+            "rounds": measured.rounds,
+            "foreign_load": measured.foreign_load,
             "ours": asdict(times[fuse]),
             "baseline": asdict(times[BASELINE]),
             "ratio": times[BASELINE].minimum / times[fuse].minimum,
@@ -108,12 +109,15 @@ def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def quiet(limit: float) -> float | None:
-    """Wait until other processes leave the cores alone, for that many seconds at most; return what they use then."""
+def wait_for_quiet(limit: float) -> None:
+    """Wait until other processes leave the cores alone, for that many seconds at most."""
     deadline = time.monotonic() + limit
-    while (others := foreign_load()) is not None and others > 0.1 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return others
+    while time.monotonic() < deadline:
+        before = foreign_seconds()
+        time.sleep(0.5)
+        after = foreign_seconds()
+        if before is None or after is None or after - before < 0.05:
+            return
 
 
 HEAD = (

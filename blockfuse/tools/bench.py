@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from blockfuse.errors import UsageError
 from blockfuse.report import table
 from blockfuse.runtime.executable import Executable
-from blockfuse.tools.facts import foreign_load, machine_facts
+from blockfuse.tools.facts import foreign_seconds, machine_facts
 from blockfuse.verification.compare import Array
 from blockfuse.verification.verify import reference_session, seeded_inputs
 
@@ -59,6 +59,21 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """Several sides measured in turns.
+
+    Attributes:
+        sides: Times by name.
+        rounds: Turns per side.
+        foreign_load: Cores that other processes kept busy meanwhile; None where the system does not tell.
+    """
+
+    sides: Mapping[str, Side]
+    rounds: int
+    foreign_load: float | None
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """A measurement.
 
@@ -71,7 +86,7 @@ class BenchResult:
         ours: Times of the compiled network.
         baseline: Times of what it was compared with, or None.
         facts: Device, date and versions.
-        foreign_load: Cores that other processes kept busy just before; None where the system does not tell.
+        foreign_load: Cores that other processes kept busy meanwhile; None where the system does not tell.
     """
 
     network: str
@@ -113,7 +128,7 @@ class BenchResult:
         """What speaks against the figures."""
         if self.foreign_load is None or self.foreign_load < _QUIET:
             return []
-        return [f"not worth much: other processes kept {self.foreign_load:.1f} cores busy when it started"]
+        return [f"not worth much: other processes kept {self.foreign_load:.1f} cores busy meanwhile"]
 
 
 def bench(
@@ -152,18 +167,17 @@ def bench(
     sides: dict[str, Call] = {"blockfuse": lambda: executable.run(inputs)}
     if baseline is not None and model is not None:
         sides[baseline] = onnxruntime_call(model, inputs, session.threads)
-    others = foreign_load()
-    measured, count = measure(sides, rounds, seconds, turn)
+    measured = measure(sides, rounds, seconds, turn)
     return BenchResult(
         network=executable.report().network,
         target=executable.report().target,
         fuse=executable.report().fuse,
         threads=session.threads,
-        rounds=count,
-        ours=measured["blockfuse"],
-        baseline=measured.get(baseline or ""),
+        rounds=measured.rounds,
+        ours=measured.sides["blockfuse"],
+        baseline=measured.sides.get(baseline or ""),
         facts=machine_facts(),
-        foreign_load=None if others is None else round(others, 2),
+        foreign_load=measured.foreign_load,
     )
 
 
@@ -181,7 +195,7 @@ def _check(model: object, baseline: str | None, rounds: int | None, seconds: flo
 # ---- measuring -------------------------------------------------------------------------------------------------------
 def measure(
     sides: Mapping[str, Call], rounds: int | None = None, seconds: float = 3.0, turn: float = 0.01
-) -> tuple[dict[str, Side], int]:
+) -> Measurement:
     """Time any number of sides in turns; who starts changes from round to round.
 
     Args:
@@ -191,12 +205,13 @@ def measure(
         turn: Seconds of one turn, in which at least one call is timed.
 
     Returns:
-        The times of every side, by name, and the number of rounds.
+        The times of every side, and how trustworthy they are.
     """
     times: dict[str, list[float]] = {name: [] for name in sides}
     for call in sides.values():
         _timed(call, min(_WARM_UP, seconds))
-    deadline = time.perf_counter() + seconds
+    started, others = time.perf_counter(), foreign_seconds()
+    deadline = started + seconds
     order = list(sides)
     done = 0
     while done < rounds if rounds is not None else done < _FEWEST_ROUNDS or time.perf_counter() < deadline:
@@ -204,7 +219,9 @@ def measure(
             times[name] += _timed(sides[name], turn)
         order.append(order.pop(0))
         done += 1
-    return {name: _side(name, values) for name, values in times.items()}, done
+    spent, meanwhile = time.perf_counter() - started, foreign_seconds()
+    load = None if others is None or meanwhile is None else round(max(0.0, meanwhile - others) / spent, 2)
+    return Measurement({name: _side(name, values) for name, values in times.items()}, done, load)
 
 
 def _timed(call: Call, turn: float) -> list[float]:

@@ -51,29 +51,18 @@ def load() -> float:
         return 0.0
 
 
-def foreign_load(seconds: float = 0.3) -> float | None:
-    """Cores that other processes keep busy at the moment: near 0 where times are worth comparing.
+def foreign_seconds() -> float | None:
+    """Processor seconds that other processes have used since some moment; None where the system does not tell.
 
-    Args:
-        seconds: How long to watch.
-
-    Returns:
-        The number of cores, or None where the system does not tell.
+    Its growth over a time span, per second, is the number of cores that others kept busy: near 0 where times are worth
+    comparing.
     """
     try:
-        before, own = _busy_seconds(), time.process_time()
-        started = time.perf_counter()
-        time.sleep(seconds)
-        elapsed = time.perf_counter() - started
-        return max(0.0, _busy_seconds() - before - (time.process_time() - own)) / elapsed
+        fields = Path("/proc/stat").read_text(encoding="ascii").split()[1:9]
+        user, nice, system, _idle, _wait, *more = map(int, fields)
+        return float((user + nice + system + sum(more)) / os.sysconf("SC_CLK_TCK")) - time.process_time()
     except (OSError, ValueError):
         return None
-
-
-def _busy_seconds() -> float:
-    """Seconds that all processors have worked since the system started."""
-    user, nice, system, _idle, _wait, *more = map(int, Path("/proc/stat").read_text(encoding="ascii").split()[1:9])
-    return float((user + nice + system + sum(more)) / os.sysconf("SC_CLK_TCK"))
 
 
 def version(package: str) -> str | None:

@@ -101,14 +101,18 @@ def test_a_busy_machine_is_told(load, warns):
 
 
 def test_own_work_is_no_foreign_load(monkeypatch):
-    stat = iter(["cpu 100 0 50 1000 0 0 0 0\n", "cpu 120 0 60 1000 0 10 0 0\n"])
-    own = iter([5.0, 5.1])
-    monkeypatch.setattr(facts_module.Path, "read_text", lambda *_, **__: next(stat))
+    monkeypatch.setattr(facts_module.Path, "read_text", lambda *_, **__: "cpu 120 0 60 1000 5 0 10 10 0 0\n")
     monkeypatch.setattr(facts_module.os, "sysconf", lambda _: 100)
-    clock = iter([0.0, 0.5])
-    monkeypatch.setattr(facts_module.time, "process_time", lambda: next(own))
-    monkeypatch.setattr(facts_module.time, "perf_counter", lambda: next(clock))
-    assert facts_module.foreign_load(0) == pytest.approx((0.4 - 0.1) / 0.5)
+    monkeypatch.setattr(facts_module.time, "process_time", lambda: 0.5)
+    assert facts_module.foreign_seconds() == pytest.approx(2.0 - 0.5)
+
+
+def test_foreign_load_is_that_of_the_measurement(monkeypatch):
+    seconds = iter([100.0, 100.25])
+    clock = iter([0.0, 0.0, 10.0, 10.0, 10.0, 10.5])  # two for the warm-up, start, one call, end
+    monkeypatch.setattr(bench_module, "foreign_seconds", lambda: next(seconds))
+    monkeypatch.setattr(bench_module.time, "perf_counter", lambda: next(clock))
+    assert bench_module.measure({"a": int}, 1, 0, 0).foreign_load == 0.5
 
 
 def test_a_result_says_all_that_it_takes_to_understand_it(log):
