@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from blockfuse.build.assemble import alone, assemble, describe
-from blockfuse.errors import TargetError, UnsupportedModelError, UsageError
+from blockfuse.build.cubin import find_nvcc
+from blockfuse.errors import UnsupportedModelError, UsageError
+from blockfuse.gpu import this_gpu
 from blockfuse.graph import Graph
 from blockfuse.plan.decide import FUSE_MODES, FuseMode
 from blockfuse.plan.device import device_of
@@ -34,6 +37,7 @@ def compile(  # noqa: A001 - read as blockfuse.compile()
     progress: Progress | None = ...,
     *,
     taps: bool = ...,
+    cuda_graph: bool = ...,
     stop_after: None = ...,
 ) -> Executable: ...
 @overload
@@ -49,6 +53,7 @@ def compile(  # noqa: A001
     progress: Progress | None = ...,
     *,
     taps: bool = ...,
+    cuda_graph: bool = ...,
     stop_after: Stage,
 ) -> Any: ...
 def compile(  # noqa: A001
@@ -63,6 +68,7 @@ def compile(  # noqa: A001
     progress: Progress | None = None,
     *,
     taps: bool = False,
+    cuda_graph: bool = False,
     stop_after: Stage | None = None,
 ) -> Any:
     """Compile an ONNX model into one executable.
@@ -70,8 +76,8 @@ def compile(  # noqa: A001
     Args:
         model: Path of an ONNX file, or a model in memory.
         target: ``cpu`` (the best class of instructions this machine has), ``cpu:avx512``, ``cpu:avx2``,
-            ``cpu:generic``.
-        dtype: Type to compute in; the model's own by default.
+            ``cpu:generic``; ``cuda`` (this machine's GPU), or GPU architectures such as ``sm_90`` or ``sm_80,sm_90``.
+        dtype: Type to compute in; the model's own by default. Inputs and outputs stay as the model has them.
         shape: Shapes of inputs, by name, for models that leave dimensions open.
         patterns: Block patterns, in order of preference; by default all built-in ones.
         fuse: ``auto`` fuses where it is predicted to pay, ``always`` wherever it is possible, ``never`` nowhere.
@@ -79,6 +85,7 @@ def compile(  # noqa: A001
         dump: A folder that receives the result of every step as text.
         progress: Called with what is done next, how many steps are done, and how many there are.
         taps: Also return the result of every block, as further outputs under their names in the model.
+        cuda_graph: On a GPU, record the launches of the first run, and repeat them as one in later runs.
         stop_after: Return the result of this step instead of an executable.
 
     Raises:
@@ -87,9 +94,11 @@ def compile(  # noqa: A001
         TargetError: Code for the target cannot be made or run here.
     """
     machine = _checked(target, threads, fuse, stop_after)
+    if cuda_graph and machine.kind != "cuda":
+        raise UsageError(f"cuda_graph is for GPUs, and the target is {target}")
     watch = Watch(dump, progress, stop_after)
     try:
-        return _run(watch, model, machine, dtype, shape, patterns, fuse, taps=taps)
+        return _run(watch, model, machine, dtype, shape, patterns, fuse, taps=taps, cuda_graph=cuda_graph)
     except StoppedAfter as stop:
         return stop.result
 
@@ -104,6 +113,7 @@ def _run(
     fuse: FuseMode,
     *,
     taps: bool,
+    cuda_graph: bool,
 ) -> Executable:
     from blockfuse import frontend  # noqa: PLC0415 - loads onnx
     from blockfuse.frontend.partition import partition  # noqa: PLC0415
@@ -114,24 +124,27 @@ def _run(
         graph = done(read(model, {name: tuple(dims) for name, dims in (shape or {}).items()}))
     with watch("canonicalize") as done:
         graph = done(frontend.canonicalize(graph))
-    _check_types(graph, dtype)
+    _check_types(graph)
+    dtype = _computed_type(target, dtype)
     device = device_of(target)
     with watch("partition") as done:
-        cost = None if fuse == "never" else segment_cost(graph, device)
+        cost = None if fuse == "never" else segment_cost(graph, device, dtype)
         parts = done(partition(graph, built_in() if patterns is None else patterns, cost=cost))
     with watch("plan") as done:
-        steps = done(plan_steps(parts, device, fuse))
+        steps = done(plan_steps(parts, device, fuse, dtype))
     with watch("program") as done:
         programs = done(write_programs(steps))
 
-    from blockfuse.build.build import build  # noqa: PLC0415 - loads tvm
-    from blockfuse.schedules import cpu  # noqa: PLC0415
+    from blockfuse.build.backend import backend_of  # noqa: PLC0415 - loads tvm
+    from blockfuse.build.build import build  # noqa: PLC0415
 
+    backend = backend_of(target, dtype)
     with watch("lower") as done:
-        functions = done({name: cpu.lower(program) for name, program in programs.by_name.items()})
+        functions = done({name: backend.lower(program) for name, program in programs.by_name.items()})
     with watch("build"):
-        network = assemble(parts, programs, cpu.pack, taps=taps)
-        library = build(network, functions, target, lambda op: frontend.to_onnx(alone(graph, op)))
+        network, added = backend.border(assemble(parts, programs, backend.pack, taps=taps))
+        importer = lambda op: frontend.to_onnx(alone(network, op))  # noqa: E731
+        library = build(network, functions | added, target, importer, cuda_graph=cuda_graph)
     return Executable(library, describe(parts, programs, library, fuse, watch.seconds), target.threads)
 
 
@@ -141,15 +154,24 @@ def _checked(target: str, threads: int | None, fuse: str, stop_after: str | None
     if stop_after is not None and stop_after not in STAGES:
         raise UsageError(f"stop_after must be one of {', '.join(STAGES)}, not {stop_after!r}")
     machine = parse_target(target, threads)
-    if machine.kind != "cpu":
-        raise TargetError(f"target {target!r}: whole networks are compiled for CPUs only so far; use cpu")
+    if machine.kind == "cuda":
+        machine = machine if machine.archs else replace(machine, archs=(this_gpu().arch,))
+        device_of(machine)
+        find_nvcc()
     return machine
 
 
-def _check_types(graph: Graph, dtype: str | None) -> None:
+def _computed_type(target: Target, dtype: str | None) -> str:
+    """The type to compute in; nothing is narrowed unless the caller asks for it."""
+    wanted, available = dtype or "float32", "float16" if target.kind == "cuda" else "float32"
+    if wanted != available:
+        asked = f"dtype {dtype!r} is not available" if dtype else "the model is float32"
+        raise UsageError(f"{asked}; target {target} computes in {available} so far: pass dtype={available!r}")
+    return wanted
+
+
+def _check_types(graph: Graph) -> None:
     """Only float32 networks are compiled."""
-    if dtype not in {None, "float32"}:
-        raise UsageError(f"dtype {dtype!r} is not available on the CPU; it computes in float32")
     for op in graph.ops():
         for name in op.outputs:
             if name and graph.tensor(name).dtype != "float32":

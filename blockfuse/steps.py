@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.graph import Graph, Op
 from blockfuse.machine import Program
 from blockfuse.plan.cpu import CpuPlan
+from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.decide import Decision, FuseMode, Kernel, best, decide
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import fold, unfoldable
 from blockfuse.program.cpu import program_cpu
+from blockfuse.program.cuda import program_cuda
 
 if TYPE_CHECKING:
     from blockfuse.frontend.partition import Partition
@@ -73,44 +75,63 @@ class Programs:
     names: tuple[str, ...]
 
 
-def planar_values(graph: Graph) -> frozenset[str]:
-    """Names of images that memory holds as N, C, H, W: the network's inputs."""
+def planar_values(graph: Graph, device: Device) -> frozenset[str]:
+    """Names of images that kernels read as N, C, H, W: the network's inputs on a CPU; GPUs convert them beforehand."""
+    if device.kind == "cuda":
+        return frozenset()
     return frozenset(name for name in graph.inputs if len(graph.tensor(name).shape) == 4)
 
 
-def segment_cost(graph: Graph, device: Device) -> Callable[[Block], float | None]:
-    """The predicted time in seconds of a block as one kernel, None where it cannot be one."""
-    planar = planar_values(graph)
+def segment_cost(graph: Graph, device: Device, dtype: str = "float32") -> Callable[[Block], float | None]:
+    """The predicted time in seconds of a block computed in a type as one kernel, None where it cannot be one."""
+    planar = planar_values(graph, device)
 
     def cost(block: Block) -> float | None:
         if unfoldable(block):
             return None
-        kernel = best(block, device, planar)
+        kernel = best(replace(block, dtype=dtype), device, planar)
         return kernel.cost.seconds if isinstance(kernel, Kernel) else None
 
     return cost
 
 
-def plan_steps(parts: Partition, device: Device, fuse: FuseMode) -> PlannedSteps:
-    """Decide for every block of a partition what becomes one kernel."""
-    planar = planar_values(parts.graph)
-    steps = tuple(decide(step, device, fuse, planar) if isinstance(step, Block) else step for step in parts.steps)
+def plan_steps(parts: Partition, device: Device, fuse: FuseMode, dtype: str = "float32") -> PlannedSteps:
+    """Decide for every block of a partition what becomes one kernel.
+
+    Args:
+        parts: The partition.
+        device: Where the network runs.
+        fuse: The policy.
+        dtype: Type in which kernels hand over their results.
+    """
+    planar = planar_values(parts.graph, device)
+    steps = tuple(
+        decide(replace(step, dtype=dtype), device, fuse, planar) if isinstance(step, Block) else step
+        for step in parts.steps
+    )
     return PlannedSteps(steps, planar, device)
 
 
 def write_programs(planned: PlannedSteps) -> Programs:
     """Write the tile program of every distinct kernel."""
     names: list[str] = []
-    known: dict[tuple[Block, CpuPlan, tuple[bool, ...]], str] = {}
+    known: dict[tuple[Block, CpuPlan | CudaPlan, tuple[bool, ...]], str] = {}
     by_name: dict[str, Program] = {}
     for kernel in planned.kernels:
         flags = planar_inputs(kernel.block, planned.planar)
         key = (kernel.block, kernel.plan, flags)
         if key not in known:
             known[key] = _unique(kernel.block.name, by_name)
-            by_name[known[key]] = program_cpu(fold(kernel.block), kernel.plan, known[key], flags)
+            by_name[known[key]] = _program(kernel, known[key], flags)
         names.append(known[key])
     return Programs(planned, by_name, tuple(names))
+
+
+def _program(kernel: Kernel, name: str, planar: tuple[bool, ...]) -> Program:
+    folded = fold(kernel.block)
+    if isinstance(kernel.plan, CudaPlan):
+        return program_cuda(folded, kernel.plan, name)
+    return program_cpu(folded, kernel.plan, name, planar)
 
 
 def planar_inputs(block: Block, planar: frozenset[str]) -> tuple[bool, ...]:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
 from blockfuse.block import ParameterKey
-from blockfuse.plan.fold import fold
-from blockfuse.graph import Graph, Op
-from blockfuse.runtime.library import Library, Port
-from blockfuse.machine import Program
 from blockfuse.build.network import Call, Network, Step
+from blockfuse.graph import Graph, Op
+from blockfuse.machine import Loop, Program
+from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.decide import Decision, FuseMode, Kernel
+from blockfuse.plan.fold import fold
 from blockfuse.report import KernelRecord, Report, StepRecord
+from blockfuse.runtime.library import Library, Port
 from blockfuse.stages import Array
 from blockfuse.steps import Programs, planar_inputs
 
 if TYPE_CHECKING:
     from blockfuse.frontend.partition import Partition
 
-Pack: TypeAlias = Callable[[Program, Mapping[ParameterKey, Array]], Array]
+Pack: TypeAlias = Callable[[Program, Mapping[ParameterKey, Array]], tuple[Array, ...]]
 
 
 def assemble(parts: Partition, programs: Programs, pack: Pack, *, taps: bool = False) -> Network:
@@ -59,7 +61,7 @@ def _call(kernel: Kernel, name: str, programs: Programs, pack: Pack) -> Call:
     return Call(
         kernel=name,
         inputs=block.tensors[:-1],
-        constants=(weights,) if weights.size else (),
+        constants=weights,
         output=block.tensors[-1],
         output_shape=(block.batch, out.height, out.width, out.channels),
         nchw_inputs=tuple(i for i, planar in enumerate(flags) if planar),
@@ -77,7 +79,7 @@ def describe(
     """The report on a compiled network."""
     names = iter(programs.names)
     steps = tuple(
-        _op_record(step, parts) if isinstance(step, Op) else _block_record(step, [next(names) for _ in step.kernels])
+        _op_record(step, parts) if isinstance(step, Op) else _block_record(step, [next(names) for _ in step.kernels], programs)
         for step in programs.planned.steps
     )
     apart = sum(1 if isinstance(s, Op) else len(fold(s.block).units) for s in programs.planned.steps)
@@ -97,9 +99,10 @@ def _op_record(op: Op, parts: Partition) -> StepRecord:
     return StepRecord(op.name, op.kind, op.output, note=parts.reasons.get(op.name, ""))
 
 
-def _block_record(decision: Decision, names: list[str]) -> StepRecord:
+def _block_record(decision: Decision, names: list[str], programs: Programs) -> StepRecord:
     block = decision.block
-    kernels = tuple(_kernel_record(kernel, name) for kernel, name in zip(decision.kernels, names, strict=True))
+    named = zip(decision.kernels, names, strict=True)
+    kernels = tuple(_kernel_record(kernel, name, programs.by_name[name]) for kernel, name in named)
     return StepRecord(
         name=block.name,
         kind=block.pattern or "single",
@@ -111,8 +114,9 @@ def _block_record(decision: Decision, names: list[str]) -> StepRecord:
     )
 
 
-def _kernel_record(kernel: Kernel, name: str) -> KernelRecord:
+def _kernel_record(kernel: Kernel, name: str, program: Program) -> KernelRecord:
     cost = kernel.cost
+    launch = _launch(kernel.plan, program) if isinstance(kernel.plan, CudaPlan) else {}
     return KernelRecord(
         name=name,
         plan=str(kernel.plan),
@@ -122,12 +126,21 @@ def _kernel_record(kernel: Kernel, name: str) -> KernelRecord:
         local_bytes=cost.local_bytes,
         predicted_us=cost.seconds * 1e6,
         bound=cost.bound,
+        stages=tuple(stage.describe() for stage in kernel.block.stages),
+        **launch,
     )
 
 
-def alone(graph: Graph, op: Op) -> Graph:
+def _launch(plan: CudaPlan, program: Program) -> dict[str, int]:
+    """How a CUDA kernel is launched."""
+    trips = [node.count for node in program.walk() if isinstance(node, Loop) and node.kind.is_parallel]
+    width = 4 if program.dtype == "float32" else 2
+    return {"grid": prod(trips), "threads": 32 * plan.warps, "shared_bytes": width * program.arena}
+
+
+def alone(network: Network, op: Op) -> Graph:
     """A graph of one op, whose inputs are the op's computed inputs."""
     names = [name for name in dict.fromkeys((*op.inputs, *op.outputs)) if name]
-    inputs = [name for name in dict.fromkeys(op.inputs) if name and not graph.tensor(name).is_constant]
+    inputs = [name for name in dict.fromkeys(op.inputs) if name and not network.is_constant(name)]
     outputs = [name for name in op.outputs if name]
-    return Graph(op.name, inputs, outputs, [graph.tensor(name) for name in names], [op])
+    return Graph(op.name, inputs, outputs, [network.tensors[name] for name in names], [op])

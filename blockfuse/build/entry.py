@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tvm import relax
 
-from blockfuse.errors import InternalError
 from blockfuse.build.fallback import emit_op
 from blockfuse.build.importer import Importer
 from blockfuse.build.layout import FROM_NHWC, TO_NHWC, Layouts, changes_order, wanted
-from blockfuse.runtime.library import ALIGNMENT, Layout, Port
 from blockfuse.build.network import Call, Network, Step
+from blockfuse.errors import InternalError
+from blockfuse.runtime.library import ALIGNMENT, Layout, Port
 
 KERNEL_MARKER = "blockfuse.kernel"
 """Attribute of functions that are finished TensorIR."""
@@ -24,12 +24,26 @@ _KERNEL_ATTRS = {KERNEL_MARKER: 1, "tirx.is_scheduled": True, "op_pattern": _OPA
 
 
 class Entry:
-    """The Relax function ``main`` of a network while it is written."""
+    """The Relax function ``main`` of a network while it is written.
+
+    Args:
+        network: What to write.
+        functions: TensorIR of every kernel by name.
+        layouts: Of every image.
+        importer: For ops that only TVM's own importer knows.
+        kernel_target: A kernel's own target by the kernel's name, where kernels have one.
+    """
 
     def __init__(
-        self, network: Network, functions: Mapping[str, Any], layouts: Layouts, importer: Importer | None
+        self,
+        network: Network,
+        functions: Mapping[str, Any],
+        layouts: Layouts,
+        importer: Importer | None,
+        kernel_target: Callable[[str], Any] | None = None,
     ) -> None:
         self.network = network
+        self.kernel_target = kernel_target
         self.functions = functions
         self.layouts = layouts
         self.importer = importer
@@ -152,6 +166,8 @@ class Entry:
             function = self.functions[name].with_attrs(_KERNEL_ATTRS)
             if "global_symbol" in function.attrs:
                 function = function.without_attr("global_symbol")
+            if self.kernel_target is not None:
+                function = function.with_attr("target", self.kernel_target(name))
             self.kernels[name] = self.builder.add_func(function, name)
         return self.kernels[name]
 

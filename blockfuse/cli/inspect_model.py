@@ -18,7 +18,7 @@ def add_command(commands: Commands) -> None:
     """Add it to the parser."""
     parser = add_parser(commands, "inspect", run, "show blocks, plans, and why something is not fused")
     parser.add_argument("network", type=Path, metavar="MODEL|FILE.bf", help="ONNX file, or what compile wrote")
-    add_compile_options(parser, dtype=False)
+    add_compile_options(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -33,7 +33,7 @@ def _report(options: argparse.Namespace) -> Report:
     if not is_artifact(options.network):
         from blockfuse.tools.preview import preview  # noqa: PLC0415 - loads much
 
-        return preview(options.network, **compile_arguments(options))
+        return preview(options.network, **compile_arguments(options), dtype=options.dtype)
     from blockfuse.report import Report  # noqa: PLC0415
     from blockfuse.runtime import artifact  # noqa: PLC0415 - loads numpy
 

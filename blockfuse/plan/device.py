@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blockfuse.errors import TargetError
 from blockfuse.target import Target
@@ -113,14 +113,20 @@ GPUS: dict[str, Device] = {
 
 
 def device_of(target: Target) -> Device:
-    """The device that plans for a target are made for.
+    """The device that plans for a target are made for: of several architectures the first one, with the least memory.
 
     Raises:
         TargetError: No figures are known for the architecture.
     """
     if target.kind == "cpu":
         return cpu_device(target)
-    arch = (target.archs or ("sm_90",))[0].rstrip("af")
-    if arch not in GPUS:
-        raise TargetError(f"no device figures for {arch}; known are {', '.join(GPUS)}")
-    return GPUS[arch]
+    unknown = [arch for arch in target.archs if _figures_of(arch) not in GPUS]
+    if unknown:
+        raise TargetError(f"no device figures for {', '.join(unknown)}; known are {', '.join(GPUS)}")
+    devices = [GPUS[_figures_of(arch)] for arch in target.archs or ("sm_90",)]
+    return replace(devices[0], local_bytes=min(device.local_bytes for device in devices))
+
+
+def _figures_of(arch: str) -> str:
+    """The architecture without the suffix for its own instructions."""
+    return arch.rstrip("af")

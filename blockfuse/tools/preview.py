@@ -29,6 +29,7 @@ def preview(
     patterns: Sequence[Pattern] | None = None,
     fuse: FuseMode = "auto",
     threads: int | None = None,
+    dtype: str | None = None,
 ) -> Report:
     """What the report on a compiled model will say; nothing is lowered or built.
 
@@ -39,6 +40,7 @@ def preview(
         patterns: Block patterns.
         fuse: When to fuse blocks.
         threads: Threads that work is divided among.
+        dtype: Type to compute in.
 
     Returns:
         The report. Layout changes around operators that only TVM's importer knows are not counted.
@@ -48,10 +50,10 @@ def preview(
         UsageError: An argument is wrong.
         TargetError: There is no such target.
     """
-    parts = compile_model(model, target, None, shape, patterns, fuse, threads, stop_after="partition")
+    parts = compile_model(model, target, dtype, shape, patterns, fuse, threads, stop_after="partition")
     machine = parse_target(target, threads)
-    programs = write_programs(plan_steps(parts, device_of(machine), fuse))
-    network = assemble(parts, programs, lambda _program, _parameters: np.empty(0, np.float32))
+    programs = write_programs(plan_steps(parts, device_of(machine), fuse, dtype or "float32"))
+    network = assemble(parts, programs, lambda _program, _parameters: ())
     library = Library(
         name=network.name,
         target=machine,

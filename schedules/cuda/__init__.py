@@ -4,8 +4,9 @@ fp16 or bf16 images in N, H, W, C order, float32 sums on the tensor cores (mma.s
 knows blocks or plans.
 """
 
+from blockfuse.schedules.cuda.cast import lower_cast
 from blockfuse.schedules.cuda.packing import pack
 from blockfuse.schedules.cuda.source import cuda_source
 from blockfuse.schedules.cuda.walk import lower
 
-__all__ = ["cuda_source", "lower", "pack"]
+__all__ = ["cuda_source", "lower", "lower_cast", "pack"]

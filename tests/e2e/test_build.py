@@ -232,11 +232,6 @@ def test_inconsistent_calls_are_caught(network, message):
         build(network, {"scale": toy.scale_kernel()}, CPU)
 
 
-def test_cuda_comes_later():
-    with pytest.raises(TargetError, match="target sm_90a is not available yet"):
-        build(calls(), {}, parse_target("sm_90a"))
-
-
 def test_a_network_for_another_machine_builds_and_saves_but_does_not_run(tmp_path):
     other = parse_target("cpu:generic")
     foreign = type(other)(**{**other.__dict__, "machine": "s390x"})

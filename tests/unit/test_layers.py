@@ -24,6 +24,7 @@ LAYERS = [
     ["build.layout"],
     ["build"],
     ["build.assemble", "watch"],
+    ["build.backend"],
     ["compiler"],
     ["verification"],
     ["tools"],

@@ -1,0 +1,58 @@
+"""What differs between the kinds of targets once tile programs are written: lowering, packing, the network's border."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from blockfuse.block import ParameterKey
+from blockfuse.build.assemble import Pack
+from blockfuse.build.border import check_range, computed_in
+from blockfuse.build.network import Network
+from blockfuse.machine import Program
+from blockfuse.schedules import cpu, cuda
+from blockfuse.stages import Array
+from blockfuse.target import Target
+
+Border = Callable[[Network], tuple[Network, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A kind of target.
+
+    Attributes:
+        lower: A program to TensorIR.
+        pack: A kernel's weights to its constant parameters.
+        border: The network with what its inputs and outputs need around it, and the TensorIR of what was added.
+    """
+
+    lower: Callable[[Program], Any]
+    pack: Pack
+    border: Border
+
+
+def backend_of(target: Target, dtype: str) -> Backend:
+    """The backend of a target for networks that compute in a type."""
+    if target.kind == "cpu":
+        return Backend(cpu.lower, _pack_cpu, lambda network: (network, {}))
+
+    def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Array, ...]:
+        check_range(parameters, dtype, f"a weight of kernel {program.name!r}")
+        return cuda.pack(program, parameters)
+
+    def border(network: Network) -> tuple[Network, dict[str, Any]]:
+        inner, casts = computed_in(network, dtype)
+        functions = {
+            name: cuda.lower_cast(name, cast.shape, cast.source, cast.target, transposed=cast.transposed)
+            for name, cast in casts.items()
+        }
+        return inner, functions
+
+    return Backend(cuda.lower, pack, border)
+
+
+def _pack_cpu(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Array, ...]:
+    weights = cpu.pack(program, parameters)
+    return (weights,) if weights.size else ()

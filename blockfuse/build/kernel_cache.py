@@ -1,0 +1,92 @@
+"""Compiled kernels on disk, by the hash of everything they were made from.
+
+A file holds the SHA-256 of the code and the code, and appears by one rename, so that several compilers may share a
+folder and a damaged file counts as missing. What was not used for longest goes first when the folder grows too large.
+A folder that cannot be written is no error: kernels are then compiled every time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+VARIABLE = "BLOCKFUSE_CACHE_DIR"
+"""Environment variable with the folder of the cache; empty for no cache."""
+
+_LIMIT = 512 << 20  # bytes
+_DIGEST = hashlib.sha256().digest_size
+
+
+class KernelCache:
+    """A folder of compiled kernels.
+
+    Args:
+        folder: Where they are; None for a cache that keeps nothing.
+        limit: Bytes that all files together may have.
+    """
+
+    def __init__(self, folder: Path | None, limit: int = _LIMIT) -> None:
+        self.folder = folder
+        self.limit = limit
+
+    def get(self, key: str) -> bytes | None:
+        """The code of a key, None if it is not there or damaged."""
+        if self.folder is None:
+            return None
+        path = self.folder / key
+        try:
+            data = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return None
+        digest, code = data[:_DIGEST], data[_DIGEST:]
+        return code if hashlib.sha256(code).digest() == digest else None
+
+    def put(self, key: str, code: bytes) -> None:
+        """Keep the code of a key, if that is possible."""
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".new-", dir=self.folder)
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(code).digest() + code)
+            Path(name).replace(self.folder / key)
+            self._shrink(self.folder)
+        except OSError:
+            return
+
+    def _shrink(self, folder: Path) -> None:
+        """Remove what was not used for longest, until the rest is small enough."""
+        entries = []
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                facts = path.stat()
+                entries.append((facts.st_mtime, facts.st_size, path))
+        excess = sum(size for _, size, _ in entries) - self.limit
+        for _, size, path in sorted(entries):
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= size
+
+
+def default_cache() -> KernelCache:
+    """The cache in the folder that the environment names, by default the user's cache folder."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen is not None:
+        return KernelCache(Path(chosen).expanduser() if chosen else None)
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    with contextlib.suppress(RuntimeError):  # there may be no home
+        return KernelCache(Path(home).expanduser() / "blockfuse" / "kernels")
+    return KernelCache(None)
+
+
+def key_of(parts: Sequence[str]) -> str:
+    """The key of what these texts together determine."""
+    sizes = "".join(f"{len(part)}," for part in parts)
+    return hashlib.sha256("\0".join((sizes, *parts)).encode()).hexdigest()
