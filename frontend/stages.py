@@ -7,12 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, prod
 
 import numpy as np
 
+from blockfuse.frontend.canonical.rewriting import along
 from blockfuse.graph import Graph, Op, Tensor
-from blockfuse.stages import Activation, Add, Array, Conv, Depthwise, Function, ImageShape, Pool, Stage, Window
+from blockfuse.stages import (
+    Activation,
+    Add,
+    Array,
+    Conv,
+    Depthwise,
+    Function,
+    Grouped,
+    ImageShape,
+    Multiply,
+    Norm,
+    Pool,
+    Scale,
+    Stage,
+    Window,
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,15 @@ def stage_of(graph: Graph, op: Op) -> StageDraft | NoStage:
     return _checked(graph, op, draft) if isinstance(draft, StageDraft) else draft
 
 
+def is_view(graph: Graph, op: Op) -> bool:
+    """Whether an operator only writes an image of one pixel as a vector, or back: a block holds it as no stage."""
+    if op.kind not in {"Flatten", "Reshape"}:
+        return False
+    before, after = graph.tensor(op.inputs[0]), graph.tensor(op.output)
+    shape = image_shape(before)
+    return shape is not None and shape.pixels == 1 and shape == image_shape(after) and before.shape[0] == after.shape[0]
+
+
 def image_shape(tensor: Tensor) -> ImageShape | None:
     """Size of one image of an N, C, H, W or N, C tensor of floats; None for other tensors."""
     if not tensor.dtype.startswith(("float", "bfloat")) or 0 in tensor.shape:
@@ -97,7 +122,7 @@ def _conv(graph: Graph, op: Op) -> StageDraft | NoStage:
         return StageDraft(Conv(op.name, (), outputs, window), op.inputs[:1], parameters)
     if group == outputs and per_group == 1:
         return StageDraft(Depthwise(op.name, (), window), op.inputs[:1], parameters)
-    return NoStage(f"Conv in {group} groups of {per_group} channels has no stage")
+    return StageDraft(Grouped(op.name, (), outputs, group, window), op.inputs[:1], parameters)
 
 
 def _gemm(graph: Graph, op: Op) -> StageDraft | NoStage:
@@ -114,12 +139,40 @@ def _gemm(graph: Graph, op: Op) -> StageDraft | NoStage:
     return StageDraft(Conv(op.name, (), outputs, Window()), op.inputs[:1], parameters)
 
 
-def _relu(_: Graph, op: Op) -> StageDraft | NoStage:
-    return _activation(op, Function("relu"))
+def _layer_normalization(graph: Graph, op: Op) -> StageDraft | NoStage:
+    if op.attrs.get("axes") != (1,):
+        return NoStage("LayerNormalization over other axes than the channels has no stage")
+    parameters = _parameters(graph, op, "scale", "shift")
+    if parameters is None:
+        return NoStage("LayerNormalization by computed values has no stage")
+    return StageDraft(Norm(op.name, (), float(op.attrs["epsilon"])), op.inputs[:1], parameters)
 
 
-def _hard_swish(_: Graph, op: Op) -> StageDraft | NoStage:
-    return _activation(op, Function("hard_swish"))
+def _batch_normalization(graph: Graph, op: Op) -> StageDraft | NoStage:
+    """One no convolution could take in, such as those before the convolutions of a pre-activation network."""
+    parameters = _parameters(graph, op, "scale", "shift", "mean", "variance")
+    if parameters is None:
+        return NoStage("BatchNormalization by computed values has no stage")
+    scale, shift, mean, variance = (np.asarray(value, np.float64) for value in parameters.values())
+    factor = scale / np.sqrt(variance + op.attrs.get("epsilon", 1e-5))
+    return _scale(graph, op, op.inputs[0], factor, shift - mean * factor)
+
+
+def _simple(kind: str) -> StageMaker:
+    """The maker of an activation without constants."""
+    return lambda _, op: _activation(op, Function(kind))
+
+
+def _hard_sigmoid(_: Graph, op: Op) -> StageDraft | NoStage:
+    return _activation(op, Function("hard_sigmoid", slope=op.attrs["alpha"], offset=op.attrs["beta"]))
+
+
+def _leaky_relu(_: Graph, op: Op) -> StageDraft | NoStage:
+    return _activation(op, Function("leaky_relu", slope=op.attrs.get("alpha", 0.01)))
+
+
+def _gelu(_: Graph, op: Op) -> StageDraft | NoStage:
+    return _activation(op, Function("gelu_tanh" if op.attrs.get("approximate") == "tanh" else "gelu"))
 
 
 def _clip(_: Graph, op: Op) -> StageDraft | NoStage:
@@ -132,12 +185,30 @@ def _clip(_: Graph, op: Op) -> StageDraft | NoStage:
 
 
 def _add(graph: Graph, op: Op) -> StageDraft | NoStage:
+    for image, other in (op.inputs, op.inputs[::-1]):
+        shift = along(graph.constant(other), graph.tensor(image).shape, 1)
+        if shift is not None:
+            return _scale(graph, op, image, np.ones_like(shift), shift)
     shapes = [list(graph.tensor(name).shape) for name in op.inputs]
+    if any(graph.tensor(name).is_constant for name in op.inputs):
+        return NoStage("Add of a constant that differs between pixels has no stage")
     if shapes[0] != shapes[1]:
         return NoStage(f"Add that broadcasts {shapes[0]} and {shapes[1]} has no stage")
-    if any(graph.tensor(name).is_constant for name in op.inputs):
-        return NoStage("Add of a constant has no stage")
     return StageDraft(Add(op.name, ()), op.inputs)
+
+
+def _mul(graph: Graph, op: Op) -> StageDraft | NoStage:
+    for image, other in (op.inputs, op.inputs[::-1]):
+        factor = along(graph.constant(other), graph.tensor(image).shape, 1)
+        if factor is not None:
+            return _scale(graph, op, image, factor, np.zeros_like(factor))
+    if any(graph.tensor(name).is_constant for name in op.inputs):
+        return NoStage("Mul by a constant that differs between pixels has no stage")
+    image, gate = sorted(op.inputs, key=lambda name: -prod(graph.tensor(name).shape))
+    shape, gate_shape = graph.tensor(image).shape, graph.tensor(gate).shape
+    if gate_shape not in {shape, (*shape[:2], *[1] * (len(shape) - 2))}:
+        return NoStage(f"Mul that broadcasts {list(shape)} and {list(gate_shape)} has no stage")
+    return StageDraft(Multiply(op.name, ()), (image, gate))
 
 
 def _max_pool(graph: Graph, op: Op) -> StageDraft | NoStage:
@@ -159,19 +230,42 @@ def _global_average_pool(graph: Graph, op: Op) -> StageDraft | NoStage:
 STAGES: dict[str, StageMaker] = {
     "Add": _add,
     "AveragePool": _average_pool,
+    "BatchNormalization": _batch_normalization,
     "Clip": _clip,
     "Conv": _conv,
+    "Gelu": _gelu,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average_pool,
-    "HardSwish": _hard_swish,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _simple("hard_swish"),
+    "LayerNormalization": _layer_normalization,
+    "LeakyRelu": _leaky_relu,
     "MaxPool": _max_pool,
-    "Relu": _relu,
+    "Mul": _mul,
+    "Relu": _simple("relu"),
+    "Sigmoid": _simple("sigmoid"),
+    "Swish": _simple("silu"),
+    "Tanh": _simple("tanh"),
 }
 
 
 # ---- shared ----------------------------------------------------------------------------------------------------------
 def _activation(op: Op, function: Function) -> StageDraft:
     return StageDraft(Activation(op.name, (), function), op.inputs[:1])
+
+
+def _scale(graph: Graph, op: Op, image: str, scale: Array, shift: Array) -> StageDraft:
+    """A factor and a summand per channel, rounded to the type of the image."""
+    dtype = graph.tensor(image).dtype
+    return StageDraft(Scale(op.name, ()), (image,), {"scale": scale.astype(dtype), "shift": shift.astype(dtype)})
+
+
+def _parameters(graph: Graph, op: Op, *names: str) -> dict[str, Array] | None:
+    """An operator's constants after its image, if each has one number per channel."""
+    values = {name: graph.constant(part) for name, part in zip(names, op.inputs[1:], strict=False)}
+    channels = graph.tensor(op.inputs[0]).shape[1:2]
+    known = {name: value for name, value in values.items() if value is not None and value.shape == channels}
+    return known if len(known) == len(names) else None
 
 
 def _pool(graph: Graph, op: Op, pool: Pool) -> StageDraft | NoStage:

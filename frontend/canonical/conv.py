@@ -7,6 +7,7 @@ import numpy as np
 from blockfuse.frontend.canonical.rewriting import (
     Array,
     add_constant,
+    along,
     optional_input,
     rewrite,
     sole_producer,
@@ -52,7 +53,7 @@ def fold_channel_constant(graph: Graph, op: Op) -> bool:
     for image, other in (op.inputs, op.inputs[::-1]):
         conv = _constant_conv(graph, image)
         shape = graph.tensor(image).shape
-        constant = _per_channel(graph.constant(other), shape)
+        constant = along(graph.constant(other), shape, 1)
         if conv is None or constant is None or graph.tensor(op.output).shape != shape:
             continue
         if op.kind == "Mul":
@@ -93,16 +94,6 @@ def _fold_affine(graph: Graph, op: Op, conv: Op, factor: Array, shift: Array) ->
     new_bias = (np.asarray(bias.value, np.float64) * factor + shift).astype(bias.dtype)
     names = (add_constant(graph, f"{conv.name}.weight", new_weight), add_constant(graph, f"{conv.name}.bias", new_bias))
     substitute(graph, op, (conv,), "Conv", (conv.inputs[0], *names), conv.attrs, conv.name)
-
-
-def _per_channel(value: Array | None, image: tuple[int, ...]) -> Array | None:
-    """A constant that broadcasts over an image as one number per channel, as float64 [C]; else None."""
-    if value is None or value.ndim > len(image):
-        return None
-    shape = (1,) * (len(image) - value.ndim) + value.shape
-    if shape[1] not in {1, image[1]} or any(dim != 1 for axis, dim in enumerate(shape) if axis != 1):
-        return None
-    return np.broadcast_to(value.reshape(-1).astype(np.float64), image[1:2]).copy()
 
 
 def _image_pads(graph: Graph, pad: Op) -> list[int] | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from blockfuse.frontend.canonical.rewriting import (
     Array,
     add_constant,
+    along,
     is_read,
     optional_input,
     rewrite,
@@ -49,7 +48,7 @@ def plain_layer_normalization(graph: Graph, op: Op) -> bool:
     if axis is None or any(name and is_read(graph, name) for name in op.outputs[1:]):
         return False
     shape = graph.tensor(op.inputs[0]).shape
-    scale, shift = (_along(graph.constant(optional_input(op, index)), shape, axis) for index in (1, 2))
+    scale, shift = (along(graph.constant(optional_input(op, index)), shape, axis) for index in (1, 2))
     if scale is None or (shift is None and optional_input(op, 2)):
         return False
     if axis > 1 and shift is not None and len(op.outputs) == 1 and op.attrs.get("axis") == -1:
@@ -69,7 +68,7 @@ def fold_norm_constant(graph: Graph, op: Op) -> bool:
             continue
         scale, shift = (graph.constant(name) for name in norm.inputs[1:3])
         shape = graph.tensor(image).shape
-        constant = _along(graph.constant(other), shape, axis)
+        constant = along(graph.constant(other), shape, axis)
         if scale is None or shift is None or constant is None or graph.tensor(op.output).shape != shape:
             continue
         scale, shift = scale.astype(np.float64), shift.astype(np.float64)
@@ -164,16 +163,6 @@ def _reduced_axis(graph: Graph, mean: Op) -> int | None:
     if axes is None or axes.size != 1 or not mean.attrs.get("keepdims", 1):
         return None
     return int(axes.reshape(())) % len(graph.tensor(mean.inputs[0]).shape)
-
-
-def _along(value: Array | None, shape: tuple[int, ...], axis: int) -> Array | None:
-    """A constant that broadcasts as one number per element of an axis, as float64 of that length; else None."""
-    if value is None or value.ndim > len(shape):
-        return None
-    padded = (1,) * (len(shape) - value.ndim) + value.shape
-    if padded[axis] not in {1, shape[axis]} or math.prod(padded) != padded[axis]:
-        return None
-    return np.broadcast_to(value.reshape(-1).astype(np.float64), shape[axis : axis + 1]).copy()
 
 
 def _producer(graph: Graph, name: str, *kinds: str) -> Op | None:

@@ -129,6 +129,20 @@ def scalar(graph: Graph, name: str) -> float | None:
     return float(value.reshape(())) if value is not None and value.size == 1 else None
 
 
+def along(value: Array | None, shape: tuple[int, ...], axis: int) -> Array | None:
+    """A constant that broadcasts over a shape as one number per element of an axis, as float64 of that length.
+
+    Returns:
+        None for everything else.
+    """
+    if value is None or value.ndim > len(shape):
+        return None
+    padded = (1,) * (len(shape) - value.ndim) + value.shape
+    if padded[axis] not in {1, shape[axis]} or value.size != padded[axis]:
+        return None
+    return np.broadcast_to(value.reshape(-1).astype(np.float64), shape[axis : axis + 1]).copy()
+
+
 def is_read(graph: Graph, name: str) -> bool:
     """Whether any op or the caller reads a tensor."""
     return bool(graph.consumers(name)) or graph.is_output(name)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from blockfuse.block import Block
-from blockfuse.frontend.stages import NoStage, StageDraft, image_shape, stage_of
+from blockfuse.frontend.stages import NoStage, StageDraft, image_shape, is_view, stage_of
 from blockfuse.pattern.legality import objection
-from blockfuse.stages import Add, ImageShape, Stage
+from blockfuse.stages import Add, ImageShape, Multiply, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from blockfuse.graph import Graph, Op
 
@@ -45,19 +45,23 @@ def block_of(graph: Graph, ops: Sequence[Op], pattern: str = "") -> Block | NoBl
     if against is not None:
         return NoBlock(against.reason, against.op)
     drafts: list[StageDraft] = []
-    for op in ops:
+    views = {op.output: op.inputs[0] for op in ops if is_view(graph, op)}
+    work = [op for op in ops if op.output not in views]
+    for op in work:
         draft = stage_of(graph, op)
         if isinstance(draft, NoStage):
             return NoBlock(draft.reason, op)
-        drafts.append(draft)
-    sources, shapes = _sources(graph, ops, drafts)
+        drafts.append(replace(draft, reads=tuple(_viewed(name, views) for name in draft.reads)))
+    if not drafts:
+        return NoBlock("nothing is computed here", ops[0])
+    sources, shapes = _sources(graph, work, drafts)
     batches = {graph.tensor(name).shape[0] for name in (*sources, *(op.output for op in ops))}
     dtypes = {graph.tensor(name).dtype for name in (*sources, *(op.output for op in ops))}
     if len(batches) > 1 or len(dtypes) > 1:
         return NoBlock("its values differ in batch size or type", ops[0])
     block = Block(
         inputs=shapes,
-        stages=_numbered(drafts, ops, sources),
+        stages=_numbered(graph, drafts, work, sources),
         batch=batches.pop(),
         dtype=dtypes.pop(),
         name=pattern or _name(ops),
@@ -75,6 +79,13 @@ def _name(ops: Sequence[Op]) -> str:
     return "_".join(op.kind.lower() for op in ops) if len(ops) < 5 else "segment"
 
 
+def _viewed(name: str, views: Mapping[str, str]) -> str:
+    """The tensor that a view shows."""
+    while name in views:
+        name = views[name]
+    return name
+
+
 def _sources(
     graph: Graph, ops: Sequence[Op], drafts: Sequence[StageDraft]
 ) -> tuple[tuple[str, ...], tuple[ImageShape, ...]]:
@@ -85,13 +96,18 @@ def _sources(
     return tuple(names), tuple(shape for shape in shapes if shape is not None)
 
 
-def _numbered(drafts: Sequence[StageDraft], ops: Sequence[Op], sources: Sequence[str]) -> tuple[Stage, ...]:
-    """The stages with the numbers of what they read; an Add reads the later value first, whatever the exporter did."""
+def _numbered(
+    graph: Graph, drafts: Sequence[StageDraft], ops: Sequence[Op], sources: Sequence[str]
+) -> tuple[Stage, ...]:
+    """The stages with the numbers of what they read.
+
+    An Add, and a Multiply of two images, reads the later value first, whatever the exporter did.
+    """
     numbers = {name: number for number, name in enumerate((*sources, *(op.output for op in ops)))}
     stages = []
     for draft in drafts:
         reads = [numbers[name] for name in draft.reads]
-        if isinstance(draft.stage, Add):
+        if isinstance(draft.stage, Add | Multiply) and len({graph.tensor(name).shape for name in draft.reads}) == 1:
             reads.sort(reverse=True)
         stages.append(replace(draft.stage, inputs=tuple(reads)))
     return tuple(stages)

@@ -74,7 +74,7 @@ def _search(graph: Graph, patterns: Sequence[Pattern], ops: Sequence[Op]) -> _Fo
             if not shared:
                 result.found.append(found)
                 owner.update(dict.fromkeys(found.ops, found))
-            elif not any(set(found.ops) < set(other.ops) for other in candidates):  # without its optional steps
+            elif not any(set(found.ops) < set(other.ops) for other in (*candidates, owner[shared[0]])):  # no mere part
                 result.overlaps.append(Overlap(owner[shared[0]].pattern, found.pattern, tuple(shared)))
     return result
 

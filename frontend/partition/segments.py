@@ -20,7 +20,7 @@ import networkx as nx
 from blockfuse.block import Block
 from blockfuse.frontend.partition.blocks import block_of
 from blockfuse.frontend.partition.singles import singles
-from blockfuse.stages import Conv, Depthwise, Pool
+from blockfuse.stages import Conv, Depthwise, Grouped, Norm, Pool
 
 if TYPE_CHECKING:
     from blockfuse.graph import Graph, Op
@@ -121,7 +121,7 @@ class _Pricing:
 
 
 def _has_work(block: Block) -> bool:
-    return any(isinstance(stage, Conv | Depthwise | Pool) for stage in block.stages)
+    return any(isinstance(stage, Conv | Depthwise | Grouped | Norm | Pool) for stage in block.stages)
 
 
 # ---- the chain -------------------------------------------------------------------------------------------------------

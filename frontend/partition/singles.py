@@ -1,13 +1,14 @@
-"""The blocks that are always possible: one convolution or pool, with the elementwise operators directly behind it."""
+"""The blocks that are always possible: one convolution, normalization or pool, and the elementwise operators behind."""
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from blockfuse.block import Block
 from blockfuse.frontend.partition.blocks import NoBlock, block_of
-from blockfuse.frontend.stages import NoStage, StageDraft, stage_of
-from blockfuse.stages import Activation, Add, Conv, Depthwise, Pool
+from blockfuse.frontend.stages import NoStage, StageDraft, is_view, stage_of
+from blockfuse.stages import Activation, Add, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def singles(graph: Graph, ops: Sequence[Op], max_stages: int) -> list[Block]:
-    """Blocks of one convolution or pool each; operators that fit none stay outside.
+    """Blocks of one convolution, normalization or pool each; operators that fit none stay outside.
 
     Of the convolutions before a residual add the last one takes it: the other operand has been computed by then.
 
@@ -31,7 +32,7 @@ def singles(graph: Graph, ops: Sequence[Op], max_stages: int) -> list[Block]:
     free = {op.name for op in ops}
     blocks = []
     for op in reversed(ops):
-        if not isinstance(_stage(graph, op), Conv | Depthwise | Pool):
+        if not isinstance(_stage(graph, op), Conv | Depthwise | Grouped | Norm | Pool):
             continue
         chain = _chain(graph, op, free)[:max_stages]
         block = block_of(graph, chain)
@@ -50,7 +51,7 @@ def stays_because(graph: Graph, op: Op) -> str:
         return draft.reason
     if isinstance(draft.stage, Pool):
         return f"{op.kind}: a pool is a block of its own"
-    if isinstance(draft.stage, Activation | Add):
+    if isinstance(draft.stage, Activation | Add | Multiply | Scale):
         return f"elementwise {op.kind}: no convolution directly before it can take it"
     return f"single {op.kind.lower()}: no pattern takes it, and {_what_follows(graph, op)}"
 
@@ -64,10 +65,19 @@ def _chain(graph: Graph, op: Op, free: Collection[str]) -> list[Op]:
         readers = graph.consumers(chain[-1].output)
         if len(readers) != 1 or readers[0].name not in free:
             break
-        if not isinstance(_stage(graph, readers[0]), Activation | Add):
+        if not _can_follow(graph, chain[-1], readers[0]):
             break
         chain.append(readers[0])
     return chain
+
+
+def _can_follow(graph: Graph, op: Op, reader: Op) -> bool:
+    """Whether the reader works on each element of what ``op`` makes; what a gate is multiplied with is larger."""
+    if is_view(graph, reader):
+        return True
+    if not isinstance(_stage(graph, reader), Activation | Add | Multiply | Scale):
+        return False
+    return prod(graph.tensor(reader.output).shape) == prod(graph.tensor(op.output).shape)
 
 
 def _what_follows(graph: Graph, op: Op) -> str:

@@ -7,15 +7,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blockfuse.frontend.patterns.inverted import depthwise_separable, inverted_residual
-from blockfuse.frontend.patterns.residual import basic_block, bottleneck
+from blockfuse.frontend.patterns.convfirst import convfirst_block, convnext_block
+from blockfuse.frontend.patterns.inverted import depthwise_separable, fused_inverted_residual, inverted_residual
+from blockfuse.frontend.patterns.residual import basic_block, bottleneck, grouped_bottleneck
 
 if TYPE_CHECKING:
     from blockfuse.pattern import Pattern
 
-__all__ = ["all", "basic_block", "bottleneck", "depthwise_separable", "inverted_residual"]
+__all__ = [
+    "all",
+    "basic_block",
+    "bottleneck",
+    "convfirst_block",
+    "convnext_block",
+    "depthwise_separable",
+    "fused_inverted_residual",
+    "grouped_bottleneck",
+    "inverted_residual",
+]
 
 
 def all() -> tuple[Pattern, ...]:  # noqa: A001 - read as bf.patterns.all()
     """Every built-in pattern, in order of preference."""
-    return (bottleneck, basic_block, depthwise_separable, inverted_residual)
+    return (
+        bottleneck,
+        grouped_bottleneck,
+        basic_block,
+        convnext_block,
+        depthwise_separable,
+        inverted_residual,
+        convfirst_block,
+        fused_inverted_residual,
+    )

@@ -1,18 +1,46 @@
-"""Blocks around a depthwise convolution, after Howard et al., "MobileNets", and Sandler et al., "MobileNetV2"."""
+"""Blocks that are wide inside: MobileNet V1 to V3, MnasNet and EfficientNet (arXiv 1704.04861, 1801.04381, 2104.00298).
+
+Squeeze-excite weighs the wide channels, before they are projected.
+"""
 
 from __future__ import annotations
 
-from blockfuse.frontend.patterns.activations import activation
-from blockfuse.pattern import Ops, Value, optional, pattern
+from blockfuse.frontend.patterns.parts import activation, several, squeeze_excite
+from blockfuse.pattern import Ops, Value, either, optional, pattern
 
 
 @pattern
-def inverted_residual(op: Ops, x: Value, w1: Value, b1: Value, w2: Value, b2: Value, w3: Value, b3: Value) -> Value:
+def inverted_residual(
+    op: Ops,
+    x: Value,
+    w1: Value,
+    b1: Value,
+    w2: Value,
+    b2: Value,
+    w3: Value,
+    b3: Value,
+    wq: Value,
+    bq: Value,
+    we: Value,
+    be: Value,
+) -> Value:
     """MBConv: a 1x1 convolution to many channels, which may be missing, a depthwise one, a 1x1 one, and a shortcut."""
     y = optional(x, lambda x: activation(op, op.Conv(x, w1, b1, kernel_shape=(1, 1), group=1, name="expand")))
-    y = activation(op, op.Conv(y, w2, b2, depthwise=True, name="depthwise"))
+    y = activation(op, op.Conv(y, w2, b2, group=several, name="depthwise"))
+    y = squeeze_excite(op, y, wq, bq, we, be)
     y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="project")
     return optional(y, lambda y: op.Add(y, x, name="add"))
+
+
+@pattern
+def fused_inverted_residual(
+    op: Ops, x: Value, w1: Value, b1: Value, w2: Value, b2: Value, wq: Value, bq: Value, we: Value, be: Value
+) -> Value:
+    """FusedMBConv: a 3x3 convolution to many channels, a 1x1 one, and a shortcut; without expansion, one 3x3 alone."""
+    y = activation(op, op.Conv(x, w1, b1, kernel_shape=(3, 3), group=1, name="expand"))
+    wide = squeeze_excite(op, y, wq, bq, we, be)
+    projected = op.Conv(wide, w2, b2, kernel_shape=(1, 1), group=1, name="project")
+    return either(op.Add(either(projected, y), x, name="add"), projected)
 
 
 @pattern

@@ -1,0 +1,33 @@
+"""What blocks of several families are made of."""
+
+from __future__ import annotations
+
+from blockfuse.pattern import Ops, Value, either, optional
+
+
+def activation(op: Ops, y: Value) -> Value:
+    """Any activation of one input."""
+    return either(op.Relu(y), op.Clip(y), op.Swish(y), op.HardSwish(y), op.Gelu(y), op.LeakyRelu(y), op.Tanh(y))
+
+
+def squeeze_excite(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value) -> Value:
+    """The channels weighed by a gate made of their means (Hu et al., arXiv 1709.01507); may be missing."""
+    return optional(y, lambda y: op.Mul(y, _gate(op, y, w1, b1, w2, b2)))
+
+
+def shortcut(op: Ops, x: Value, w: Value, b: Value) -> Value:
+    """The block's input, or a 1x1 convolution of it, or of its means where the size halves."""
+    small = optional(x, lambda x: op.AveragePool(x, name="shortcut_pool"))
+    return either(x, op.Conv(small, w, b, kernel_shape=(1, 1), group=1, name="projection"))
+
+
+def several(group: int) -> bool:
+    """Whether a convolution divides its channels into groups."""
+    return group > 1
+
+
+def _gate(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value) -> Value:
+    means = op.GlobalAveragePool(y, name="squeeze")
+    few = activation(op, op.Conv(means, w1, b1, kernel_shape=(1, 1), group=1, name="reduce_gate"))
+    gate = op.Conv(few, w2, b2, kernel_shape=(1, 1), group=1, name="expand_gate")
+    return either(op.Sigmoid(gate), op.HardSigmoid(gate))
