@@ -8,26 +8,48 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from blockfuse.block import Block
-from blockfuse.stages import ACTIVATIONS, Activation, Add, Conv, Depthwise, Function, ImageShape, Pool, Stage, Window
+from blockfuse.stages import (
+    ACTIVATIONS,
+    Activation,
+    Add,
+    Conv,
+    Depthwise,
+    Function,
+    Grouped,
+    ImageShape,
+    Multiply,
+    Norm,
+    Pool,
+    Scale,
+    Stage,
+    Window,
+)
 
 CHANNELS = (3, 8, 16, 20, 24, 40)
+GROUP_WIDTHS = (1, 2, 3, 4, 5, 8, 16, 24)
 CONSTANTS = {"clip": (0.0, 6.0), "hard_sigmoid": (0.0, 0.0, 1 / 6, 0.5), "leaky_relu": (0.0, 0.0, 0.1)}
 FUNCTIONS = tuple(Function(kind, *CONSTANTS.get(kind, ())) for kind in ACTIVATIONS)
 
 
-def random_block(rng: np.random.Generator, *, dtype: str = "float32") -> Block:
-    """A block of 1-4 data-moving stages with activations between them and, where shapes allow, a residual.
+KINDS = ("pointwise", "pointwise", "dense", "dense", "depthwise", "depthwise", "pool")
+"""Kinds of moves that a block is made of, each as likely as it is often there."""
+ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", "product", "gate")
+
+
+def random_block(rng: np.random.Generator, *, dtype: str = "float32", kinds: tuple[str, ...] = KINDS) -> Block:
+    """A block of 1-4 moves with activations between them and, where shapes allow, a residual.
 
     Args:
         rng: Source of every choice; the same state gives the same block.
         dtype: Of inputs and output.
+        kinds: What moves there may be.
 
     Returns:
         A checked block with parameters.
     """
     height, width = (int(rng.integers(1, 20)) for _ in range(2))
     chain = _Chain(rng, [ImageShape(height, width, int(rng.choice(CHANNELS)))])
-    moves = (chain.pointwise, chain.pointwise, chain.dense, chain.dense, chain.depthwise, chain.depthwise, chain.pool)
+    moves: list[Callable[[], None]] = [getattr(chain, kind) for kind in kinds]
     for _ in range(int(rng.integers(1, 5))):
         moves[int(rng.integers(len(moves)))]()
         chain.maybe_activation(0.6)
@@ -124,6 +146,36 @@ class _Chain:
         window = Window(3, 3, stride, stride, pad_top=1, pad_left=1, pad_bottom=1, pad_right=1)
         p, q = window.output_size(self.shape.height, self.shape.width)
         return window if p >= 1 and q >= 1 else Window()
+
+    def grouped(self) -> None:
+        """Groups of any width, often with as many outputs as inputs."""
+        channels = self.shape.channels
+        width = int(self.rng.choice([w for w in GROUP_WIDTHS if channels % w == 0]))
+        groups = channels // width
+        outputs = width if self._chance(0.6) else int(self.rng.integers(1, 12))
+        self._add(Grouped(self._name("grouped"), (self.last,), groups * outputs, groups, self._window((1, 3, 3, 5))))
+
+    def norm(self) -> None:
+        self._add(Norm(self._name("norm"), (self.last,), 1e-6))
+
+    def scale(self) -> None:
+        self._add(Scale(self._name("scale"), (self.last,)))
+
+    def product(self) -> None:
+        """The last value times a function of it, which both read it."""
+        value = self.last
+        self._activation()
+        self._add(Multiply(self._name("product"), (value, self.last) if self._chance(0.5) else (self.last, value)))
+
+    def gate(self) -> None:
+        """Squeeze-excite: the image's mean through two layers, and the image times the result."""
+        value, shape = self.last, self.shape
+        self._add(Pool(self._name("squeeze"), (value,), "mean", Window(shape.height, shape.width)))
+        self._add(Conv(self._name("reduce"), (self.last,), int(self.rng.choice((3, 8, 20))), Window()))
+        self._activation()
+        self._add(Conv(self._name("expand"), (self.last,), shape.channels, Window()))
+        self._add(Activation(self._name("sigmoid"), (self.last,), Function("sigmoid")))
+        self._add(Multiply(self._name("gate"), (value, self.last)))
 
     def maybe_activation(self, probability: float) -> None:
         if self._chance(probability):

@@ -26,7 +26,7 @@ class _Depthwise(Sliding):
     def start(self, place: Place) -> Expr:
         return constant(0.0, place.lanes)
 
-    def add(self, place: Place, total: Expr, x: Expr, r: Index, s: Index) -> Expr:
+    def add(self, place: Place, total: Expr, x: Expr, r: Index, s: Index, part: int) -> Expr:  # noqa: ARG002 - one part
         tap = r * self.window.s + s
         weight = self._weights + place.before * self.window.taps + tap * place.lanes
         return total + x * load(self.kernel.weights, weight, place.lanes)

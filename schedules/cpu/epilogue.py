@@ -1,9 +1,10 @@
-"""EPILOGUE: from a sum to the value in memory; also the end of DEPTHWISE and REDUCE."""
+"""EPILOGUE: from a sum to the value in memory; also the end of every other instruction with steps."""
 
 from __future__ import annotations
 
+from blockfuse.block import ParameterKey
 from blockfuse.errors import InternalError
-from blockfuse.machine import Accumulate, Apply, Bias, EpilogueStep, Residual, Tile
+from blockfuse.machine import Accumulate, Apply, Bias, EpilogueStep, MultiplyBy, Residual, ScaleBy, Tile
 from blockfuse.schedules.cpu.activations import activate
 from blockfuse.schedules.cpu.context import Kernel
 from blockfuse.schedules.cpu.view import View
@@ -16,7 +17,7 @@ class Finish:
     def __init__(self, kernel: Kernel, target: Tile, steps: tuple[EpilogueStep, ...]) -> None:
         self._kernel = kernel
         self._steps = steps
-        added = {step.tile for step in steps if isinstance(step, Residual)}
+        added = {step.tile for step in steps if isinstance(step, Residual | MultiplyBy)}
         self._target = kernel.vector_view(target)
         self._added = {tile: kernel.vector_view(tile) for tile in added}
         self._rows: dict[Tile, Index] = {}
@@ -24,7 +25,10 @@ class Finish:
     def enter_row(self, h: Index) -> None:
         """Compute the addresses of row ``h`` once."""
         bind = self._kernel.emitter.bind
-        self._rows = {tile: bind(f"{tile.name}_row", view.row(h)) for tile, view in self._added.items()}
+        gates = {step.tile for step in self._steps if isinstance(step, MultiplyBy) and step.is_gate}
+        self._rows = {
+            tile: bind(f"{tile.name}_row", view.row(0 if tile in gates else h)) for tile, view in self._added.items()
+        }
         self._rows[self._target.tile] = bind(f"{self._target.tile.name}_row", self._target.row(h))
 
     def store(self, value: Expr, column: Index, channel: Index, lanes: int) -> None:
@@ -36,21 +40,27 @@ class Finish:
     def _apply(self, step: EpilogueStep, value: Expr, column: Index, channel: Index, lanes: int) -> Expr:
         match step:
             case Bias():
-                return value + bias(self._kernel, step, channel, lanes)
+                return value + constants(self._kernel, step.keys, channel, lanes)
             case Apply():
                 return activate(step.function, value, lanes)
+            case ScaleBy():
+                scale, shift = (constants(self._kernel, (key,), channel, lanes) for key in step.keys)
+                return value * scale + shift
+            case MultiplyBy():
+                return value * self._load(self._added[step.tile], 0 if step.is_gate else column, channel, lanes)
             case Residual():
-                view = self._added[step.tile]
+                return value + self._load(self._added[step.tile], column, channel, lanes)
             case Accumulate():
-                view = self._target
-            case _:
-                raise InternalError(f"epilogue step {step} is not for CPUs")
-        return value + load(view.buffer, self._position(view, column, channel), lanes)
+                return value + self._load(self._target, column, channel, lanes)
+        raise InternalError(f"epilogue step {step} is not for CPUs")
+
+    def _load(self, view: View, column: Index, channel: Index, lanes: int) -> Expr:
+        return load(view.buffer, self._position(view, column, channel), lanes)
 
     def _position(self, view: View, column: Index, channel: Index) -> Index:
         return self._rows[view.tile] + column * view.pixel + channel
 
 
-def bias(kernel: Kernel, step: Bias, channel: Index, lanes: int) -> Expr:
-    """The constants that a BIAS adds to ``lanes`` channels."""
-    return load(kernel.weights, kernel.layout.biases[step.keys] + channel, lanes)
+def constants(kernel: Kernel, keys: tuple[ParameterKey, ...], channel: Index, lanes: int) -> Expr:
+    """The sums of per-channel constants for ``lanes`` channels."""
+    return load(kernel.weights, kernel.layout.constants[keys] + channel, lanes)

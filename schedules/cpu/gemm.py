@@ -73,7 +73,7 @@ class Term:
         self._kernel = kernel
         self._gemm = gemm
         self._view = kernel.view(gemm.source)
-        self._channel = kernel.bind("c", gemm.weights.inputs.low)
+        self._channel = kernel.bind("c", gemm.weights.inputs.low + gemm.channel)
         self._inputs = gemm.weights.inputs.size.const
         self._weights = kernel.emitter.bind("weights", kernel.layout.parts[gemm].at(kernel.env))
         first, self._filter_rows = filter_rows(gemm.window, gemm.weights.taps)

@@ -15,10 +15,13 @@ from typing import Any
 from blockfuse.errors import InternalError
 from blockfuse.machine import (
     Depthwise,
+    Grouped,
     Load,
     Loop,
     LoopKind,
+    Map,
     Node,
+    Normalize,
     Pixels,
     Program,
     Reduce,
@@ -32,10 +35,13 @@ from blockfuse.machine import (
 )
 from blockfuse.schedules.cpu.context import Kernel
 from blockfuse.schedules.cpu.depthwise import lower_depthwise
+from blockfuse.schedules.cpu.grouped import lower_grouped
 from blockfuse.schedules.cpu.load import lower_load, lower_zero
+from blockfuse.schedules.cpu.map import lower_map, lower_reduce_across
+from blockfuse.schedules.cpu.normalize import REGISTERS, lower_normalize
 from blockfuse.schedules.cpu.pack import layout
 from blockfuse.schedules.cpu.pixels import lower_pixels
-from blockfuse.schedules.cpu.reduce import lower_reduce, lower_reduce_across
+from blockfuse.schedules.cpu.reduce import lower_reduce
 from blockfuse.schedules.emit import Buffer, Emitter, Index, constant, quotient, remainder
 
 
@@ -190,8 +196,10 @@ def _registers(nodes: list[Node]) -> int:
         match node:
             case Pixels():
                 needs.append(node.pixels * node.vectors)
-            case Depthwise() | Reduce():
+            case Depthwise() | Grouped() | Reduce():
                 needs.append(node.pixels)
+            case Normalize():
+                needs.append(REGISTERS * node.pixels)
     return max(needs)
 
 
@@ -204,6 +212,12 @@ def _instruction(kernel: Kernel, node: Node) -> None:
             lower_pixels(kernel, node)
         case Depthwise():
             lower_depthwise(kernel, node)
+        case Grouped():
+            lower_grouped(kernel, node)
+        case Normalize():
+            lower_normalize(kernel, node)
+        case Map():
+            lower_map(kernel, node)
         case Reduce():
             lower_reduce(kernel, node)
         case ReduceAcross():

@@ -1,6 +1,6 @@
 """The weights of one kernel as one flat array, in the order the kernel reads them.
 
-    | biases | panel 0: [r][s][c][lanes] | panel 1 | ... | next instruction's panels | ...
+    | per-channel constants | panel 0: [r][s][c][lanes] | panel 1 | ... | next instruction's panels | ...
 
 Instructions inside a loop that moves through their filters (chunks of the channels, panels of a filter row) have one
 box of panels per trip, and the boxes of one trip lie together. What lies behind a panel is thus what will be read next.
@@ -9,7 +9,7 @@ Every box starts at a multiple of 64 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, product
 from math import prod
@@ -19,7 +19,19 @@ import numpy as np
 
 from blockfuse.block import ParameterKey
 from blockfuse.errors import InternalError
-from blockfuse.machine import Bias, Depthwise, Gemm, Loop, Node, Pixels, Program, WeightSlice
+from blockfuse.machine import (
+    Bias,
+    Depthwise,
+    EpilogueStep,
+    Gemm,
+    Grouped,
+    Loop,
+    Node,
+    Pixels,
+    Program,
+    ScaleBy,
+    WeightSlice,
+)
 from blockfuse.machine.affine import Affine, Clip, First
 from blockfuse.schedules.cpu.vectors import panels
 from blockfuse.stages import Array
@@ -27,7 +39,7 @@ from blockfuse.stages import Array
 LINE = 16
 """float32 values in 64 bytes."""
 
-Reader: TypeAlias = Gemm | Depthwise
+Reader: TypeAlias = Gemm | Depthwise | Grouped
 
 
 @dataclass(frozen=True)
@@ -73,13 +85,13 @@ class Layout:
     """The packed array.
 
     Attributes:
-        parts: Where the weights of each GEMM and DEPTHWISE lie. Those that read the same boxes share a part.
-        biases: First element of each bias, indexed by image channel from there.
+        parts: Where the weights of each GEMM, DEPTHWISE and GROUPED lie. Those that read the same boxes share a part.
+        constants: First element of each sum of per-channel constants, indexed by image channel from there.
         size: Elements in all.
     """
 
     parts: dict[Reader, Part] = field(default_factory=dict)
-    biases: dict[tuple[ParameterKey, ...], int] = field(default_factory=dict)
+    constants: dict[tuple[ParameterKey, ...], int] = field(default_factory=dict)
     size: int = 0
 
 
@@ -91,10 +103,10 @@ def layout(program: Program) -> Layout:
     """
     out = Layout()
     for instruction in program.instructions():
-        for step in getattr(instruction, "steps", ()):
-            if isinstance(step, Bias) and step.keys not in out.biases:
-                out.biases[step.keys] = out.size
-                out.size += _lines(program.parameters[step.keys[0]][0])
+        for keys in _constants(getattr(instruction, "steps", ())):
+            if keys not in out.constants:
+                out.constants[keys] = out.size
+                out.size += _lines(program.parameters[keys[0]][0])
     boxes = dict(_boxes(program.body, 1, {}))
     places, size = _arrange(list(dict.fromkeys(boxes.values())), 0)
     out.parts = {
@@ -102,6 +114,15 @@ def layout(program: Program) -> Layout:
     }
     out.size = max(out.size + size, LINE)
     return out
+
+
+def _constants(steps: Sequence[EpilogueStep]) -> Iterator[tuple[ParameterKey, ...]]:
+    """Which constants are added up and then applied channel by channel."""
+    for step in steps:
+        if isinstance(step, Bias):
+            yield step.keys
+        if isinstance(step, ScaleBy):
+            yield from ((key,) for key in step.keys)
 
 
 def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array:
@@ -120,7 +141,7 @@ def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array:
             data = _panels(part.box, parameters[part.box.weights.key], env, program.lanes)
             start = part.at(env)
             out[start : start + data.size] = data
-    for keys, start in plan.biases.items():
+    for keys, start in plan.constants.items():
         total = np.sum([parameters[key].astype(np.float64) for key in keys], axis=0)
         out[start : start + total.size] = total
     return out
@@ -134,7 +155,7 @@ def _boxes(nodes: list[Node], vectors: int, loops: dict[str, int]) -> Iterator[t
                 yield from _boxes(node.body, vectors, {**loops, node.var: node.count})
             case Pixels():
                 yield from _boxes(node.body, node.vectors, loops)
-            case Gemm() | Depthwise():
+            case Gemm() | Depthwise() | Grouped():
                 yield node, _box(node.weights, vectors, loops)
 
 

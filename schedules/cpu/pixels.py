@@ -13,7 +13,7 @@ from __future__ import annotations
 from blockfuse.errors import InternalError
 from blockfuse.machine import Bias, Epilogue, EpilogueStep, Gemm, Pixels, Zero
 from blockfuse.schedules.cpu.context import Kernel
-from blockfuse.schedules.cpu.epilogue import Finish, bias
+from blockfuse.schedules.cpu.epilogue import Finish, constants
 from blockfuse.schedules.cpu.gemm import Piece, Term
 from blockfuse.schedules.cpu.vectors import panels, runs
 from blockfuse.schedules.cpu.window import ColumnTile, column_tiles
@@ -83,7 +83,7 @@ class _Sums:
         for register, _, lane, width in piece.sums(self._kernel.registers):
             start = constant(0.0, width)
             if self._start is not None:
-                start = bias(self._kernel, self._start, piece.channel + lane, width)
+                start = constants(self._kernel, self._start.keys, piece.channel + lane, width)
             self._kernel.emitter.store(register, 0, start, width)
 
     def _finish(self, end: Finish, piece: Piece) -> None:

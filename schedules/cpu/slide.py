@@ -1,4 +1,4 @@
-"""Windows that slide over every channel by itself: what DEPTHWISE and REDUCE have in common.
+"""Windows that slide over every channel by itself: what DEPTHWISE, GROUPED and REDUCE have in common.
 
 for vector of channels:
   for row:
@@ -6,16 +6,17 @@ for vector of channels:
       sums[pixel] = start
       for filter row inside the image:
         for input column under the tile:   loaded once, then added to every pixel whose window it is in
-          sums[p] = add(sums[p], x, tap)
+          sums[p] = add(sums[p], x, tap)   for every part of x
       target = steps(sums)
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blockfuse.machine import Depthwise, Reduce
+from blockfuse.machine import Depthwise, Grouped, Reduce
 from blockfuse.schedules.cpu.context import Kernel
 from blockfuse.schedules.cpu.epilogue import Finish
 from blockfuse.schedules.cpu.vectors import panels, runs
@@ -57,9 +58,9 @@ class Place:
 
 
 class Sliding(ABC):
-    """One DEPTHWISE or REDUCE."""
+    """One DEPTHWISE, GROUPED or REDUCE."""
 
-    def __init__(self, kernel: Kernel, node: Depthwise | Reduce, *, skips_padding: bool) -> None:
+    def __init__(self, kernel: Kernel, node: Depthwise | Grouped | Reduce, *, skips_padding: bool) -> None:
         self.kernel = kernel
         self.window = node.window
         self._node = node
@@ -72,8 +73,12 @@ class Sliding(ABC):
         """What sums start from."""
 
     @abstractmethod
-    def add(self, place: Place, total: Expr, x: Expr, r: Index, s: Index) -> Expr:
-        """A sum with the input vector under tap (r, s) added to it."""
+    def add(self, place: Place, total: Expr, x: Expr, r: Index, s: Index, part: int) -> Expr:
+        """A sum with a part of the input vector under tap (r, s) added to it."""
+
+    def parts(self, place: Place, x: Expr) -> list[Expr]:  # noqa: ARG002 - an interface
+        """What is added one after the other for an input vector."""
+        return [x]
 
     def end(self, place: Place, total: Expr, pixel: int) -> Expr:  # noqa: ARG002 - an interface
         """What the epilogue's steps are applied to."""
@@ -132,8 +137,7 @@ class Sliding(ABC):
                 under.setdefault(input_column(self.window, p, s), []).append((s, p))
         for column in sorted(under):
             value = load(self._view.buffer, x + column * self._view.pixel, place.lanes)
-            for s, p in under[column]:
-                self._add(place, p, value, r, s)
+            self._add(place, under[column], value, r)
 
     def _row_looped(self, place: Place, x: Index, r: Index) -> None:
         """One filter row, pixel by pixel, for windows too wide to be written out."""
@@ -145,9 +149,12 @@ class Sliding(ABC):
             with self.kernel.emitter.loop(len(inside), "s", start=inside[0]) as s:
                 column = input_column(self.window, p, s)
                 value = load(self._view.buffer, x + column * self._view.pixel, place.lanes)
-                self._add(place, p, value, r, s)
+                self._add(place, [(s, p)], value, r)
 
-    def _add(self, place: Place, p: int, value: Expr, r: Index, s: Index) -> None:
-        register = self.kernel.registers[p]
-        total = load(register, 0, place.lanes)
-        self.kernel.emitter.store(register, 0, self.add(place, total, value, r, s), place.lanes)
+    def _add(self, place: Place, over: Sequence[tuple[Index, int]], value: Expr, r: Index) -> None:
+        """Add an input vector to the sums of pixels, under the filter columns that are over it."""
+        for number, part in enumerate(self.parts(place, value)):
+            for s, p in over:
+                register = self.kernel.registers[p]
+                total = load(register, 0, place.lanes)
+                self.kernel.emitter.store(register, 0, self.add(place, total, part, r, s, number), place.lanes)

@@ -33,7 +33,7 @@ def test_panels_are_tap_by_tap_and_channel_by_channel():
 def test_everything_starts_at_a_line_and_nothing_overlaps(make):
     block, program = make()
     plan = layout(program)
-    spans = [(start, program.parameters[keys[0]][0]) for keys, start in plan.biases.items()]
+    spans = [(start, program.parameters[keys[0]][0]) for keys, start in plan.constants.items()]
     for part in dict.fromkeys(plan.parts.values()):
         trips = np.ndindex(*(count for _, count in part.box.trips))
         names = [name for name, _ in part.box.trips]
@@ -60,7 +60,7 @@ def test_biases_are_summed():
     keys = ((0, "bias"), (0, "bias"))
     end = program.instructions()[-1]
     end.steps = (Bias(keys), *end.steps[1:])
-    start = layout(program).biases[keys]
+    start = layout(program).constants[keys]
     packed = pack(program, block.parameters)
     np.testing.assert_allclose(packed[start : start + 40], 2 * block.parameters[0, "bias"], rtol=1e-6)
 

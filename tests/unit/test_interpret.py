@@ -6,14 +6,14 @@ import pytest
 from blockfuse.block import Block, reference
 from blockfuse.errors import InternalError
 from blockfuse.machine import Load, Loop, Node, Pixels, Program, Step, Tile
-from blockfuse.plan.choose_cpu import unit_tiling
 from blockfuse.plan.cpu import CpuPlan
+from blockfuse.plan.cpu_tiling import unit_tiling
 from blockfuse.plan.device import cpu_device
 from blockfuse.plan.fold import Folded, fold
 from blockfuse.program.cpu import program_cpu
 from blockfuse.program.interpret import interpret
 from blockfuse.target import parse_target
-from tests.random_blocks import random_block
+from tests.random_blocks import ALL_KINDS, KINDS, random_block
 from tests.residual_blocks import basic, mbconv
 
 DEVICE = cpu_device(parse_target("cpu:avx512", 2))
@@ -38,10 +38,10 @@ def error(program: Program, block: Block) -> float:
     return float(np.nan_to_num(difference / max(np.abs(wanted).max(), 1e-12), nan=np.inf))
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_random_blocks_under_random_plans(seed: int):
+@pytest.mark.parametrize(("kinds", "seed"), [(KINDS, n) for n in range(40)] + [(ALL_KINDS, n) for n in range(60)])
+def test_random_blocks_under_random_plans(kinds: tuple[str, ...], seed: int):
     rng = np.random.default_rng(seed)
-    block = random_block(rng)
+    block = random_block(rng, kinds=kinds)
     folded = fold(block)
     height = block.output.height
     tasks = int(rng.integers(1, height + 1)) if height > 1 else 1
