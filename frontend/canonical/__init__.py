@@ -8,7 +8,7 @@ kind                   inputs                                 attributes
 =====================  =====================================  ==========================================================
 Conv                   x, W const [K, C/g, R, S], b const     kernel_shape, strides, pads (h_begin, w_begin, h_end,
                        [K], always there                      w_end), dilations, group
-Gemm                   x [N, C], W const [K, C], b const [K]  transB=1
+Gemm                   x [N, C], W const [K, C], b const [K]  transB=1; a Flatten before it is of 1x1 images
 Relu, Swish,           x                                      none
 HardSwish, Sigmoid
 Clip                   x                                      min, max: floats, infinite where there is no bound
@@ -50,6 +50,7 @@ from blockfuse.frontend.canonical import (
     linear,
     noise,
     norms,
+    pixels,
     pooling,
     shapes,
     sums,
@@ -86,6 +87,8 @@ REWRITES = (
     linear.plain_gemm,
     linear.gemm_of_matmul,
     linear.fold_vector,
+    pixels.conv_of_flat_image,
+    pixels.raise_pixels,
     # convolutions
     sums.add_of_sum,
     conv.explicit_conv,

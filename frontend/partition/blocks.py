@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from blockfuse.block import Block
-from blockfuse.frontend.stages import NoStage, StageDraft, image_shape, is_view, stage_of
+from blockfuse.frontend.drafts import NoStage, StageDraft, image_shape, is_view
+from blockfuse.frontend.stages import stage_of
 from blockfuse.pattern.legality import objection
 from blockfuse.stages import Add, ImageShape, Multiply, Stage
 

@@ -6,8 +6,9 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from blockfuse.block import Block
+from blockfuse.frontend.drafts import NoStage, StageDraft, is_view
 from blockfuse.frontend.partition.blocks import NoBlock, block_of
-from blockfuse.frontend.stages import NoStage, StageDraft, is_view, stage_of
+from blockfuse.frontend.stages import stage_of
 from blockfuse.stages import Activation, Add, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale
 
 if TYPE_CHECKING:
