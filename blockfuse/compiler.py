@@ -38,6 +38,7 @@ def compile(  # noqa: A001 - read as blockfuse.compile()
     *,
     taps: bool = ...,
     cuda_graph: bool = ...,
+    keep_sources: bool = ...,
     stop_after: None = ...,
 ) -> Executable: ...
 @overload
@@ -54,6 +55,7 @@ def compile(  # noqa: A001
     *,
     taps: bool = ...,
     cuda_graph: bool = ...,
+    keep_sources: bool = ...,
     stop_after: Stage,
 ) -> Any: ...
 def compile(  # noqa: A001
@@ -69,6 +71,7 @@ def compile(  # noqa: A001
     *,
     taps: bool = False,
     cuda_graph: bool = False,
+    keep_sources: bool = False,
     stop_after: Stage | None = None,
 ) -> Any:
     """Compile an ONNX model into one executable.
@@ -86,6 +89,7 @@ def compile(  # noqa: A001
         progress: Called with what is done next, how many steps are done, and how many there are.
         taps: Also return the result of every block, as further outputs under their names in the model.
         cuda_graph: On a GPU, record the launches of the first run, and repeat them as one in later runs.
+        keep_sources: Keep the tile programs and the generated code of all kernels as texts, also in saved files.
         stop_after: Return the result of this step instead of an executable.
 
     Raises:
@@ -98,7 +102,8 @@ def compile(  # noqa: A001
         raise UsageError(f"cuda_graph is for GPUs, and the target is {target}")
     watch = Watch(dump, progress, stop_after)
     try:
-        return _run(watch, model, machine, dtype, shape, patterns, fuse, taps=taps, cuda_graph=cuda_graph)
+        options = {"taps": taps, "cuda_graph": cuda_graph, "keep_sources": keep_sources}
+        return _run(watch, model, machine, dtype, shape, patterns, fuse, **options)
     except StoppedAfter as stop:
         return stop.result
 
@@ -114,6 +119,7 @@ def _run(
     *,
     taps: bool,
     cuda_graph: bool,
+    keep_sources: bool,
 ) -> Executable:
     from blockfuse import frontend  # noqa: PLC0415 - loads onnx
     from blockfuse.frontend.partition import partition  # noqa: PLC0415
@@ -137,6 +143,7 @@ def _run(
 
     from blockfuse.build.backend import backend_of  # noqa: PLC0415 - loads tvm
     from blockfuse.build.build import build  # noqa: PLC0415
+    from blockfuse.build.sources import texts_of  # noqa: PLC0415
 
     backend = backend_of(target, dtype)
     with watch("lower") as done:
@@ -145,6 +152,8 @@ def _run(
         network, added = backend.border(assemble(parts, programs, backend.pack, taps=taps))
         importer = lambda op: frontend.to_onnx(alone(network, op))  # noqa: E731
         library = build(network, functions | added, target, importer, cuda_graph=cuda_graph)
+    if keep_sources:
+        library = replace(library, sources=texts_of(programs.by_name, functions, cuda=target.kind == "cuda"))
     return Executable(library, describe(parts, programs, library, fuse, watch.seconds), target.threads)
 
 

@@ -22,6 +22,10 @@ class KernelRecord:
         local_bytes: Bytes of intermediate values kept on the chip by one core.
         predicted_us: Predicted time, microseconds.
         bound: What takes that time: ``arithmetic``, ``cache`` or ``memory``.
+        stages: What it computes, in words.
+        grid: CTAs of a launch; 0 on a CPU, like the next two.
+        threads: Of a CTA.
+        shared_bytes: Shared memory of a CTA.
     """
 
     name: str
@@ -32,6 +36,10 @@ class KernelRecord:
     local_bytes: int
     predicted_us: float
     bound: str
+    stages: tuple[str, ...] = ()
+    grid: int = 0
+    threads: int = 0
+    shared_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,7 @@ _HEADER = ("step", "kind", "kernels", "predicted us", "bound", "plan")
 
 
 def _step(data: Mapping[str, Any]) -> StepRecord:
-    kernels = tuple(KernelRecord(**kernel) for kernel in data["kernels"])
+    kernels = tuple(KernelRecord(**{**one, "stages": tuple(one.get("stages", ()))}) for one in data["kernels"])
     return StepRecord(**{**data, "kernels": kernels, "stages": tuple(data["stages"])})
 
 

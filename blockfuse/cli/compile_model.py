@@ -18,13 +18,19 @@ def add_command(commands: Commands) -> None:
     parser.add_argument(
         "--dump", type=Path, metavar="DIR", help="folder that receives the result of every step as text"
     )
+    parser.add_argument(
+        "--keep-sources",
+        action="store_true",
+        help="keep tile programs and generated code in the file, for blockfuse kernels --source",
+    )
     add_compile_options(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Compile, save, report."""
     check_output(options.output)
-    executable = compile_with_progress(options.model, options, terminal, dtype=options.dtype, dump=options.dump)
+    more = {"dtype": options.dtype, "dump": options.dump, "keep_sources": options.keep_sources}
+    executable = compile_with_progress(options.model, options, terminal, **more)
     executable.save(options.output)
     size = options.output.stat().st_size
     report = executable.report()

@@ -39,8 +39,10 @@ def build_parser() -> Parser:
         compile_model,
         explain_patterns,
         inspect_model,
+        pack_artifact,
         run_model,
         show_demo,
+        show_kernels,
         verify_model,
     )
 
@@ -57,6 +59,8 @@ def build_parser() -> Parser:
         run_model,
         verify_model,
         bench_model,
+        show_kernels,
+        pack_artifact,
         explain_patterns,
         check_machine,
         show_demo,
@@ -118,6 +122,7 @@ def compile_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """
     return {
         "target": options.target or "cpu",
+        "dtype": getattr(options, "dtype", None),
         "shape": shapes_of(options),
         "patterns": patterns_of(options),
         "fuse": options.fuse or "auto",

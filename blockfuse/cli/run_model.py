@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from blockfuse.cli.files import check_output, open_network, read_inputs, write_whole
 from blockfuse.cli.options import Commands, add_compile_options, add_parser
@@ -26,12 +24,14 @@ def add_command(commands: Commands) -> None:
         help="array for an input, seeded random numbers where there is none; repeat it for several",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="file to write all outputs to")
-    add_compile_options(parser, dtype=False)
+    add_compile_options(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Run, write the outputs, and print a summary of them."""
     import numpy as np  # noqa: PLC0415
+
+    from blockfuse.tools.outputs import summarize, summary_line  # noqa: PLC0415 - loads numpy
 
     given = dict(options.input)
     if len(given) < len(options.input):
@@ -43,25 +43,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.output is not None:
         write_whole(options.output, lambda file: np.savez(file, allow_pickle=False, **outputs))
         terminal.say(f"wrote {options.output}")
-    summary = {name: _summary(array) for name, array in outputs.items()}
-    terminal.result("\n".join(_line(name, one) for name, one in summary.items()), {"outputs": summary})
+    summary = {name: summarize(array) for name, array in outputs.items()}
+    terminal.result("\n".join(summary_line(name, one) for name, one in summary.items()), {"outputs": summary})
     return 0
-
-
-def _summary(array: Any) -> dict[str, Any]:
-    """Shape and range of an output; the range is None where a value is not finite."""
-    import numpy as np  # noqa: PLC0415
-
-    finite = bool(np.isfinite(array).all())
-    numbers = {key: float(getattr(array, key)()) if finite else None for key in ("min", "max", "mean")}
-    return {"shape": list(array.shape), "dtype": str(array.dtype), **numbers, "largest_at": int(array.argmax())}
-
-
-def _line(name: str, one: Mapping[str, Any]) -> str:
-    if one["min"] is None:
-        return f"{name} {one['dtype']}{one['shape']}: some values are not finite"
-    numbers = f"{one['min']:.6g} to {one['max']:.6g}, mean {one['mean']:.6g}"
-    return f"{name} {one['dtype']}{one['shape']}: {numbers}, largest at {one['largest_at']}"
 
 
 def _named_file(text: str) -> tuple[str, Path]:

@@ -1,0 +1,48 @@
+"""``blockfuse kernels``: what every kernel does, needs, and was made from."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blockfuse.cli.files import is_artifact, refuse_compile_options
+from blockfuse.cli.options import Commands, add_compile_options, add_parser, compile_arguments
+from blockfuse.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from blockfuse.tools.kernels import Kernels
+
+
+def add_command(commands: Commands) -> None:
+    """Add it to the parser."""
+    parser = add_parser(commands, "kernels", run, "show what every kernel does, needs, and was made from")
+    parser.add_argument("network", type=Path, metavar="FILE.bf|MODEL", help="what compile wrote, or an ONNX file")
+    parser.add_argument(
+        "--source",
+        metavar="NAME",
+        help="print a kernel's tile program and generated code; of an artifact, if compiled with --keep-sources",
+    )
+    add_compile_options(parser)
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Print all kernels, or the texts of one."""
+    kernels = _kernels(options)
+    if options.source is None:
+        terminal.result(kernels, kernels.to_dict())
+        return 0
+    texts = kernels.sources(options.source)
+    parts = [f"==== {name}\n{text.rstrip()}" for name, text in texts.items()]
+    terminal.result("\n".join(parts), {"kernel": options.source, "sources": texts})
+    return 0
+
+
+def _kernels(options: argparse.Namespace) -> Kernels:
+    from blockfuse.tools.kernels import kernels_of_artifact, kernels_of_model  # noqa: PLC0415 - loads much
+
+    if not is_artifact(options.network):
+        arguments = {**compile_arguments(options), "dtype": options.dtype, "sources": options.source is not None}
+        return kernels_of_model(options.network, **arguments)
+    refuse_compile_options(options, options.network)
+    return kernels_of_artifact(options.network)
