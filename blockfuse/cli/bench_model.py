@@ -26,7 +26,7 @@ def add_command(commands: Commands) -> None:
     parser.add_argument(
         "--seconds", type=seconds_argument, default=3.0, metavar="S", help="how long to measure (default: 3)"
     )
-    add_compile_options(parser, dtype=False)
+    add_compile_options(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:

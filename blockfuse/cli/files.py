@@ -56,9 +56,9 @@ def compile_with_progress(model: Path, options: argparse.Namespace, terminal: Te
     return executable
 
 
-def refuse_compile_options(options: argparse.Namespace, artifact: Path) -> None:
-    """Raise :class:`UsageError` if an option says how to compile what is compiled already."""
-    given = [name for name in COMPILING if getattr(options, name, None) is not None]
+def refuse_compile_options(options: argparse.Namespace, artifact: Path, *useful: str) -> None:
+    """Raise :class:`UsageError` if an option says how to compile what is compiled already, unless it has another use."""
+    given = [name for name in COMPILING if name not in useful and getattr(options, name, None) is not None]
     if given:
         raise UsageError(f"--{given[0]} says how to compile a model; {artifact} is compiled already")
 

@@ -33,7 +33,7 @@ def _report(options: argparse.Namespace) -> Report:
     if not is_artifact(options.network):
         from blockfuse.tools.preview import preview  # noqa: PLC0415 - loads much
 
-        return preview(options.network, **compile_arguments(options), dtype=options.dtype)
+        return preview(options.network, **compile_arguments(options))
     from blockfuse.report import Report  # noqa: PLC0415
     from blockfuse.runtime import artifact  # noqa: PLC0415 - loads numpy
 

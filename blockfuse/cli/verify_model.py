@@ -20,7 +20,7 @@ def add_command(commands: Commands) -> None:
     )
     parser.add_argument("--per-block", action="store_true", help="compare the result of every block too")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the inputs (default: 0)")
-    add_compile_options(parser, dtype=False)
+    add_compile_options(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             raise UsageError(
                 "an artifact does not return the results of its blocks; leave out --artifact or --per-block"
             )
-        refuse_compile_options(options, options.artifact)
+        refuse_compile_options(options, options.artifact, "dtype")
         executable = load(options.artifact, options.threads)
     from blockfuse.verification.verify import verify  # noqa: PLC0415 - loads much
 
@@ -42,6 +42,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         found = verify(
             options.model,
             executable=executable,
+            dtype=options.dtype,
             shape=shapes_of(options),
             per_block=options.per_block,
             seed=options.seed,

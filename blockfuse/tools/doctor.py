@@ -18,7 +18,7 @@ from blockfuse.errors import BlockfuseError, ModelError, TargetError
 from blockfuse.gpu import this_gpu
 from blockfuse.report import table
 from blockfuse.runtime.session import load_runtime
-from blockfuse.target import CPU_CLASSES, available_cores, best_cpu, parse_target
+from blockfuse.target import CPU_CLASSES, Target, available_cores, best_cpu, parse_target, runs_on
 from blockfuse.tools import facts
 
 _TVM = "0.27.0.post1"
@@ -183,7 +183,17 @@ def _target(name: str) -> Finding:
         return Finding(title, no, str(error))
     except ModelError:
         pass  # the target is fine, and the empty model is not
-    lacking = parse_target(name).missing_features()
-    if lacking:
-        return Finding(title, no, f"compiles, and does not run here: needs {', '.join(lacking)}")
-    return Finding(title, "ok", "compiles and runs here")
+    lacking = _lacking(parse_target(name))
+    return Finding(title, "ok", f"compiles, and does not run here: {lacking}" if lacking else "compiles and runs here")
+
+
+def _lacking(target: Target) -> str:
+    """Why code for a target does not run on this machine; "" if it does."""
+    if target.kind == "cpu":
+        missing = target.missing_features()
+        return f"needs {', '.join(missing)}" if missing else ""
+    try:
+        here = this_gpu()
+    except TargetError as error:
+        return str(error)
+    return "" if not target.archs or runs_on(target.archs, here.arch) else f"this is {here}"

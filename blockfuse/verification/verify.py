@@ -33,6 +33,7 @@ def verify(
     target: str = "cpu",
     *,
     executable: Executable | None = None,
+    dtype: str | None = None,
     shape: Mapping[str, Sequence[int]] | None = None,
     fuse: FuseMode = "auto",
     threads: int | None = None,
@@ -46,6 +47,7 @@ def verify(
         model: Path of an ONNX file, or a model in memory.
         target: As for :func:`blockfuse.compile`, like ``shape``, ``fuse``, ``threads`` and ``patterns``.
         executable: What to compare; by default the model is compiled.
+        dtype: Type that is computed in, on which the tolerance depends; float32 by default.
         shape: Shapes of inputs that the model leaves open.
         fuse: When to fuse blocks.
         threads: Threads that work is divided among.
@@ -64,7 +66,7 @@ def verify(
     """
     _onnxruntime()
     if executable is None:
-        executable = compile_model(model, target, None, shape, patterns, fuse, threads, taps=per_block)
+        executable = compile_model(model, target, dtype, shape, patterns, fuse, threads, taps=per_block)
     graph = canonical_graph(model, shape or {port.name: port.shape for port in executable.inputs})
     _check_outputs(executable, graph, per_block=per_block)
     blocks = {step.output: step.name for step in executable.report().blocks}
@@ -78,7 +80,7 @@ def verify(
             name,
             blocks.get(name, ""),
             name in graph.outputs,
-            compare(actual[name], expected[name], _allowed(graph, depths, name)),
+            compare(actual[name], expected[name], _allowed(depths[name], dtype)),
         )
         for name in (*tensors, *graph.outputs)
         if name in expected
@@ -136,9 +138,9 @@ def seeded_inputs(ports: Sequence[Port], seed: int = 0) -> dict[str, Array]:
     return {port.name: rng.standard_normal(port.shape, np.float32).astype(port.dtype) for port in ports}
 
 
-def _allowed(graph: Graph, depths: Mapping[str, tuple[int, int]], name: str) -> float:
-    terms, ops = depths[name]
-    return tolerance(max(1, terms), graph.tensor(name).dtype, max(1, ops))
+def _allowed(depth: tuple[int, int], dtype: str | None) -> float:
+    terms, ops = depth
+    return tolerance(max(1, terms), dtype or "float32", max(1, ops))
 
 
 # ---- ONNX Runtime ----------------------------------------------------------------------------------------------------
