@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from blockfuse.block import ParameterKey
 from blockfuse.machine.affine import Affine
-from blockfuse.machine.instructions import Gemm, Instruction
+from blockfuse.machine.instructions import Gemm, Instruction, Load
 from blockfuse.machine.tiles import Region, Tile, WeightSlice
 
 # ---- control ---------------------------------------------------------------------------------------------------------
@@ -69,7 +69,8 @@ class Item:
         slices: The weights in it, in the order they are packed.
         base: First element of the item with index 0 in the packed stream.
         index: Which item of its kind this is.
-        size: Elements of one item.
+        size: Elements of weights in one item.
+        pixels: Part of an image that comes with them, into a streamed tile; or None.
     """
 
     name: str
@@ -77,6 +78,16 @@ class Item:
     base: int
     index: Affine
     size: int
+    pixels: Load | None = None
+
+    @property
+    def space(self) -> int:
+        """Elements it takes in its slot."""
+        return self.size + (self.pixels.target.size if self.pixels else 0)
+
+    def __str__(self) -> str:
+        pixels = f" and {self.pixels.target} <- {self.pixels.source}{self.pixels.region}" if self.pixels else ""
+        return f"{self.name}[{self.index}] {self.size} elements{pixels}"
 
 
 @dataclass(eq=False)
@@ -185,8 +196,7 @@ def _lines(nodes: list[Node], depth: int) -> list[str]:
                 size = f"{node.pixels} x {node.vectors} vectors" if node.vectors else f"{node.pixels} m16 tiles"
                 out += [f"{pad}pixels of {node.region} by {size}:", *_lines(node.body, depth + 1)]
             case Step():
-                item = node.item
-                out.append(f"{pad}step {item.name}[{item.index}] {item.size} elements  #{node.number}:")
+                out.append(f"{pad}step {node.item}  #{node.number}:")
                 out += _lines(node.body, depth + 1)
             case _:
                 out.append(pad + str(node).rstrip())
@@ -203,7 +213,7 @@ def _tile_lines(program: Program) -> list[str]:
     for tile in program.tiles:
         shape = f"{tile.rows}x{tile.cols}x{tile.channels}"
         traits = [f"pitch {tile.pitch}"] if tile.pitch != tile.channels else []
-        traits += [word for word in ("ring", "padded", "split_columns") if getattr(tile, word)]
+        traits += [word for word in ("ring", "padded", "split_columns", "streamed") if getattr(tile, word)]
         traits += [f"{tile.copies} copies"] if tile.copies > 1 else []
         if any(part != Affine() for part in (tile.top, tile.left, tile.first_channel)):
             traits.append(f"from ({tile.top}, {tile.left}, {tile.first_channel})")

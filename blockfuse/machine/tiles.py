@@ -48,6 +48,7 @@ class Tile:
         ring: Whether row ``h`` of the image is in row ``h mod rows`` of the tile.
         padded: Whether it holds zeros for pixels outside the image; otherwise such pixels are not held and read as 0.
         split_columns: Whether even columns come before odd ones, so that stride-2 reads are neighbours.
+        streamed: Whether it comes with every item of the weight stream, behind the weights in their slot.
         planar: Whether a global tile is stored channel by channel (N, C, H, W).
         copies: How many tiles of this shape lie behind each other, one per trip of the ``channel_split`` loop.
         offset: First element in the arena, or -1 where the tile has storage of its own.
@@ -66,6 +67,7 @@ class Tile:
     ring: bool = False
     padded: bool = False
     split_columns: bool = False
+    streamed: bool = False
     planar: bool = False
     copies: int = 1
     offset: int = -1
@@ -79,6 +81,11 @@ class Tile:
     def is_global(self) -> bool:
         """Whether every kernel sees it."""
         return self.level is Level.GLOBAL
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it has a place of its own in the arena of a GPU program."""
+        return self.level is Level.LOCAL and not self.streamed
 
     def __str__(self) -> str:
         return self.name

@@ -12,15 +12,19 @@ class Home:
     """Where one value lives while the kernel runs.
 
     Attributes:
-        chunk: Channels made at a time.
+        chunk: Channels made at a time. Of an input that is not whole: channels that come with one item of the weight
+            stream.
         whole: Whether all channels stay in shared memory; otherwise a chunk lives until its reader has used it.
+        registers: Whether a chunk never leaves the registers: the sums of one unit are the operand of the next.
     """
 
     chunk: int
     whole: bool = True
+    registers: bool = False
 
     def __str__(self) -> str:
-        return f"{'whole' if self.whole else 'chunk'} {self.chunk}"
+        place = "whole" if self.whole else "registers" if self.registers else "chunk"
+        return f"{place} {self.chunk}"
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,13 @@ class UnitPlan:
         tiling: Of its sums over the warps; None where it is not a contraction.
         slices: For each term, how its filter is cut.
         segment: Output rows that one thread of DEPTHWISE makes.
+        hold: Whether the pixels it reads are in registers while chunk after chunk is made of them.
     """
 
     tiling: WarpTiling | None = None
     slices: tuple[Slices, ...] = ()
     segment: int = 1
+    hold: bool = False
 
 
 @dataclass(frozen=True)

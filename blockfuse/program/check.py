@@ -13,6 +13,8 @@ from blockfuse.machine import (
     Depthwise,
     Epilogue,
     Gemm,
+    Level,
+    Load,
     Loop,
     Node,
     Pixels,
@@ -67,7 +69,22 @@ def live_registers(program: Program) -> int:
         for used in position.values()
         for at in used
     ]
-    return max(alive, default=0) + fragments + sum(addresses.values())
+    return max(alive, default=0) + fragments + sum(addresses.values()) + _kept_pixels(program)
+
+
+def _kept_pixels(program: Program) -> int:
+    """Registers for operands that stay there: a half per element of this thread, two to a register."""
+    fills = {node.target: node for node in program.walk() if isinstance(node, Load | Epilogue)}
+    gemms = [node for node in program.walk() if isinstance(node, Gemm) and node.source in fills]
+    kept: dict[Tile, int] = {}
+    for gemm in gemms:
+        fill, tiling = fills[gemm.source], gemm.acc.tiling
+        if gemm.source.level is not Level.REGISTER or tiling is None:
+            continue
+        rows = gemm.acc.region.rows.size.const * gemm.acc.region.cols.size.const
+        tiles = fill.acc.tiling.mb if isinstance(fill, Epilogue) and fill.acc.tiling else -(-rows // 16 // tiling.wm)
+        kept[gemm.source] = tiles * gemm.source.channels // 4
+    return sum(kept.values())
 
 
 def check(program: Program) -> None:
@@ -108,7 +125,8 @@ def _stream_faults(program: Program) -> Iterator[str]:
         if base > end:
             yield f"elements {end} to {base} of the stream are in no item"
         end = base + size
-    if program.ring is not None and any(size > program.ring.slot for _, size in items):
+    spaces = [node.item.space for node in program.walk() if isinstance(node, Step)]
+    if program.ring is not None and any(space > program.ring.slot for space in spaces):
         yield f"an item is larger than a slot of {program.ring.slot}"
     numbers = [node.number.at(env) for node, env in executions(program) if isinstance(node, Step)]
     if numbers != list(range(len(numbers))):
@@ -121,6 +139,8 @@ def _tile_faults(program: Program) -> Iterator[str]:
     for name in {name for name in names if names.count(name) > 1}:
         yield f"two tiles are called {name}"
     for tile in program.tiles:
+        if not tile.is_placed:
+            continue
         if tile.offset < 0 or tile.offset % ALIGNMENT or tile.offset + tile.size > program.arena:
             yield f"tile {tile} is not placed in the arena of {program.arena}"
     for node in program.walk():

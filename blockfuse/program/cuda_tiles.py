@@ -85,10 +85,11 @@ class _Places:
         is_out = value == self.last
         channels = self.stored[value] if home.whole and not is_out else home.chunk
         pitch, split = (matrix_pitch(channels), False) if is_out else self._pitch(value, channels)
+        pitch = channels if home.registers else pitch
         chunk_var = "" if channels == self.stored[value] else f"{self.names[self._chunk_owner(value)]}_c"
         return Tile(
             "out" if is_out else self.names[value],
-            Level.LOCAL,
+            Level.REGISTER if home.registers else Level.LOCAL,
             shape,
             place.rows.size,
             place.cols.size,
@@ -99,6 +100,7 @@ class _Places:
             first_channel=var(chunk_var) * channels if chunk_var else Affine(),
             padded=self._is_padded(value),
             split_columns=split,
+            streamed=value < self.folded.input_count and not home.whole,
         )
 
     @staticmethod

@@ -147,7 +147,7 @@ def _lives(nodes: Sequence[Node], ring: Ring | None) -> list[_Life]:
     timeline.visit(nodes)
     lives = []
     for tile, accesses in timeline.accesses.items():
-        if tile.is_global:
+        if not tile.is_placed:
             continue
         life = _Life(tile, rounded(tile.size), min(a.position for a in accesses), max(a.position for a in accesses))
         for loop in sorted(timeline.loops, key=len):
@@ -245,7 +245,7 @@ class _Barriers:
 
     def _touches(self, instruction: Instruction, step: Step | None) -> list[_Touch]:
         local = [(tile, False) for tile in reads(instruction)] + [(tile, True) for tile in written(instruction)]
-        touches = [_Touch(t.offset, t.offset + t.size, writes) for t, writes in local if not t.is_global]
+        touches = [_Touch(t.offset, t.offset + t.size, writes) for t, writes in local if t.is_placed]
         if step is not None and self.ring is not None and hasattr(instruction, "weights"):
             touches.append(_slot_reads(step.number, self.ring))
         return touches

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from blockfuse.errors import InternalError
 from blockfuse.machine import Depthwise
 from blockfuse.schedules.cuda.emitter import fp32
-from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_bias, load_residual, residual_tiles
+from blockfuse.schedules.cuda.finish import Constants, Element, finish, has_mask, load_constants, load_values
 from blockfuse.schedules.cuda.kernel import Kernel, column
 from blockfuse.schedules.emit import Buffer, Index, constant, load, quotient, remainder
 
@@ -55,8 +55,7 @@ def lower(kernel: Kernel, node: Depthwise) -> None:
     first = emit.bind("strip_first", quotient(emit.thread, groups))
     with emit.when(side_by_side * groups == kernel.threads or emit.thread < side_by_side * groups):
         weights = _cached_weights(kernel, node, channel)
-        bias = kernel.registers(f"bias_{lanes}", lanes)
-        load_bias(kernel, node.steps, kernel.at(region.channels.low) + channel, bias, lanes)
+        constants = load_constants(kernel, node.steps, region.channels.low, channel, lanes)
         with emit.loop(-(-strips // side_by_side), "strip") as trip:
             strip = trip * side_by_side + first
             with emit.when(strips % side_by_side == 0 or strip < strips):
@@ -64,7 +63,7 @@ def lower(kernel: Kernel, node: Depthwise) -> None:
                 source = emit.bind("source", _first_source(kernel, node, row, col) + channel)
                 thread = _Thread(channel, row, col, source)
                 _sum(kernel, node, thread, weights)
-                _store(kernel, node, thread, bias)
+                _store(kernel, node, thread, constants)
 
 
 def _first_source(kernel: Kernel, node: Depthwise, row: Index, col: Index) -> Index:
@@ -139,19 +138,23 @@ def _filter_column(
                 emit.store(sums, p * lanes + lane, load(sums, p * lanes + lane) + product)
 
 
-def _store(kernel: Kernel, node: Depthwise, thread: _Thread, bias: Buffer) -> None:
+def _store(kernel: Kernel, node: Depthwise, thread: _Thread, constants: Constants) -> None:
     emit, lanes, region, tile = kernel.emit, kernel.program.lanes, node.region, node.target
     sums = kernel.registers(f"sums_{node.weights.name}", node.pixels * lanes)
     halves = kernel.elements("halves")
     for p in range(node.pixels):
         row = thread.row + p
         inside = kernel.inside(region, tile, row, thread.col) if has_mask(node.steps) else True
-        added = {
-            t: load_residual(kernel, t, kernel.pixel(t, region, row, thread.col), region, thread.channel, lanes)
-            for t in residual_tiles(node.steps)
-        }
+        values = load_values(
+            kernel,
+            node.steps,
+            lambda t, row=row: kernel.pixel(t, region, row, thread.col),  # type: ignore[misc]
+            region,
+            thread.channel,
+            lanes,
+        )
         for lane in range(lanes):
-            element = Element(load(bias, lane), {t: values[lane] for t, values in added.items()}, inside)
+            element = Element(lane, constants, values, inside)
             emit.store(halves, lane, kernel.narrow(finish(node.steps, load(sums, p * lanes + lane), element)))
         pixel = kernel.pixel(tile, region, row, thread.col)
         target = tile.offset + pixel * tile.pitch + kernel.channel(tile, region.channels.low) + thread.channel

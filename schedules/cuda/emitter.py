@@ -55,6 +55,12 @@ class CudaEmitter(Emitter):
         self._top.append(tirx.AllocBuffer(buffer))
         return buffer
 
+    def register_view(self, buffer: Buffer, name: str, dtype: str, size: int) -> Buffer:
+        """The same registers as elements of another type; they stay registers where indices are constants."""
+        view = tirx.decl_buffer((size,), dtype, name, data=buffer.data, scope="local")
+        self._top.append(tirx.DeclBuffer(view, data=buffer.data))
+        return view
+
     def view(self, buffer: Buffer, name: str, dtype: str, size: int) -> Buffer:
         """The same memory as elements of another type."""
         with self.hoisted():

@@ -11,12 +11,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockfuse.machine import Epilogue, Tile
-from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_bias, load_residual, residual_tiles
+from blockfuse.machine import Epilogue, Level, Tile
+from blockfuse.schedules.cuda import chain
+from blockfuse.schedules.cuda.finish import (
+    Constants,
+    Element,
+    finish,
+    has_mask,
+    load_constants,
+    load_values,
+    pixel_tiles,
+)
 from blockfuse.schedules.cuda.kernel import Kernel, clamped
 from blockfuse.schedules.cuda.mma import M
 from blockfuse.schedules.cuda.warps import WarpShare, share
-from blockfuse.schedules.emit import Buffer, Expr, Index, load, quotient, remainder
+from blockfuse.schedules.emit import Expr, Index, load, quotient, remainder
 
 
 @dataclass(frozen=True)
@@ -42,15 +51,18 @@ class _Pixel:
 
 def lower(kernel: Kernel, node: Epilogue) -> None:
     """Emit the loop over this warp's channels."""
+    if node.target.level is Level.REGISTER:
+        chain.lower(kernel, node)
+        return
     emit, mine, channels = kernel.emit, share(kernel, node.acc), node.acc.region.channels
     pixels = [_pixel(kernel, node, mine, j, half) for j in range(mine.mb) for half in range(2)]
-    bias = kernel.registers("bias", 2)
     with emit.loop(2 * mine.ni, "n", "unrolled") as n:
         channel = (mine.col * (2 * mine.ni) + n) * 8 + remainder(kernel.lane, 4) * 2
-        load_bias(kernel, node.steps, kernel.at(channels.low) + channel, bias, 2)
+        constants = load_constants(kernel, node.steps, channels.low, channel, 2)
         for pixel in pixels:
+            first = ((mine.first + pixel.j) * (2 * mine.ni) + n) * 4 + pixel.half * 2
             with emit.when(pixel.exists):
-                _store(kernel, node, pixel, ((pixel.j * (2 * mine.ni) + n) * 4 + pixel.half * 2, channel), bias)
+                _store(kernel, node, pixel, (first, channel), constants)
 
 
 def _pixel(kernel: Kernel, node: Epilogue, mine: WarpShare, j: int, half: int) -> _Pixel:
@@ -69,19 +81,19 @@ def _pixel(kernel: Kernel, node: Epilogue, mine: WarpShare, j: int, half: int) -
         j,
         half,
         held(node.target),
-        {tile: held(tile) for tile in residual_tiles(node.steps)},
+        {tile: held(tile) for tile in pixel_tiles(node.steps)},
         exists,
         inside if isinstance(inside, bool) else emit.bind("inside", inside),
     )
 
 
-def _store(kernel: Kernel, node: Epilogue, pixel: _Pixel, place: tuple[Index, Index], bias: Buffer) -> None:
+def _store(kernel: Kernel, node: Epilogue, pixel: _Pixel, place: tuple[Index, Index], constants: Constants) -> None:
     """Two neighbouring channels of one pixel."""
     emit, (first, channel), region = kernel.emit, place, node.acc.region
     sums, result = kernel.sums(node.acc), kernel.elements("halves")
-    added = {tile: load_residual(kernel, tile, number, region, channel, 2) for tile, number in pixel.added.items()}
+    values = load_values(kernel, node.steps, pixel.added.__getitem__, region, channel, 2)
     for i in range(2):
-        element = Element(load(bias, i), {tile: values[i] for tile, values in added.items()}, pixel.inside)
+        element = Element(i, constants, values, pixel.inside)
         emit.store(result, i, kernel.narrow(finish(node.steps, load(sums, first + i), element)))
     tile = node.target
     target = tile.offset + pixel.target * tile.pitch + kernel.channel(tile, region.channels.low) + channel

@@ -1,19 +1,35 @@
-"""What follows a sum: bias, activation, residual, mask, in the order the program gives; shared by four instructions."""
+"""What follows a sum: bias, activation, scale, product, residual, mask, in the order the program gives.
+
+Every instruction with steps works on several neighbouring channels of a pixel at a time::
+
+    constants = load_constants(...)        per channel: biases, scales, the gate's only pixel
+    for pixels:
+      values = load_values(...)            per pixel: residuals and factors from other tiles
+      for lane in channels:  finish(steps, value, Element(lane, constants, values, inside))
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from tvm import tirx
 
 from blockfuse.errors import InternalError
-from blockfuse.machine import Apply, Bias, EpilogueStep, Mask, Region, Residual, Tile
+from blockfuse.machine import Apply, Bias, EpilogueStep, Mask, MultiplyBy, Region, Residual, ScaleBy, Tile
 from blockfuse.machine.affine import Affine
 from blockfuse.schedules.cuda.activations import activation
 from blockfuse.schedules.cuda.emitter import fp32
 from blockfuse.schedules.cuda.kernel import Kernel
-from blockfuse.schedules.emit import Buffer, Expr, Index, constant, load, smaller
+from blockfuse.schedules.cuda.packing import constant_keys
+from blockfuse.schedules.emit import Expr, Index, constant, load, smaller
+
+Constants: TypeAlias = Mapping[EpilogueStep, Sequence[Sequence[Expr]]]
+"""Of every step with constants: one or two of them, each for all lanes."""
+
+Values: TypeAlias = Mapping[Tile, Sequence[Expr]]
+"""Of every tile that is read pixel by pixel: its value in all lanes, in float32."""
 
 
 @dataclass(frozen=True)
@@ -21,26 +37,35 @@ class Element:
     """What the steps need to know of the element they work on.
 
     Attributes:
-        bias: The sum of its channel's biases.
-        residuals: Its value in other tiles, in float32.
+        lane: Which of the neighbouring channels it is.
+        constants: Of its channel.
+        values: Of its pixel.
         inside: Whether its pixel is in the image.
     """
 
-    bias: Expr = None
-    residuals: Mapping[Tile, Expr] = field(default_factory=dict)
+    lane: int
+    constants: Constants = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
     inside: Expr = True
 
 
 def finish(steps: Sequence[EpilogueStep], value: Expr, element: Element) -> Expr:
     """The steps applied to a float32 value."""
+    lane = element.lane
     for step in steps:
         match step:
             case Bias():
-                value = value + element.bias
+                value = value + element.constants[step][0][lane]
             case Apply():
                 value = activation(step.function, value)
+            case ScaleBy():
+                scale, shift = element.constants[step]
+                value = value * scale[lane] + shift[lane]
+            case MultiplyBy():
+                factor = element.constants[step][0] if step.is_gate else element.values[step.tile]
+                value = value * factor[lane]
             case Residual():
-                value = value + element.residuals[step.tile]
+                value = value + element.values[step.tile][lane]
             case Mask():
                 value = value if element.inside is True else tirx.Select(element.inside, value, constant(0.0))
             case _:
@@ -53,34 +78,67 @@ def has_mask(steps: Sequence[EpilogueStep]) -> bool:
     return any(isinstance(step, Mask) for step in steps)
 
 
-def residual_tiles(steps: Sequence[EpilogueStep]) -> list[Tile]:
-    """The tiles that are added."""
-    return [step.tile for step in steps if isinstance(step, Residual)]
+def pixel_tiles(steps: Sequence[EpilogueStep]) -> list[Tile]:
+    """The tiles that are read pixel by pixel."""
+    return [
+        step.tile for step in steps if isinstance(step, Residual) or (isinstance(step, MultiplyBy) and not step.is_gate)
+    ]
 
 
-def load_bias(kernel: Kernel, steps: Sequence[EpilogueStep], channel: Index, into: Buffer, lanes: int) -> None:
-    """Fetch the biases of ``lanes`` channels from ``channel`` on; nothing where there is no bias step."""
-    for step in steps:
-        if isinstance(step, Bias):
-            offset, _ = kernel.vector_layout[step.keys]
-            kernel.emit.store(into, 0, load(kernel.vectors, channel + offset, lanes), lanes)
+def load_constants(
+    kernel: Kernel, steps: Sequence[EpilogueStep], channels: Affine, channel: Index, lanes: int
+) -> Constants:
+    """Fetch the constants of ``lanes`` channels from ``channel`` of a region that begins with ``channels`` on."""
+    found: dict[EpilogueStep, list[list[Expr]]] = {}
+    for number, step in enumerate(steps):
+        vectors = []
+        for part, keys in enumerate(constant_keys(step)):
+            offset, _ = kernel.vector_layout[keys]
+            held = kernel.registers(f"constant_{number}_{part}_{lanes}", lanes)
+            kernel.emit.store(held, 0, load(kernel.vectors, kernel.at(channels) + channel + offset, lanes), lanes)
+            vectors.append([load(held, lane) for lane in range(lanes)])
+        if isinstance(step, MultiplyBy) and step.is_gate:
+            vectors.append(_load_gate(kernel, step.tile, channels, channel, lanes))
+        if vectors:
+            found[step] = vectors
+    return found
 
 
-def load_residual(kernel: Kernel, tile: Tile, pixel: Index, region: Region, channel: Index, lanes: int) -> list[Expr]:
-    """``lanes`` neighbouring channels of a pixel of a tile, from ``channel`` of the region on, in float32.
+def _load_gate(kernel: Kernel, tile: Tile, channels: Affine, channel: Index, lanes: int) -> list[Expr]:
+    """The only pixel of a gate; the last channel stands in for those it does not have."""
+    held = kernel.elements(f"gate_{tile.name}_{lanes}", lanes)
+    for lane in range(lanes):
+        if tile.is_global:
+            where = smaller(kernel.at(channels) + channel + lane, tile.image.channels - 1)
+            value = tirx.BufferLoad(kernel.memory[tile], [kernel.env["image"], 0, 0, where])
+        else:
+            where = smaller(kernel.channel(tile, channels) + channel + lane, tile.channels - 1)
+            value = load(kernel.shared, tile.offset + where)
+        kernel.emit.store(held, lane, value)
+    return [fp32(load(held, lane)) for lane in range(lanes)]
 
-    Channels that the tile does not hold are never stored by anyone; the last ones it holds stand in for them.
+
+def load_values(
+    kernel: Kernel,
+    steps: Sequence[EpilogueStep],
+    pixel: Callable[[Tile], Index],
+    region: Region,
+    channel: Index,
+    lanes: int,
+) -> Values:
+    """Fetch ``lanes`` neighbouring channels of a pixel, from ``channel`` of the region on, of every tile read.
+
+    Channels that a tile does not hold are never stored by anyone; the last ones it holds stand in for them.
     """
-    values = kernel.elements(f"residual_{tile.name}", lanes)
-    base = tile.offset + pixel * tile.pitch
-    where = kernel.channel(tile, region.channels.low) + channel
-    if _holds(kernel, tile, region.channels.high):
-        kernel.emit.store(values, 0, load(kernel.shared, base + where, lanes), lanes)
-    else:
-        for lane in range(lanes):
-            kernel.emit.store(values, lane, load(kernel.shared, base + smaller(where + lane, tile.channels - 1)))
-    return [fp32(load(values, lane)) for lane in range(lanes)]
-
-
-def _holds(kernel: Kernel, tile: Tile, high: Affine) -> bool:
-    return kernel.bounds(high - tile.first_channel)[1] <= tile.channels
+    found = {}
+    for tile in pixel_tiles(steps):
+        values = kernel.elements(f"value_{tile.name}", lanes)
+        base = tile.offset + pixel(tile) * tile.pitch
+        where = kernel.channel(tile, region.channels.low) + channel
+        if kernel.bounds(region.channels.high - tile.first_channel)[1] <= tile.channels:
+            kernel.emit.store(values, 0, load(kernel.shared, base + where, lanes), lanes)
+        else:
+            for lane in range(lanes):
+                kernel.emit.store(values, lane, load(kernel.shared, base + smaller(where + lane, tile.channels - 1)))
+        found[tile] = [fp32(load(values, lane)) for lane in range(lanes)]
+    return found

@@ -4,21 +4,21 @@
 
     for tap:                                       row gather: a tap only shifts the addresses
       for k16:
-        for j in mb:  a[j] = ldmatrix(source pixels of m16 tile j, 16 channels)
+        for j in mb:  a[j] = ldmatrix(source pixels of m16 tile j, 16 channels)      unless they are in registers
         for n in ni:  b = 16 bytes of packed weights
                       for j in mb:  acc[j, n] += a[j] * b          two mma
-
-Pixels past the end of the region repeat the last one; their sums are never stored.
 """
 
 from __future__ import annotations
 
-from blockfuse.machine import Gemm
+from blockfuse.machine import Gemm, Level
+from blockfuse.schedules.cuda import chain
 from blockfuse.schedules.cuda.emitter import address
-from blockfuse.schedules.cuda.kernel import Kernel, clamped, column
-from blockfuse.schedules.cuda.mma import A_WORDS, B_WORDS, FRAGMENT, LOAD_MATRICES, MMA, SUMS, K, M
+from blockfuse.schedules.cuda.kernel import Kernel
+from blockfuse.schedules.cuda.mma import A_WORDS, B_WORDS, FRAGMENT, LOAD_MATRICES, MMA, SUMS, K
+from blockfuse.schedules.cuda.pixels import row_offset, tap_offset
 from blockfuse.schedules.cuda.warps import WarpShare, share
-from blockfuse.schedules.emit import Buffer, Index, load, quotient, remainder
+from blockfuse.schedules.emit import Buffer, Expr, Index, load
 
 _UNROLL = 8  # k16 steps
 
@@ -26,71 +26,68 @@ _UNROLL = 8  # k16 steps
 def lower(kernel: Kernel, node: Gemm) -> None:
     """Emit the loops over taps and input channels."""
     emit, mine = kernel.emit, share(kernel, node.acc)
-    rows = _row_offsets(kernel, node, mine)
     taps, depth = node.weights.taps.size.const, node.weights.inputs.size.const // K
     inner = _UNROLL if depth % _UNROLL == 0 else _UNROLL // 2 if depth % (_UNROLL // 2) == 0 else depth
-    channel = kernel.channel(node.source, node.weights.inputs.low)
+    in_registers = node.source.level is Level.REGISTER
     weights = kernel.weight_offset(node.weights, 4)
+    rows = None if in_registers else _row_offsets(kernel, node, mine)
     with emit.loop(taps, "tap") as tap:
-        source = node.source.offset + channel + _tap_offset(kernel, node, kernel.at(node.weights.taps.low) + tap)
-        with emit.loop(depth // inner, "ko") as outer, emit.loop(inner, "ki", "unrolled") as ki:
+        corner = 0 if in_registers else _corner(kernel, node, kernel.at(node.weights.taps.low) + tap)
+        kind = "unrolled" if in_registers else "serial"
+        with emit.loop(depth // inner, "ko", kind) as outer, emit.loop(inner, "ki", "unrolled") as ki:
             k = outer * inner + ki
-            _load_pixels(kernel, mine, rows, source + k * K)
+            pixels = _pixels(kernel, node, mine, k) if rows is None else _load(kernel, mine, rows, corner + k * K)
             with emit.loop(mine.ni, "n", "unrolled") as n:
                 block = (tap * depth + k) * mine.blocks + mine.col * mine.ni + n
-                _multiply(kernel, node, mine, weights + block * (FRAGMENT // 2), n)
+                _multiply(kernel, node, mine, pixels, weights + block * (FRAGMENT // 2), n)
+
+
+def _corner(kernel: Kernel, node: Gemm, tap: Index) -> Index:
+    """Element of the source under a tap of the first pixel, at the first channel."""
+    channel = kernel.channel(node.source, node.weights.inputs.low + node.channel)
+    return kernel.origin(node.source) + channel + tap_offset(kernel, node.source, node.acc.region, node.window, tap)
 
 
 def _row_offsets(kernel: Kernel, node: Gemm, mine: WarpShare) -> Buffer:
-    """Element offset in the source tile of this lane's ldmatrix row, for every m16 tile, before any tap."""
+    """Element offset in the source tile of this lane's ldmatrix row, for the m16 tiles of this trip."""
     rows = kernel.registers(f"rows_{node.acc}_{node.source}", mine.mb, "int32")
-    if kernel.in_pieces:
-        for j in range(mine.mb):
-            kernel.emit.store(rows, j, _row_offset(kernel, node, mine, j))
-    elif kernel.once((node.acc, node.source)):
-        with kernel.emit.hoisted():
-            for j in range(mine.mb):
-                kernel.emit.store(rows, j, _row_offset(kernel, node, mine, j))
+    key = (node.acc, node.source, node.window)
+    if kernel.piece is None and not kernel.once(key):
+        return rows
+    offsets = [row_offset(kernel, node.source, mine, node.window, mine.tile(j)) for j in range(mine.mb)]
+    if kernel.piece is not None:
+        for j, offset in enumerate(offsets):
+            kernel.emit.store(rows, j, offset)
+        return rows
+    with kernel.emit.hoisted():
+        for j, offset in enumerate(offsets):
+            kernel.emit.store(rows, j, offset)
     return rows
 
 
-def _row_offset(kernel: Kernel, node: Gemm, mine: WarpShare, j: int) -> Index:
-    source, window = node.source, node.window
-    pixel = clamped(mine.tile(j) * M + remainder(kernel.lane, 16), mine.pixels)
-    half = quotient(kernel.lane, 16) * (K // 2)
-    if (window.stride_h, window.stride_w) == (1, 1) and source.cols == mine.cols:
-        return pixel * source.pitch + half
-    y, x = quotient(pixel, mine.cols), remainder(pixel, mine.cols)
-    step = 1 if source.split_columns else window.stride_w
-    return (y * (window.stride_h * source.cols) + x * step) * source.pitch + half
-
-
-def _tap_offset(kernel: Kernel, node: Gemm, tap: Index) -> Index:
-    """Elements from a lane's row to the pixel under a tap."""
-    source, window, region = node.source, node.window, node.acc.region
-    r, s = quotient(tap, window.s), remainder(tap, window.s)
-    y = kernel.constant(region.rows.low * window.stride_h - window.pad_top - source.top) + r * window.dilation_h
-    x = kernel.constant(region.cols.low * window.stride_w - window.pad_left - source.left) + s * window.dilation_w
-    return (y * source.cols + column(source, x)) * source.pitch
-
-
-def _load_pixels(kernel: Kernel, mine: WarpShare, rows: Buffer, source: Index) -> None:
+def _load(kernel: Kernel, mine: WarpShare, rows: Buffer, source: Index) -> list[list[Expr]]:
+    """Registers with the pixels of every m16 tile, loaded from shared memory."""
     a = kernel.registers("a", A_WORDS * kernel.most_tiles, "uint32")
+    words = [[load(a, A_WORDS * j + i) for i in range(A_WORDS)] for j in range(mine.mb)]
     for j in range(mine.mb):
         with kernel.emit.when(mine.exists(j)):
-            words = [load(a, A_WORDS * j + i) for i in range(A_WORDS)]
-            kernel.emit.ptx(LOAD_MATRICES, *words, address(kernel.shared, source + load(rows, j)))
+            kernel.emit.ptx(LOAD_MATRICES, *words[j], address(kernel.shared, source + load(rows, j)))
+    return words
 
 
-def _multiply(kernel: Kernel, node: Gemm, mine: WarpShare, weights: Index, n: Index) -> None:
+def _pixels(kernel: Kernel, node: Gemm, mine: WarpShare, k: Index) -> list[list[Expr]]:
+    """Registers with the pixels of every m16 tile, where they are already."""
+    return [chain.operand(kernel, node.source, mine, j, k) for j in range(mine.mb)]
+
+
+def _multiply(kernel: Kernel, node: Gemm, mine: WarpShare, pixels: list[list[Expr]], weights: Index, n: Index) -> None:
     """One B fragment pair against the pixels of all m16 tiles."""
     emit, sums = kernel.emit, kernel.sums(node.acc)
-    a, b = kernel.registers("a", A_WORDS * kernel.most_tiles, "uint32"), kernel.registers("b", B_WORDS, "uint32")
+    b = kernel.registers("b", B_WORDS, "uint32")
     emit.store(b, 0, load(kernel.words, weights + kernel.lane * B_WORDS, B_WORDS), B_WORDS)
     for j in range(mine.mb):
-        first = (j * mine.ni + n) * SUMS
+        first = ((mine.first + j) * mine.ni + n) * SUMS
         with emit.when(mine.exists(j)):
             for half in range(2):
                 d = [load(sums, first + half * 4 + i) for i in range(4)]
-                pixels = [load(a, A_WORDS * j + i) for i in range(A_WORDS)]
-                emit.ptx(MMA[kernel.dtype], *d, *pixels, load(b, 2 * half), load(b, 2 * half + 1), *d)
+                emit.ptx(MMA[kernel.dtype], *d, *pixels[j], load(b, 2 * half), load(b, 2 * half + 1), *d)

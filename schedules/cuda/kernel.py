@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from tvm import tirx
 
@@ -16,6 +17,23 @@ from blockfuse.schedules.emit import Buffer, Expr, Index, index, quotient, remai
 
 BYTES = {"float16": 2, "bfloat16": 2}
 """Size of an element of every type that images may have."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One trip of a ``pixels`` loop.
+
+    Attributes:
+        number: Of the trip.
+        tiles: m16 tiles of a warp in a piece.
+        count: Number of trips.
+        own: Sums and tiles in registers that begin and end with the trip; others have registers for all pieces.
+    """
+
+    number: Index
+    tiles: int
+    count: int
+    own: frozenset[Accumulators | Tile]
 
 
 class Kernel:
@@ -32,7 +50,7 @@ class Kernel:
         lane: Number of the thread in its warp.
         threads: Threads of the CTA.
         copies_pending: Whether LOAD has started copies that no barrier has waited for yet.
-        piece: Trip of the ``pixels`` loop around, if ``in_pieces``.
+        piece: The piece of the ``pixels`` loop around, or None.
     """
 
     def __init__(self, program: Program) -> None:
@@ -50,8 +68,7 @@ class Kernel:
         self._registers: dict[str, Buffer] = {}
         self._done: set[object] = set()
         self.copies_pending = False
-        self.piece: Index = 0
-        self.in_pieces = False
+        self.piece: Piece | None = None
         self._parameters()
         self.shared = self.emit.shared("shared", program.arena, self.dtype)
         self.words = self.emit.view(self.shared, "shared_words", "uint32", program.arena * self.bytes // 4)
@@ -127,6 +144,12 @@ class Kernel:
         """Registers of that name for elements as memory has them."""
         return self.registers(name, size, self.dtype)
 
+    def word_view(self, buffer: Buffer, name: str, size: int) -> Buffer:
+        """Registers as 32-bit words; made on first use."""
+        if name not in self._registers:
+            self._registers[name] = self.emit.register_view(buffer, name, "uint32", size)
+        return self._registers[name]
+
     def narrow(self, value: Expr) -> Expr:
         """A float32 value rounded to the type of images."""
         return tirx.Cast(self.dtype, value)
@@ -135,9 +158,17 @@ class Kernel:
         """The registers of a sum."""
         return self.registers(acc.name, acc.registers)
 
+    def origin(self, tile: Tile) -> Index:
+        """First element of a tile in shared memory; a streamed one lies behind the weights of the present item."""
+        if not tile.streamed:
+            return tile.offset
+        if self._step is None:
+            raise InternalError(f"{tile} is used outside a step")
+        return self._slot * self.vector + self._step.item.size
+
     @property
     def most_tiles(self) -> int:
-        """The most m16 tiles that any GEMM of the program has in registers."""
+        """The most m16 tiles that any GEMM of the program works on together."""
         tilings = [node.acc.tiling for node in self.program.walk() if isinstance(node, Gemm)]
         return max((tiling.mb for tiling in tilings if tiling), default=1)
 

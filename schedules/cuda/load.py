@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from blockfuse.machine import Load
+from blockfuse.machine import Level, Load
+from blockfuse.schedules.cuda import chain
 from blockfuse.schedules.cuda.emitter import address, both, select_bytes
 from blockfuse.schedules.cuda.kernel import Kernel
 from blockfuse.schedules.emit import Expr, Index, larger, smaller
@@ -22,17 +23,25 @@ _COPY = {16: "cp.async.cg.shared.global", 8: "cp.async.ca.shared.global", 4: "cp
 
 def lower(kernel: Kernel, node: Load) -> None:
     """Emit the copies; the next barrier or step waits for them."""
+    if node.target.level is Level.REGISTER:
+        chain.hold(kernel, node)
+        return
+    kernel.copies_pending |= vector_width(kernel, node.source.image.channels) * kernel.bytes in _COPY
+    copy(kernel, node, node.target.offset)
+
+
+def copy(kernel: Kernel, node: Load, target: Index) -> None:
+    """Start the copies into a tile whose first element is ``target``."""
     emit, region = kernel.emit, node.region
     cols, channels = region.cols.size.const, region.channels.size.const
     width = vector_width(kernel, node.source.image.channels)
     groups = channels // width
     total = region.rows.size.const * cols * groups
-    kernel.copies_pending |= width * kernel.bytes in _COPY
     with emit.loop(-(-total // kernel.threads), "i") as i:
         vector = emit.bind("vector", i * kernel.threads + emit.thread)
         with emit.when(total % kernel.threads == 0 or vector < total):
             pixel, group = vector // groups, vector % groups * width
-            _move(kernel, node, (pixel // cols, pixel % cols, group), width)
+            _move(kernel, node, (pixel // cols, pixel % cols, group), width, target)
 
 
 def vector_width(kernel: Kernel, channels: int) -> int:
@@ -40,7 +49,7 @@ def vector_width(kernel: Kernel, channels: int) -> int:
     return next(width for width in (8, 4, 2, 1) if channels % width == 0 and width <= kernel.vector)
 
 
-def _move(kernel: Kernel, node: Load, place: tuple[Index, Index, Index], width: int) -> None:
+def _move(kernel: Kernel, node: Load, place: tuple[Index, Index, Index], width: int, corner: Index) -> None:
     emit, region, tile, image = kernel.emit, node.region, node.target, node.source.image
     row, col, channel = place
     low = kernel.at(region.channels.low) + channel
@@ -52,7 +61,7 @@ def _move(kernel: Kernel, node: Load, place: tuple[Index, Index, Index], width: 
         _limited(kernel.at(region.cols.low) + col, image.width),
         low if has_channel is True else smaller(low, image.channels - width),
     )
-    target = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch
+    target = corner + kernel.pixel(tile, region, row, col) * tile.pitch
     target = target + kernel.channel(tile, region.channels.low) + channel
     memory = kernel.memory[node.source]
     copied = width * kernel.bytes

@@ -1,4 +1,4 @@
-"""Weights as the kernel reads them: one stream in execution order, and one fp32 vector of biases.
+"""Weights as the kernel reads them: one stream in execution order, and one fp32 vector of biases and scales.
 
 An item of the stream holds the slices of its step one after the other: for GEMM per tap the mma fragments
 [C/16][K/16][lane][8], for DEPTHWISE [tap][channel].
@@ -12,7 +12,19 @@ import ml_dtypes
 import numpy as np
 
 from blockfuse.block import ParameterKey
-from blockfuse.machine import Bias, Depthwise, Epilogue, Gemm, Program, Reduce, Step, WeightSlice, walk
+from blockfuse.machine import (
+    Bias,
+    Depthwise,
+    Epilogue,
+    EpilogueStep,
+    Gemm,
+    Program,
+    Region,
+    ScaleBy,
+    Step,
+    WeightSlice,
+    walk,
+)
 from blockfuse.program.check import executions, stream_length
 from blockfuse.schedules.cuda.mma import fragments
 from blockfuse.stages import Array
@@ -29,8 +41,8 @@ def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Ar
         parameters: The block's constants.
 
     Returns:
-        ``vectors`` [elements] float32, if anything is biased; ``weights`` [elements] of the program's type, if there is a
-        stream.
+        ``vectors`` [elements] float32, if there are biases or scales; ``weights`` [elements] in the program's type, if
+        there is a stream.
     """
     packed = []
     layout = vector_layout(program)
@@ -41,16 +53,24 @@ def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Ar
     return tuple(packed)
 
 
+def constant_keys(step: EpilogueStep) -> list[tuple[ParameterKey, ...]]:
+    """The per-channel constants of a step; each is the sum over its keys."""
+    match step:
+        case Bias():
+            return [step.keys]
+        case ScaleBy():
+            return [(key,) for key in step.keys]
+    return []
+
+
 def vector_layout(program: Program) -> dict[tuple[ParameterKey, ...], tuple[int, int]]:
-    """First element and length of every bias: the sum over the keys, for all channels that are computed."""
+    """First element and length of every constant: the sum over its keys, for all channels that are computed."""
     channels: dict[tuple[ParameterKey, ...], int] = {}
     for node, env in executions(program):
-        if not isinstance(node, Epilogue | Depthwise | Reduce):
-            continue
-        region = node.acc.region if isinstance(node, Epilogue) else node.region
-        for step in node.steps:
-            if isinstance(step, Bias):
-                channels[step.keys] = max(channels.get(step.keys, 0), region.channels.high.at(env))
+        steps: tuple[EpilogueStep, ...] = getattr(node, "steps", ())
+        for keys in (keys for step in steps for keys in constant_keys(step)):
+            region: Region = node.acc.region if isinstance(node, Epilogue) else getattr(node, "region")  # noqa: B009
+            channels[keys] = max(channels.get(keys, 0), region.channels.high.at(env))
     layout = {}
     end = 0
     for keys, length in channels.items():
@@ -60,7 +80,7 @@ def vector_layout(program: Program) -> dict[tuple[ParameterKey, ...], tuple[int,
 
 
 def vector_length(program: Program) -> int:
-    """Elements of the packed biases."""
+    """Elements of the packed constants."""
     return max(
         (-(-(offset + length) // _VECTOR) * _VECTOR for offset, length in vector_layout(program).values()), default=0
     )

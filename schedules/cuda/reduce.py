@@ -15,7 +15,7 @@ from tvm import tirx
 from blockfuse.machine import Reduce
 from blockfuse.machine.affine import Affine
 from blockfuse.schedules.cuda.emitter import fp32
-from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_residual, residual_tiles
+from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_constants, load_values
 from blockfuse.schedules.cuda.kernel import Kernel, column
 from blockfuse.schedules.emit import Buffer, Expr, Index, constant, load
 
@@ -86,15 +86,13 @@ def _store(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index], best
     row, col, channel = place
     halves = kernel.elements("halves")
     inside = kernel.inside(region, tile, row, col) if has_mask(node.steps) else True
-    added = {
-        t: load_residual(kernel, t, kernel.pixel(t, region, row, col), region, channel, lanes)
-        for t in residual_tiles(node.steps)
-    }
+    constants = load_constants(kernel, node.steps, region.channels.low, channel, lanes)
+    values = load_values(kernel, node.steps, lambda t: kernel.pixel(t, region, row, col), region, channel, lanes)
     for lane in range(lanes):
         value = load(best, lane)
         if node.reduction == "mean":
             value = value / tirx.max(load(count, 0), constant(1.0))
-        element = Element(None, {t: values[lane] for t, values in added.items()}, inside)
+        element = Element(lane, constants, values, inside)
         emit.store(halves, lane, kernel.narrow(finish(node.steps, value, element)))
     target = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch
     target = target + kernel.channel(tile, region.channels.low) + channel

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from blockfuse.machine import Store
+from blockfuse.machine import Store, Tile
 from blockfuse.schedules.cuda.emitter import both, fp32
-from blockfuse.schedules.cuda.finish import Element, finish, residual_tiles
+from blockfuse.schedules.cuda.finish import Element, finish, load_constants, pixel_tiles
 from blockfuse.schedules.cuda.kernel import Kernel
 from blockfuse.schedules.cuda.load import vector_width
 from blockfuse.schedules.emit import Expr, Index, load
@@ -51,13 +51,14 @@ def _move(kernel: Kernel, node: Store, place: tuple[Index, Index, Index], target
     if node.steps:
         halves = kernel.elements("halves")
         emit.store(halves, 0, value, width)
-        added: dict[object, list[Expr]] = {}
-        for other in residual_tiles(node.steps):
+        constants = load_constants(kernel, node.steps, region.channels.low, channel, width)
+        added: dict[Tile, list[Expr]] = {}
+        for other in pixel_tiles(node.steps):
             held = kernel.elements(f"residual_{other.name}", 8)
             emit.store(held, 0, tirx.BufferLoad(kernel.memory[other], target), width)
             added[other] = [fp32(load(held, i)) for i in range(width)]
         for i in range(width):
-            element = Element(None, {other: values[i] for other, values in added.items()})  # type: ignore[misc]
+            element = Element(i, constants, added)
             emit.store(halves, i, kernel.narrow(finish(node.steps, fp32(load(halves, i)), element)))
         value = load(halves, 0, width)
     emit.add(tirx.BufferStore(kernel.memory[node.target], value, target))

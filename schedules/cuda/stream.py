@@ -17,6 +17,7 @@ from blockfuse.machine import Node, Ring, Step
 from blockfuse.program.ahead import Ahead, Branch, Frame, Upcoming, ahead
 from blockfuse.schedules.cuda.emitter import address
 from blockfuse.schedules.cuda.kernel import Kernel, shifted
+from blockfuse.schedules.cuda.load import copy
 from blockfuse.schedules.emit import index, load
 
 COMMIT = "cp.async.commit_group"
@@ -80,7 +81,7 @@ def _fetch_ahead(kernel: Kernel, upcoming: Ahead) -> None:
 
 
 def _fetch(kernel: Kernel, upcoming: Upcoming) -> None:
-    """Copy one item into its slot, 16 bytes per thread and trip."""
+    """Copy one item into its slot, 16 bytes per thread and trip, and the pixels that come with it behind it."""
     ring, emit, item = _ring(kernel), kernel.emit, upcoming.step.item
     env = shifted(kernel.env, upcoming.trips)
     target = index(upcoming.step.number, env) % ring.depth * ring.slot + ring.offset
@@ -91,3 +92,7 @@ def _fetch(kernel: Kernel, upcoming: Upcoming) -> None:
         with emit.when(vectors % kernel.threads == 0 or vector < vectors):
             to = address(kernel.shared, target + vector * kernel.vector)
             emit.ptx(COPY, to, address(kernel.weights, source + vector * kernel.vector), _BYTES)
+    if item.pixels is not None:
+        here, kernel.env = kernel.env, env
+        copy(kernel, item.pixels, target + item.size)
+        kernel.env = here

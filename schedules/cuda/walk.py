@@ -28,7 +28,7 @@ from blockfuse.machine.affine import Affine, var
 from blockfuse.program.ahead import Frame
 from blockfuse.program.check import task
 from blockfuse.schedules.cuda import depthwise, epilogue, gemm, load, reduce, store, stream, sync, zero
-from blockfuse.schedules.cuda.kernel import Kernel
+from blockfuse.schedules.cuda.kernel import Kernel, Piece
 from blockfuse.schedules.cuda.warps import pieces
 
 _LOWERING: Mapping[type[Instruction], Callable[[Kernel, Any], None]] = MappingProxyType(
@@ -87,13 +87,17 @@ def _run(kernel: Kernel, nodes: Sequence[Node], start: int, outer: tuple[Frame, 
 
 
 def _pieces(kernel: Kernel, node: Pixels) -> None:
-    """The pieces of a region: every warp's next few m16 tiles per trip."""
-    acc = next(inner.acc for inner in walk(node.body) if isinstance(inner, Gemm | Epilogue))
-    with kernel.emit.loop(pieces(acc), f"piece_{acc.name}") as piece:
-        kernel.piece, kernel.in_pieces = piece, True
+    """The pieces of a region: every warp's next few m16 tiles per trip; unrolled where sums of all are in registers."""
+    sums = dict.fromkeys(inner.acc for inner in walk(node.body) if isinstance(inner, Gemm | Epilogue))
+    begun = {inner.target for inner in node.body if isinstance(inner, Zero | Epilogue)}
+    first = next(iter(sums))
+    count = pieces(node, kernel.tiling(first))
+    kind = "serial" if begun >= set(sums) else "unrolled"
+    with kernel.emit.loop(count, f"piece_{first.name}", kind) as number:
+        kernel.piece = Piece(number, node.pixels, count, frozenset(begun))
         for inner in node.body:
             _instruction(kernel, inner)
-    kernel.piece, kernel.in_pieces = 0, False
+    kernel.piece = None
 
 
 def _instruction(kernel: Kernel, node: Node) -> None:

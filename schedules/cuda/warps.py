@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockfuse.machine import Accumulators
+from blockfuse.machine import Accumulators, Pixels, WarpTiling
 from blockfuse.schedules.cuda.kernel import Kernel
 from blockfuse.schedules.cuda.mma import M, N
 from blockfuse.schedules.emit import Expr, Index, quotient, remainder
@@ -25,6 +25,7 @@ class WarpShare:
         col: Number of the warp along the channels.
         piece: Which group of ``mb`` tiles: the trip of the ``pixels`` loop, or 0.
         pieces: Trips of that loop.
+        first: Which of the tiles in registers the group begins with: not 0 where sums of all pieces are there.
     """
 
     pixels: int
@@ -37,6 +38,7 @@ class WarpShare:
     col: Index
     piece: Index
     pieces: int
+    first: Index
 
     @property
     def tiles(self) -> int:
@@ -68,15 +70,14 @@ def share(kernel: Kernel, acc: Accumulators) -> WarpShare:
     row = remainder(kernel.warp, tiling.wm) if tiling.wm > 1 else 0
     col = quotient(kernel.warp, tiling.wm) if tiling.wn > 1 else 0
     ni = blocks // tiling.wn
-    return WarpShare(
-        pixels, cols, tiling.wm, tiling.mb, ni, blocks, row, col, kernel.piece, pieces(acc) if kernel.in_pieces else 1
-    )
+    piece = kernel.piece
+    if piece is None:
+        return WarpShare(pixels, cols, tiling.wm, tiling.mb, ni, blocks, row, col, 0, 1, 0)
+    first = 0 if acc in piece.own else piece.number * piece.tiles
+    return WarpShare(pixels, cols, tiling.wm, piece.tiles, ni, blocks, row, col, piece.number, piece.count, first)
 
 
-def pieces(acc: Accumulators) -> int:
-    """Trips of a ``pixels`` loop over the region of a sum."""
-    tiling, region = acc.tiling, acc.region
-    if tiling is None:
-        return 1
-    tiles = -(-region.rows.size.const * region.cols.size.const // M)
-    return -(-tiles // (tiling.wm * tiling.mb))
+def pieces(node: Pixels, tiling: WarpTiling) -> int:
+    """Trips of a ``pixels`` loop."""
+    tiles = -(-node.region.rows.size.const * node.region.cols.size.const // M)
+    return -(-tiles // (tiling.wm * node.pixels))

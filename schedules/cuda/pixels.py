@@ -1,0 +1,42 @@
+"""Where a lane's ldmatrix row of pixels is in a tile: one row offset per m16 tile, plus one per tap of a window.
+
+::
+
+    element = corner of the tile + channel + tap_offset(r, s) + row_offset(m16 tile, lane)
+
+Lanes 0-15 address the 16 pixels, 8 channels of each; lanes 16-31 the same pixels, the next 8 channels. Pixels past the
+end of the region repeat the last one; their sums are never stored.
+"""
+
+from __future__ import annotations
+
+from blockfuse.machine import Region, Tile
+from blockfuse.schedules.cuda.kernel import Kernel, clamped, column
+from blockfuse.schedules.cuda.mma import K, M
+from blockfuse.schedules.cuda.warps import WarpShare
+from blockfuse.schedules.emit import Index, quotient, remainder
+from blockfuse.stages import Window
+
+
+def row_offset(kernel: Kernel, source: Tile, mine: WarpShare, window: Window, number: Index) -> Index:
+    """Elements from the first pixel under a tap to this lane's, for m16 tile ``number``."""
+    half = quotient(kernel.lane, 16) * (K // 2)
+    return pixel_offset(kernel, source, mine, window, number) + half
+
+
+def pixel_offset(kernel: Kernel, source: Tile, mine: WarpShare, window: Window, number: Index) -> Index:
+    """The same for the first channel, in lanes 16-31 too."""
+    pixel = clamped(number * M + remainder(kernel.lane, 16), mine.pixels)
+    if (window.stride_h, window.stride_w) == (1, 1) and source.cols == mine.cols:
+        return pixel * source.pitch
+    y, x = quotient(pixel, mine.cols), remainder(pixel, mine.cols)
+    step = 1 if source.split_columns else window.stride_w
+    return (y * (window.stride_h * source.cols) + x * step) * source.pitch
+
+
+def tap_offset(kernel: Kernel, source: Tile, region: Region, window: Window, tap: Index) -> Index:
+    """Elements from the corner of a tile to the pixel under a tap of the region's first pixel."""
+    r, s = quotient(tap, window.s), remainder(tap, window.s)
+    y = kernel.constant(region.rows.low * window.stride_h - window.pad_top - source.top) + r * window.dilation_h
+    x = kernel.constant(region.cols.low * window.stride_w - window.pad_left - source.left) + s * window.dilation_w
+    return (y * source.cols + column(source, x)) * source.pitch
