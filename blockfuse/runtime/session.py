@@ -4,6 +4,8 @@ One call runs on one virtual machine. A machine serves one thread at a time, so 
 and makes another only when more calls run at once than ever before; they share code and weights, and one costs 0.2 ms.
 A lock around a single machine instead made eight callers on two busy cores take three to five times as long. Kernels
 divide their work among a pool of threads that TVM keeps per calling thread.
+
+On a GPU calls take turns: there is one machine, whose kernels the device runs one after the other.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import itertools
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +25,7 @@ import numpy as np
 import tvm_ffi
 
 from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
+from blockfuse.runtime.cuda import CudaMachine, load_cuda_runtime, require_gpu
 from blockfuse.runtime.library import ALIGNMENT, Layout, Library, Port, aligned_copy
 from blockfuse.target import available_cpus
 
@@ -56,14 +59,18 @@ class Session:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")
         _require_machine(library)
-        load_runtime()
+        folder = load_runtime().parent
+        self._is_gpu = library.target.kind == "cuda"
+        if self._is_gpu:
+            load_cuda_runtime(folder)
         self.library = library
         self.threads = min(threads or _default_threads(library), len(available_cpus()))
         self._process = os.getpid()
         self._names = frozenset(port.name for port in library.inputs)
         self._shapes = [(port, port.shape, np.dtype(port.dtype)) for port in library.inputs]
         self._module = _load_code(library)
-        self._constants = _views(library)
+        self._constants = [] if self._is_gpu else _views(library)
+        self._turn = threading.Lock()
         self._idle = [self._machine()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -89,21 +96,37 @@ class Session:
         if inputs.keys() != self._names:
             raise _wrong_names(inputs, self.library.inputs)
         arguments = [_argument(inputs[port.name], port, shape, dtype) for port, shape, dtype in self._shapes]
-        use_threads(self.threads)
-        try:
-            main = self._idle.pop()
-        except IndexError:
-            main = self._machine()
-        try:
-            results = main(*[tvm_ffi.from_dlpack(array) for array in arguments], *self._constants)
-        finally:
-            self._idle.append(main)
+        results = self._run_on_gpu(arguments) if self._is_gpu else self._run_on_cpu(arguments)
         return _outputs(results, self.library.outputs, arguments)
 
-    def _machine(self) -> Any:
+    def _run_on_gpu(self, arguments: list[Array]) -> list[Array]:
+        with self._turn:
+            return self._idle[0](arguments)
+
+    def _run_on_cpu(self, arguments: list[Array]) -> list[Array]:
+        use_threads(self.threads)
+        try:
+            machine = self._idle.pop()
+        except IndexError:
+            machine = self._machine()
+        try:
+            return machine(arguments)
+        finally:
+            self._idle.append(machine)
+
+    def _machine(self) -> Callable[[list[Array]], list[Array]]:
+        """A virtual machine that runs the network on numpy arrays."""
+        if self._is_gpu:
+            return CudaMachine(self._module, self.library)
         machine = self._module["vm_load_executable"]()
         machine["vm_initialization"](*_CPU_DEVICE)
-        return machine["main"]
+        main = machine["main"]
+
+        def run(arguments: list[Array]) -> list[Array]:
+            results = main(*[tvm_ffi.from_dlpack(array) for array in arguments], *self._constants)
+            return [np.from_dlpack(result) for result in results]
+
+        return run
 
 
 # ---- inputs and outputs ----------------------------------------------------------------------------------------------
@@ -130,11 +153,11 @@ def _wrong_names(inputs: Mapping[str, Any], ports: tuple[Port, ...]) -> InputErr
     return InputError(f"the network has no input {unknown}; it takes {expected}")
 
 
-def _outputs(results: Any, ports: tuple[Port, ...], arguments: list[Array]) -> dict[str, Array]:
+def _outputs(results: list[Array], ports: tuple[Port, ...], arguments: list[Array]) -> dict[str, Array]:
     outputs: dict[str, Array] = {}
     taken = {_address(array) for array in arguments}
     for port, result in zip(ports, results, strict=True):
-        array: Array = np.from_dlpack(result)
+        array = result
         if port.layout is Layout.NHWC:
             array = np.ascontiguousarray(array.transpose(_FROM_NHWC))
         if _address(array) in taken or not array.flags.writeable:
@@ -182,11 +205,11 @@ def use_threads(count: int) -> None:
 
 # ---- loading ---------------------------------------------------------------------------------------------------------
 def _require_machine(library: Library) -> None:
-    if library.target.kind != "cpu":
-        raise TargetError(f"target {library.target} is not available yet; only CPU targets run")
     missing = library.target.missing_features()
     if missing:
         raise TargetError(f"{library.name} was compiled for {library.target}, which needs {', '.join(missing)}")
+    if library.target.kind == "cuda":
+        require_gpu(library)
 
 
 @functools.cache

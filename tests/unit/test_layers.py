@@ -47,7 +47,7 @@ THIRD_PARTY = {
         "build.imports",
         "build.pipeline",
     },
-    "tvm_ffi": {"runtime.machine", "runtime.session"},
+    "tvm_ffi": {"runtime.cuda", "runtime.session"},
     "rich": {"cli"},
 }
 
