@@ -57,7 +57,7 @@ def compile_with_progress(model: Path, options: argparse.Namespace, terminal: Te
 
 
 def refuse_compile_options(options: argparse.Namespace, artifact: Path, *useful: str) -> None:
-    """Raise :class:`UsageError` if an option says how to compile what is compiled already, unless it has another use."""
+    """Raise :class:`UsageError` if an option, none of the useful ones, says how to compile what is compiled already."""
     given = [name for name in COMPILING if name not in useful and getattr(options, name, None) is not None]
     if given:
         raise UsageError(f"--{given[0]} says how to compile a model; {artifact} is compiled already")
