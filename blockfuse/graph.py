@@ -118,6 +118,10 @@ class Graph:
         """All tensors."""
         return iter(self._tensors.values())
 
+    def has_op(self, name: str) -> bool:
+        """Whether the graph has an operator of that name."""
+        return name in self._ops
+
     @property
     def op_count(self) -> int:
         """Number of operators."""

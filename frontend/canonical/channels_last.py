@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from blockfuse.frontend.canonical.norms import CHANNELS, last_axis
-from blockfuse.frontend.canonical.rewriting import add_constant, fresh, rewrite, substitute
+from blockfuse.frontend.canonical.rewriting import add_constant, fresh, fresh_op, rewrite, substitute
 from blockfuse.frontend.canonical.windows import window_of
 from blockfuse.graph import Graph, Op, Tensor
 
@@ -100,7 +100,8 @@ def _sink(graph: Graph, op: Op, kind: str, inputs: Iterable[str], attrs: Mapping
     graph.add_tensor(Tensor(image, shape, result.dtype))
     graph.remove_op(op)
     graph.add_op(Op(kind, op.name, tuple(inputs), (image,), attrs, op.origin))
-    graph.add_op(Op("Transpose", f"{op.output}.last", (image,), op.outputs, {"perm": TO_LAST}, op.origin))
+    name = fresh_op(graph, f"{op.name}.last")
+    graph.add_op(Op("Transpose", name, (image,), op.outputs, {"perm": TO_LAST}, op.origin))
 
 
 def _image(graph: Graph, name: str) -> str:

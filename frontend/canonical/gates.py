@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blockfuse.frontend.canonical.rewriting import add_constant, fresh, rewrite, scalar, sole_producer, substitute
+from blockfuse.frontend.canonical.rewriting import (
+    add_constant,
+    fresh,
+    fresh_op,
+    rewrite,
+    scalar,
+    sole_producer,
+    substitute,
+)
 from blockfuse.graph import Graph, Op, Tensor
 
 
@@ -55,8 +63,8 @@ def plain_swish(graph: Graph, op: Op) -> bool:
     graph.add_tensor(Tensor(scaled, x.shape, x.dtype))
     graph.add_tensor(Tensor(gate, x.shape, x.dtype))
     steps = (
-        Op("Mul", f"{op.name}.scale", (x.name, factor), (scaled,), {}, op.origin),
-        Op("Sigmoid", f"{op.name}.gate", (scaled,), (gate,), {}, op.origin),
+        Op("Mul", fresh_op(graph, f"{op.name}.scale"), (x.name, factor), (scaled,), {}, op.origin),
+        Op("Sigmoid", fresh_op(graph, f"{op.name}.gate"), (scaled,), (gate,), {}, op.origin),
         Op("Mul", op.name, (x.name, gate), op.outputs, {}, op.origin),
     )
     graph.replace([op], steps)

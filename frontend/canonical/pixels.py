@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from blockfuse.frontend.canonical.channels_last import UNARY
-from blockfuse.frontend.canonical.rewriting import add_constant, fresh, rewrite, sole_producer
+from blockfuse.frontend.canonical.rewriting import add_constant, fresh, fresh_op, rewrite, sole_producer
 from blockfuse.frontend.canonical.windows import window_of
 from blockfuse.graph import Graph, Op, Tensor
 
@@ -25,7 +25,8 @@ def conv_of_flat_image(graph: Graph, op: Op) -> bool:
     attrs = {**window_of({}, shape[2:], shape[2:]).attrs, "group": 1}
     graph.remove_op(op)
     graph.add_op(Op("Conv", op.name, (flatten.inputs[0], filters, *op.inputs[2:]), (pixel,), attrs, op.origin))
-    graph.add_op(Op("Flatten", f"{op.output}.flat", (pixel,), op.outputs, {"axis": 1}, flatten.origin))
+    name = fresh_op(graph, f"{op.name}.flat")
+    graph.add_op(Op("Flatten", name, (pixel,), op.outputs, {"axis": 1}, flatten.origin))
     return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from blockfuse.frontend.canonical.rewriting import fresh, optional_input, rewrite, substitute
+from blockfuse.frontend.canonical.rewriting import fresh, fresh_op, optional_input, rewrite, substitute
 from blockfuse.frontend.canonical.windows import Window, window_of
 from blockfuse.graph import Graph, Op, Tensor
 
@@ -57,7 +57,7 @@ def mean_over_image(graph: Graph, op: Op) -> bool:
     graph.add_tensor(Tensor(pooled, (*image.shape[:2], *[1] * (rank - 2)), image.dtype))
     graph.remove_op(op)
     graph.add_op(Op("GlobalAveragePool", op.name, op.inputs[:1], (pooled,), {}, op.origin))
-    graph.add_op(Op("Flatten", f"{op.name}.flatten", (pooled,), op.outputs, {"axis": 1}, op.origin))
+    graph.add_op(Op("Flatten", fresh_op(graph, f"{op.name}.flatten"), (pooled,), op.outputs, {"axis": 1}, op.origin))
     return True
 
 

@@ -118,6 +118,15 @@ def fresh(graph: Graph, name: str) -> str:
     return candidate
 
 
+def fresh_op(graph: Graph, name: str) -> str:
+    """An operator name that is not taken: the given one, or that with a number."""
+    candidate, count = name, 1
+    while graph.has_op(candidate):
+        count += 1
+        candidate = f"{name}_{count}"
+    return candidate
+
+
 def optional_input(op: Op, index: int) -> str:
     """The name of an input; empty where it is omitted."""
     return op.inputs[index] if index < len(op.inputs) else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from blockfuse.frontend.canonical.rewriting import fresh, rewrite
+from blockfuse.frontend.canonical.rewriting import fresh, fresh_op, rewrite
 from blockfuse.graph import Graph, Op, Tensor
 
 
@@ -21,7 +21,7 @@ def add_of_sum(graph: Graph, op: Op) -> bool:
         if not is_last:
             shape = np.broadcast_shapes(graph.tensor(total).shape, graph.tensor(term).shape)
             graph.add_tensor(Tensor(name, shape, result.dtype))
-        op_name = op.name if is_last else f"{op.name}.{index}"
+        op_name = op.name if is_last else fresh_op(graph, f"{op.name}.{index}")
         graph.add_op(Op("Add", op_name, (total, term), (name,), {}, op.origin))
         total = name
     return True
