@@ -180,11 +180,11 @@ def _write_index(new: Path, library: Library, reference: Mapping[str, Any]) -> i
 
 
 def _tensors(library: Library) -> str:
-    """One line per input, constant and output: what, offset or alignment, layout, type, shape, name."""
+    """The device, and one line per input, constant and output: alignment or offset, layout, type, shape, name."""
     inputs = [f"input {port.alignment} {port.layout} {_typed(port)} {port.name}" for port in library.inputs]
     constants = [f"constant {constant.offset} plain {_typed(constant)}" for constant in library.constants]
     outputs = [f"output 0 {port.layout} {_typed(port)} {port.name}" for port in library.outputs]
-    return "\n".join((*inputs, *constants, *outputs, ""))
+    return "\n".join((f"device {library.target.kind}", *inputs, *constants, *outputs, ""))
 
 
 def _typed(value: Any) -> str:

@@ -1,0 +1,129 @@
+// Runs a folder that `blockfuse pack` made, without Python: run_packed DIR INPUT.npy [EXPECTED.npy]
+#include <dlfcn.h>
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/module.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <numeric>
+#include <sstream>
+
+namespace ffi = tvm::ffi;
+
+// A line of network/tensors.txt, such as "constant 1024 plain float32 64x147" or "input 4 plain float32 1x3x8x8 x".
+struct Description {
+  std::string kind, layout, dtype, name;
+  int64_t offset = 0, count = 1;  // of a constant in the weights; of elements
+  std::vector<int64_t> shape;
+};
+
+struct Borrowed {  // an allocator for tensors in memory that stays
+  char* memory;
+  void AllocData(DLTensor* tensor) { tensor->data = memory; }
+  void FreeData(DLTensor*) {}
+};
+
+[[noreturn]] void fail(const std::string& message) { throw std::runtime_error(message); }
+
+// A file's bytes after the first `skipped`, at an address that vector instructions can use; they stay to the end.
+char* read(const std::string& path, int64_t wanted, int64_t skipped = 0) {
+  std::ifstream file(path, std::ios::binary);
+  char* memory = static_cast<char*>(std::aligned_alloc(64, (wanted + 127) / 64 * 64));
+  if (!file.seekg(skipped).read(memory, wanted)) fail(path + " cannot be read, or has less data than expected");
+  return memory;
+}
+
+// The values of a .npy file: magic and version in 8 bytes, the header's length in 2, the header, the values.
+char* read_array(const std::string& path, const Description& wanted) {
+  const char* start = read(path, 10);
+  int64_t size = 10 + static_cast<unsigned char>(start[8]) + 256 * static_cast<unsigned char>(start[9]);
+  std::string header(read(path, size), static_cast<size_t>(size));
+  if (header.find("'<f4', 'fortran_order': False") == std::string::npos) fail(path + " is no C-ordered float32 array");
+  auto whole = static_cast<int64_t>(std::filesystem::file_size(path));
+  if (whole != size + 4 * wanted.count) fail(path + " has another shape than the network");
+  return read(path, 4 * wanted.count, size);
+}
+
+std::vector<Description> read_descriptions(const std::string& path) {
+  std::ifstream file(path);
+  std::vector<Description> all;
+  for (std::string line, dims; std::getline(file, line);) {
+    if (line == "device cuda") fail("this program runs networks for CPUs");
+    std::istringstream words(line);
+    Description one;
+    if (!(words >> one.kind >> one.offset >> one.layout >> one.dtype >> dims)) continue;
+    std::getline(words >> std::ws, one.name);
+    std::istringstream sizes(dims == "scalar" ? "" : dims);
+    while (std::getline(sizes, dims, 'x')) one.shape.push_back(std::stoll(dims));
+    for (int64_t size : one.shape) one.count *= size;
+    all.push_back(one);
+  }
+  return all;
+}
+
+const Description& the_only(const std::vector<Description>& all, const std::string& kind) {
+  auto matches = [&](const Description& one) { return one.kind == kind; };
+  auto found = std::find_if(all.begin(), all.end(), matches);
+  if (std::count_if(all.begin(), all.end(), matches) != 1 || found->dtype != "float32" || found->layout != "plain")
+    fail("this program runs networks with one input and one output, float32, and the output no image");
+  return *found;
+}
+
+ffi::Tensor tensor(char* memory, const Description& one) {
+  ffi::ShapeView shape(one.shape.data(), one.shape.size());
+  return ffi::Tensor::FromNDAlloc(Borrowed{memory}, shape, ffi::StringToDLDataType(one.dtype), DLDevice{kDLCPU, 0});
+}
+
+ffi::Tensor run(const std::string& folder, const std::vector<Description>& all, char* input) {
+  // The code needs TVM's runtime library at run time, not to be linked.
+  std::string runtime = folder + "/python/blockfuse/runtime/lib/libtvm_runtime.so";
+  if (!dlopen(runtime.c_str(), RTLD_NOW | RTLD_GLOBAL)) fail(dlerror());
+  ffi::Module library = ffi::Module::LoadFromFile(folder + "/network/library.so");
+  ffi::Module machine = library->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
+  machine->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, 2);  // 2: memory is reused
+
+  std::vector<ffi::Any> arguments{tensor(input, the_only(all, "input"))};  // and the constants, in their order
+  for (const Description& one : all) {
+    if (one.kind != "constant") continue;
+    int64_t bytes = one.count * ((ffi::StringToDLDataType(one.dtype).bits + 7) / 8);
+    arguments.emplace_back(tensor(read(folder + "/network/weights.bin", bytes, one.offset), one));
+  }
+  std::vector<ffi::AnyView> views(arguments.begin(), arguments.end());
+  ffi::Any results;
+  machine->GetFunction("main").value().CallPacked(views.data(), static_cast<int>(views.size()), &results);
+  return results.cast<ffi::Array<ffi::Tensor>>()[0];
+}
+
+void compare(const float* values, const float* expected, int64_t count) {
+  double error = 0, largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    double difference = std::abs(double{values[i]} - expected[i]);
+    error = std::isnan(difference) ? INFINITY : std::max(error, difference);
+    largest = std::max(largest, std::abs(double{expected[i]}));
+  }
+  std::cout << "largest difference " << error << ", of values up to " << largest << '\n';
+  if (!(error <= 1e-3 * largest)) fail("the result is not the expected one");
+}
+
+int main(int count, char** words) try {
+  if (count < 3 || count > 4) fail("usage: run_packed DIR INPUT.npy [EXPECTED.npy]");
+  std::vector<Description> all = read_descriptions(words[1] + std::string("/network/tensors.txt"));
+  const Description& output = the_only(all, "output");
+  ffi::Tensor result = run(words[1], all, read_array(words[2], the_only(all, "input")));
+  const float* values = static_cast<const float*>(result.data_ptr());
+  std::vector<int64_t> order(static_cast<size_t>(output.count));
+  std::iota(order.begin(), order.end(), 0);
+  auto end = order.begin() + std::min<int64_t>(5, output.count);
+  std::partial_sort(order.begin(), end, order.end(), [&](int64_t a, int64_t b) { return values[a] > values[b]; });
+  for (auto i = order.begin(); i < end; ++i) std::cout << output.name << '[' << *i << "] = " << values[*i] << '\n';
+  if (count == 4) compare(values, reinterpret_cast<float*>(read_array(words[3], output)), output.count);
+  return 0;
+} catch (const std::exception& error) {
+  std::cerr << "run_packed: error: " << error.what() << '\n';
+  return 1;
+}
