@@ -165,7 +165,7 @@ class _Builder:
         name = (
             f"{self.tiles[value].name}_rows" if value < inputs else f"v{value}_{self.folded.units[value - inputs].name}"
         )
-        tile = Tile(name, Level.LOCAL, shape, rows, shape.width, channels, channels)
+        tile = Tile(name, Level.LOCAL, shape, rows, shape.width, channels, _pitch(channels))
         tile.ring = rows < shape.height
         tile.first_channel = first_channel or Affine()
         self.local.append(tile)
@@ -173,6 +173,11 @@ class _Builder:
 
     def _load(self, value: int, rows: Range) -> Load:
         return Load(self.tiles[value], self.readable[value], box(self.shapes[value], rows))
+
+
+def _pitch(channels: int) -> int:
+    """Elements from pixel to pixel; pixels 4096 bytes apart would share the few places of one set of a cache."""
+    return channels + 16 if channels % 1024 == 0 else channels
 
 
 def _size(shape: ImageShape) -> tuple[int, int, int, int]:

@@ -10,14 +10,15 @@ import pytest
 from blockfuse.block import Block
 from blockfuse.machine import Loop, Node, Pixels, Program
 from blockfuse.plan.cpu import CpuPlan, UnitTiling
-from blockfuse.plan.fold import fold, unfoldable
+from blockfuse.plan.fold import fold
 from blockfuse.program.cpu import program_cpu
-from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, ImageShape, Pool, Window
+from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, Grouped, ImageShape, Pool, Window
 from tests import cpu_programs
 from tests.cpu_kernels import call, compile_programs, error, random_inputs
-from tests.random_blocks import random_block
+from tests.gated_blocks import convnext, pre_activation, squeeze_excite, two_groupings
+from tests.random_blocks import ALL_KINDS, KINDS, random_block
 
-SEEDS = range(40)
+SEEDS = [*((KINDS, n) for n in range(30)), *((ALL_KINDS, n) for n in range(50))]
 RELU, RELU6 = Function("relu"), Function("clip", 0.0, 6.0)
 PAD1 = cpu_programs.PAD1
 
@@ -27,7 +28,7 @@ def random_plan(rng: np.random.Generator, block: Block) -> CpuPlan:
     units = tuple(
         UnitTiling(
             pixels=int(rng.integers(1, 15)),
-            vectors=int(rng.integers(1, 4)) if unit.kind == "contract" else 1,
+            vectors=int(rng.integers(1, 4)) if unit.kind in {"contract", "grouped"} else 1,
             prefetch=bool(rng.random() < 0.3),
             filter_rows=bool(rng.random() < 0.3),
         )
@@ -44,21 +45,12 @@ def check(block: Block, program: Program, seed: int, shift: int = 1) -> None:
     assert error(block, inputs, call(kernel, program, inputs, block.parameters, shift)) <= 1
 
 
-def random_case(seed: int) -> tuple[Block, Program] | None:
+@pytest.mark.parametrize(("kinds", "seed"), SEEDS)
+def test_random_block(kinds, seed):
     rng = np.random.default_rng(seed)
-    block = random_block(rng)
-    if unfoldable(block):
-        return None
+    block = random_block(rng, kinds=kinds)
     planar = tuple(bool(rng.random() < 0.3) for _ in block.inputs)
-    return block, program_cpu(fold(block), random_plan(rng, block), f"random_{seed}", planar)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_random_block(seed):
-    case = random_case(seed)
-    if case is None:
-        pytest.skip("an elementwise stage of this block has no unit to join")
-    check(*case, seed)
+    check(block, program_cpu(fold(block), random_plan(rng, block), f"random_{seed}", planar), seed)
 
 
 @pytest.mark.parametrize("make", cpu_programs.PROGRAMS)
@@ -96,6 +88,41 @@ def basic_block() -> tuple[Block, Program]:
     return block, program_cpu(fold(block), CpuPlan("rows", 2, 2, tilings), "basic", (True,))
 
 
+def in_rows(block: Block, rows: int = 2, tasks: int = 1, lanes: int = 16) -> tuple[Block, Program]:
+    """A block's program in bands and steps of rows."""
+    folded = fold(block)
+    units = tuple(UnitTiling(3, 2) for _ in folded.units)
+    return block, program_cpu(folded, CpuPlan("rows", tasks, rows, units, lanes=lanes), block.name)
+
+
+WHOLE = (convnext, squeeze_excite, pre_activation, two_groupings)
+
+
+@pytest.mark.parametrize("lanes", [4, 16])
+@pytest.mark.parametrize("width", [4, 8, 16, 24, 32])
+def test_group_widths(width, lanes):
+    """Narrow groups share vectors, wide ones are swept alone; stride, dilation and uneven padding."""
+    window = Window(3, 3, 2, 1, 1, 2, 1, 2, 0, 1)
+    stage = Grouped("conv", (0,), 3 * width, 3, window)
+    block = Block((ImageShape(9, 7, 3 * width),), (stage, Activation("relu", (1,), RELU)), batch=2)
+    check(*in_rows(block.with_random_parameters(width), tasks=2, lanes=lanes), 1)
+
+
+def test_pixels_one_page_apart_are_moved_apart():
+    """A ring of 1024 channels has a pitch of its own."""
+    stages = (Conv("expand", (0,), 1024, Window()), Conv("project", (1,), 8, PAD1))
+    block = Block((ImageShape(3, 4, 8),), stages).with_random_parameters(7)
+    _, program = in_rows(block, rows=1)
+    assert [tile.pitch - tile.channels for tile in program.tiles] == [16]
+    check(block, program, 1)
+
+
+@pytest.mark.parametrize("make", WHOLE)
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_whole_block(make, tasks):
+    check(*in_rows(make(batch=2), tasks=tasks), 1)
+
+
 def without(nodes: list[Node], dropped: Node) -> list[Node]:
     """Nodes without one instruction, wherever it stands."""
     kept: list[Node] = []
@@ -107,10 +134,10 @@ def without(nodes: list[Node], dropped: Node) -> list[Node]:
     return kept
 
 
-@pytest.mark.parametrize("make", [inverted_residual, basic_block, *cpu_programs.PROGRAMS])
+@pytest.mark.parametrize("make", [inverted_residual, basic_block, *cpu_programs.PROGRAMS, *WHOLE])
 def test_every_instruction_counts(make):
     """Whichever instruction is deleted, the result is wrong: the lowering takes nothing for granted."""
-    block, program = make()
+    block, program = in_rows(make()) if make in WHOLE else make()
     mutants = [
         replace(program, name=f"{program.name}_{n}", body=without(program.body, instruction))
         for n, instruction in enumerate(program.instructions())

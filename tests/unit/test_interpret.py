@@ -13,6 +13,7 @@ from blockfuse.plan.fold import Folded, fold
 from blockfuse.program.cpu import program_cpu
 from blockfuse.program.interpret import interpret
 from blockfuse.target import parse_target
+from tests.gated_blocks import convnext, pre_activation, squeeze_excite, two_groupings
 from tests.random_blocks import ALL_KINDS, KINDS, random_block
 from tests.residual_blocks import basic, mbconv
 
@@ -72,7 +73,11 @@ def remove(nodes: list[Node], target: object) -> list[Node]:
 
 @pytest.mark.parametrize(
     ("block", "plan"),
-    [(basic(9, 11, 16, 24, 2), {"rows": 2}), (mbconv(9, 7, 24, 96), {"mode": "channels", "tasks": 3, "chunk": 16})],
+    [
+        (basic(9, 11, 16, 24, 2), {"rows": 2}),
+        (mbconv(9, 7, 24, 96), {"mode": "channels", "tasks": 3, "chunk": 16}),
+        *((make(), {"tasks": 1}) for make in (convnext, squeeze_excite, pre_activation, two_groupings)),
+    ],
 )
 def test_every_instruction_counts(block: Block, plan: dict):
     program = program_cpu(fold(block), plan_for(fold(block), **plan), "whole", (True,) if "rows" in plan else ())

@@ -1,0 +1,132 @@
+"""What joins which unit, what becomes a unit of its own, and which rows of a value a gate needs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from blockfuse.block import Block, reference
+from blockfuse.plan.choose_cpu import plan_cpu
+from blockfuse.plan.cut import into_units
+from blockfuse.plan.device import cpu_device
+from blockfuse.plan.fold import AddBias, AddValue, MultiplyValue, ScaleChannels, fold, unfoldable
+from blockfuse.plan.infeasible import Infeasible
+from blockfuse.plan.row_span import row_spans
+from blockfuse.stages import Activation, Add, Conv, Function, ImageShape, Multiply, Pool, Stage, Window
+from blockfuse.target import parse_target
+from tests.gated_blocks import convnext, pre_activation, squeeze_excite, two_groupings
+from tests.random_blocks import ALL_KINDS, random_block
+
+RELU = Function("relu")
+ONE, TWO = (cpu_device(parse_target("cpu:avx512", threads)) for threads in (1, 2))
+
+
+def kinds(block: Block) -> list[str]:
+    return [unit.kind for unit in fold(block).units]
+
+
+def test_norm_is_a_unit_and_layer_scale_joins_the_projection():
+    folded = fold(convnext())
+    assert kinds(convnext()) == ["depthwise", "norm", "contract", "contract"]
+    assert folded.units[1].epilogue == (ScaleChannels(1),)
+    assert folded.units[3].epilogue == (AddBias((4,)), ScaleChannels(5), AddValue(0))
+
+
+def test_a_gate_is_a_unit_that_reads_the_image_and_the_gate():
+    folded = fold(squeeze_excite())
+    assert kinds(squeeze_excite()) == ["contract", "depthwise", "pool", "contract", "contract", "map", "contract"]
+    gate = folded.units[5]
+    assert gate.terms[0].source == folded.value(1)
+    assert gate.epilogue == (MultiplyValue(folded.value(4)),)
+    assert gate.reads == (folded.value(1), folded.value(4))
+
+
+def test_what_follows_no_unit_becomes_one():
+    assert kinds(pre_activation()) == ["map", "contract", "contract"]
+    assert [str(step) for step in fold(pre_activation()).units[0].epilogue] == ["scale", "relu"]
+
+
+def test_grouped_units_count_the_products_of_one_group():
+    folded = fold(two_groupings())
+    assert kinds(two_groupings()) == ["grouped", "grouped"]
+    assert [folded.depth(index) for index in range(2)] == [4 * 9, 12 * 9]
+    assert folded.operations(1) == two_groupings().stages[2].operations((folded.shapes[1],))
+
+
+def test_a_value_and_itself():
+    block = Block((ImageShape(3, 4, 5),), (Add("double", (0, 0)), Multiply("square", (1, 1))))
+    assert kinds(block) == ["map", "map"]
+
+
+def test_a_product_joins_the_value_made_last():
+    shape = ImageShape(3, 4, 5)
+    stages = (Conv("a", (0,), 5, Window()), Conv("b", (0,), 5, Window()), Multiply("product", (2, 1)))
+    folded = fold(Block((shape,), stages))
+    assert folded.units[1].epilogue == (AddBias((1,)), MultiplyValue(1))
+
+
+def test_an_unknown_stage_is_named():
+    class Shuffle(Activation):
+        pass
+
+    class Strange(Stage):
+        output_shape = Activation.output_shape
+        reference = Activation.reference
+
+    block = Block((ImageShape(1, 1, 1),), (Strange("strange", (0,)),))
+    assert unfoldable(block) == "stage kind Strange has no folding rule"
+    assert not unfoldable(Block((ImageShape(1, 1, 1),), (Shuffle("fine", (0,), RELU),)))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_units_apart_compute_the_block(seed: int):
+    rng = np.random.default_rng(seed)
+    block = random_block(rng, kinds=ALL_KINDS)
+    block = replace(block, tensors=(*(f"in{i}" for i in range(len(block.inputs))), "out"))
+    inputs = [rng.standard_normal((block.batch, s.height, s.width, s.channels)) for s in block.inputs]
+    wanted = reference(block, inputs)[-1]
+    known = dict(zip(block.tensors[:-1], inputs, strict=True))
+    for part in into_units(fold(block)):
+        part.check()
+        known[part.tensors[-1]] = reference(part, [known[name] for name in part.tensors[:-1]])[-1]
+    np.testing.assert_allclose(known["out"], wanted, rtol=0, atol=1e-9 * np.abs(wanted).max() + 1e-12)
+
+
+# ---- barriers --------------------------------------------------------------------------------------------------------
+
+
+def test_every_row_lies_under_a_gate():
+    folded = fold(squeeze_excite())
+    spans = row_spans(folded)
+    assert [spans[folded.value(index)].is_every_row for index in range(7)] == [True] * 5 + [False] * 2
+    assert not any(span.is_every_row for span in row_spans(fold(convnext())))
+
+
+def test_bands_cannot_each_make_a_whole_image():
+    block = squeeze_excite()
+    found = plan_cpu(fold(block), TWO)
+    assert isinstance(found, Infeasible)
+    assert (found.need, found.available) == (7, 4)
+    assert "each of 2 bands: needs 7 rows of an image that is pooled, 4 available" in str(found)
+
+
+@pytest.mark.parametrize(("block", "device"), [(squeeze_excite(), ONE), (squeeze_excite(batch=2), TWO)])
+def test_one_band_an_image_can(block, device):
+    found = plan_cpu(fold(block), device)
+    assert isinstance(found, list)
+    assert {candidate.plan.tasks for candidate in found} == {1}
+
+
+def test_a_gate_that_comes_from_outside_is_no_barrier():
+    """What lies behind the pool: scale, project and add; every band pools by itself."""
+    stages = (
+        Pool("pool", (0,), "mean", Window(7, 5)),
+        Conv("fc", (2,), 8, Window()),
+        Multiply("gate", (0, 3)),
+        Conv("project", (4,), 8, Window()),
+        Add("add", (5, 1)),
+    )
+    block = Block((ImageShape(7, 5, 8), ImageShape(7, 5, 8)), stages)
+    found = plan_cpu(fold(block), TWO)
+    assert isinstance(found, list)
+    assert 2 in {candidate.plan.tasks for candidate in found}
