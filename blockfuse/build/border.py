@@ -54,6 +54,7 @@ class _Border:
     def __init__(self, network: Network, dtype: str) -> None:
         self.network, self.dtype = network, dtype
         self.casts: dict[str, Cast] = {}
+        self.written = {step.output: step.output_shape for step in network.steps if isinstance(step, Call)}
         made = {name for step in network.steps for name in _outputs(step)}
         self.entering = [port for port in network.inputs if port.dtype == _OUTSIDE]
         self.leaving = [port for port in network.outputs if port.dtype == _OUTSIDE and port.name in made]
@@ -92,8 +93,8 @@ class _Border:
 
     def _leave(self, port: Port) -> Call:
         shape = _nhwc(port.shape) if self.network.is_image(port.name) else port.shape
-        cast = Cast(shape, self.dtype, _OUTSIDE)
-        return Call(self._kernel(cast), (self.inner[port.name],), (), port.name, shape)
+        cast = Cast(self.written.get(port.name, shape), self.dtype, _OUTSIDE)
+        return Call(self._kernel(cast), (self.inner[port.name],), (), port.name, cast.shape)
 
     def _kernel(self, cast: Cast) -> str:
         """The name of a kernel; equal ones share it."""

@@ -17,7 +17,7 @@ import itertools
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -101,32 +101,28 @@ class Session:
 
     def _run_on_gpu(self, arguments: list[Array]) -> list[Array]:
         with self._turn:
-            return self._idle[0](arguments)
+            results: list[Array] = self._idle[0](arguments)
+            return results
 
     def _run_on_cpu(self, arguments: list[Array]) -> list[Array]:
         use_threads(self.threads)
         try:
-            machine = self._idle.pop()
+            main = self._idle.pop()
         except IndexError:
-            machine = self._machine()
+            main = self._machine()
         try:
-            return machine(arguments)
+            results = main(*[tvm_ffi.from_dlpack(array) for array in arguments], *self._constants)
         finally:
-            self._idle.append(machine)
+            self._idle.append(main)
+        return [np.from_dlpack(result) for result in results]
 
-    def _machine(self) -> Callable[[list[Array]], list[Array]]:
-        """A virtual machine that runs the network on numpy arrays."""
+    def _machine(self) -> Any:
+        """A machine that runs the network: on a GPU of numpy arrays, else TVM's own, of its tensors."""
         if self._is_gpu:
             return CudaMachine(self._module, self.library)
         machine = self._module["vm_load_executable"]()
         machine["vm_initialization"](*_CPU_DEVICE)
-        main = machine["main"]
-
-        def run(arguments: list[Array]) -> list[Array]:
-            results = main(*[tvm_ffi.from_dlpack(array) for array in arguments], *self._constants)
-            return [np.from_dlpack(result) for result in results]
-
-        return run
+        return machine["main"]
 
 
 # ---- inputs and outputs ----------------------------------------------------------------------------------------------

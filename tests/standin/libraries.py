@@ -1,0 +1,144 @@
+"""Builds the two libraries that stand in for CUDA's, and connects them with the emulator."""
+
+import ctypes
+import functools
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tests.emulated.emulator import EmulationError, Finding, emulate
+from tests.emulated.emulator.host_source import HostKernel, host_kernel
+from tests.emulated.emulator.toolchain import _cache
+
+_HERE = Path(__file__).parent
+_COMPILE = ("g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
+_READ_ONLY = re.compile(r"(input_\d+|packed_\w+)_ptr")
+_DESCRIBE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
+_LAUNCH = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.POINTER(ctypes.c_uint),
+    ctypes.POINTER(ctypes.c_uint),
+    ctypes.c_uint,
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.c_int,
+)
+
+
+class Launch(NamedTuple):
+    """A kernel that ran: its name, blocks, threads, dynamic shared memory, and what the emulator found."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared_bytes: int
+    findings: tuple[Finding, ...]
+
+
+class Statistics(NamedTuple):
+    """What the device was asked for."""
+
+    allocations: int
+    bytes: int
+    graph_launches: int
+
+
+class StandIn:
+    """The device in this process; made before anything asks for a GPU.
+
+    Args:
+        arch: The architecture it claims to be, such as ``sm_90``.
+    """
+
+    def __init__(self, arch: str) -> None:
+        folder = _libraries()
+        self._driver = ctypes.CDLL(str(folder / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / "libcudart.so.13"), mode=ctypes.RTLD_GLOBAL)
+        self._driver.standin_set_arch(int(arch.removeprefix("sm_")))
+        self._driver.standin_bytes_left.restype = ctypes.c_size_t
+        self._callbacks = (_DESCRIBE(self._describe), _LAUNCH(self._launch))
+        self._driver.standin_set_launcher(*self._callbacks)
+        self.launches: list[Launch] = []
+
+    def statistics(self) -> Statistics:
+        """What was asked for so far."""
+        values = (ctypes.c_long * 3)()
+        self._driver.standin_statistics(values)
+        return Statistics(*values)
+
+    def _describe(self, source: bytes, name: bytes) -> int:
+        """Number of parameters of a kernel; -1 if the source has no such kernel."""
+        try:
+            return len(_host_kernel(source, name).parameters)
+        except EmulationError as error:
+            sys.stderr.write(f"stand-in device: {error}\n")
+            return -1
+
+    def _launch(
+        self, source: bytes, name: bytes, grid: Any, block: Any, shared_bytes: int, pointers: Any, count: int
+    ) -> int:
+        """Run a kernel; other than 0 if it cannot be run."""
+        parameters = _host_kernel(source, name).parameters
+        arguments = {p.name: self._argument(p.type, pointers[i]) for i, p in enumerate(parameters[:count])}
+        shape = tuple(grid[:3]), tuple(block[:3])
+        try:
+            emulated = emulate(
+                source.decode(),
+                arguments,
+                outputs={name for name in arguments if not _READ_ONLY.fullmatch(name)},
+                grid=shape[0],
+                shared_bytes=shared_bytes,
+                kernel=name.decode(),
+                block=shape[1],
+            )
+        except (EmulationError, ValueError) as error:
+            sys.stderr.write(f"stand-in device: {name.decode()}: {error}\n")
+            return 1
+        self.launches.append(Launch(name.decode(), *shape, shared_bytes, emulated.findings))
+        return 0
+
+    def _argument(self, kind: str, pointer: int | None) -> np.ndarray[Any, Any]:
+        """The memory from a pointer to the end of its allocation, as bytes."""
+        left = self._driver.standin_bytes_left(ctypes.c_void_p(pointer))
+        if not kind.endswith("*") or pointer is None or not left:
+            raise ValueError(f"{pointer} is no pointer to memory of the device")
+        return np.ctypeslib.as_array((ctypes.c_uint8 * left).from_address(pointer))
+
+
+@functools.lru_cache(maxsize=256)
+def _host_kernel(source: bytes, name: bytes) -> HostKernel:
+    return host_kernel(source.decode(), name.decode())
+
+
+@functools.cache
+def _libraries() -> Path:
+    """The folder with both libraries; compiled once per version of their sources."""
+    sources = sorted(path for path in _HERE.iterdir() if path.suffix in {".cpp", ".h", ".map"})
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:24]
+    target = _cache() / f"standin-{digest}"
+    if target.exists():
+        return target
+    with tempfile.TemporaryDirectory(dir=_cache()) as name:
+        folder = Path(name) / "built"
+        folder.mkdir()
+        driver, runtime = folder / "libcuda.so.1", folder / "libcudart.so.13"
+        _compile(driver, "device.cpp", "driver.cpp")
+        _compile(runtime, "runtime.cpp", str(driver), f"-Wl,--version-script={_HERE / 'runtime.map'}")
+        try:
+            folder.rename(target)
+        except OSError:  # another process was faster
+            if not target.exists():
+                raise
+    return target
+
+
+def _compile(library: Path, *parts: str) -> None:
+    command = [*_COMPILE, "-o", str(library), f"-Wl,-soname,{library.name}", *parts]
+    subprocess.run(command, cwd=_HERE, check=True)
