@@ -65,7 +65,7 @@ def _hard_sigmoid(x: Array, function: Function) -> Array:
 
 
 def _sigmoid(x: Array, _: Function) -> Array:
-    return np.asarray(np.exp(-np.logaddexp(0.0, -x)))
+    return np.asarray(np.exp(np.minimum(x, 0.0)) / (1 + np.exp(-np.abs(x))))
 
 
 def _silu(x: Array, function: Function) -> Array:

@@ -42,7 +42,7 @@ class Finish:
             case Bias():
                 return value + constants(self._kernel, step.keys, channel, lanes)
             case Apply():
-                return activate(step.function, value, lanes)
+                return activate(step.function, self._kernel.emitter.bind("sum", value), lanes)
             case ScaleBy():
                 scale, shift = (constants(self._kernel, (key,), channel, lanes) for key in step.keys)
                 return value * scale + shift

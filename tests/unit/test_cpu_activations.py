@@ -13,7 +13,7 @@ from tests.random_blocks import FUNCTIONS
 
 LANES = 16
 RELATIVE = 1e-6
-ABSOLUTE = {"gelu": 2.5e-7}  # times the argument: 1 + erf cancels far below zero
+ABSOLUTE = {"gelu": 2.5e-7, "gelu_tanh": 1e-9}  # times the argument: far below zero 1 + erf cancels, exp grows fast
 
 
 def kernel(function, lanes, size):
