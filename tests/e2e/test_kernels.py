@@ -1,0 +1,149 @@
+"""``blockfuse kernels``: every kernel with its stages, figures and sources."""
+
+import json
+from dataclasses import replace
+
+import onnx
+import pytest
+
+import blockfuse
+from blockfuse import cli
+from blockfuse.build.cubin import find_nvcc
+from blockfuse.errors import TargetError
+from blockfuse.frontend.zoo import resnet18
+from blockfuse.report import KernelRecord, Report, StepRecord
+from blockfuse.tools import resources
+from blockfuse.tools.kernels import kernels_of, kernels_of_artifact, kernels_of_model
+
+RECORD = KernelRecord("bf_a", "tile 7x14", 1000, 1.1, 10, 20, 3.0, "memory", ("conv 3x3 -> 8",), 12, 256, 40_000)
+LOG = "Used 168 registers, 12 bytes spill stores, 8 bytes spill loads"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, an artifact with sources, and one without."""
+    path = tmp_path_factory.mktemp("kernels")
+    onnx.save(resnet18(size=32, width=0.25, classes=10), path / "net.onnx")
+    command = ["compile", str(path / "net.onnx"), "-q", "--threads", "1", "--fuse", "always", "-o"]
+    assert cli.main([*command, str(path / "net.bf"), "--keep-sources"]) == 0
+    kept = blockfuse.load(path / "net.bf")
+    blockfuse.Executable(replace(kept._library, sources={}), kept.report()).save(path / "plain.bf")
+    return path
+
+
+@pytest.fixture
+def run(folder, capsys):
+    """Code, output and messages of the command."""
+
+    def command(name, *words):
+        capsys.readouterr()
+        code = cli.main(["kernels", str(folder / name), *words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def test_every_kernel_is_listed_with_its_stages_and_calls(run):
+    code, out, _ = run("net.bf")
+    assert code == 0
+    assert "9 kernels in 10 calls" in out
+    assert "bf_basic_block_0: conv 3x3 -> 16 | relu | conv 3x3 -> 16 | add | relu" in out
+    assert "2 calls (basic_block_0, basic_block_1); 1 bands" in out
+    assert "CTAs" not in out
+    code, out, _ = run("net.bf", "--json")
+    kernels = json.loads(out)["kernels"]
+    assert sum(one["share"] for one in kernels) == pytest.approx(1)
+    assert all(one["plan"] and one["bound"] and one["stages"] and not one["resources"] for one in kernels)
+
+
+def test_a_model_has_the_kernels_of_its_artifact(run):
+    options = ("--threads", "1", "--fuse", "always")
+    assert run("net.onnx", *options)[1] == run("net.bf")[1]
+    assert run("net.onnx", *options, "--source", "bf_basic_block_3")[1] == run(
+        "net.bf", "--source", "bf_basic_block_3"
+    )[1]  # fmt: skip
+
+
+def test_the_source_of_a_kernel(run):
+    code, out, _ = run("net.bf", "--source", "bf_basic_block_3")
+    assert code == 0
+    assert out.startswith("==== bf_basic_block_3.program\nprogram bf_basic_block_3 (cpu)")
+    assert "==== bf_basic_block_3.tir" in out
+    assert "def bf_basic_block_3(" in out
+    code, out, _ = run("net.bf", "--source", "bf_basic_block_3", "--json")
+    assert set(json.loads(out)["sources"]) == {"bf_basic_block_3.program", "bf_basic_block_3.tir"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "message"),
+    [
+        ("net.bf", "bf_none", "there is no kernel 'bf_none'; there are bf_"),
+        ("plain.bf", "bf_basic_block_3", "has no sources of bf_basic_block_3: compile it with --keep-sources"),
+    ],
+)
+def test_sources_that_are_not_there(run, name, kernel, message):
+    code, out, err = run(name, "--source", kernel)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_options_for_compiling_do_not_go_with_an_artifact(run):
+    code, _, err = run("net.bf", "--fuse", "never")
+    assert code == 2
+    assert "--fuse says how to compile a model" in err
+
+
+def test_sources_survive_loading_and_saving(folder, tmp_path):
+    blockfuse.load(folder / "net.bf").save(tmp_path / "again.bf")
+    assert kernels_of_artifact(tmp_path / "again.bf").texts == kernels_of_artifact(folder / "net.bf").texts
+    assert (folder / "plain.bf").stat().st_size < (folder / "net.bf").stat().st_size
+
+
+# ---- CUDA ------------------------------------------------------------------------------------------------------------
+def test_a_cuda_kernel_is_shown_with_what_it_needs(monkeypatch):
+    monkeypatch.setattr(resources, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setattr(resources, "_ptxas", lambda *_: LOG)
+    report = Report("net", "sm_90", steps=(StepRecord("a", "mbconv", "y", kernels=(RECORD,)),))
+    shown = str(kernels_of(report, ("sm_90",), {"bf_a.cu": "code"}))
+    assert "12 CTAs of 256 threads, 40000 shared bytes" in shown
+    assert "sm_90: 168 registers, 20 bytes spilled; 1 CTAs per SM, occupancy 12 %" in shown
+    assert "--keep-sources" in kernels_of(report, ("sm_90",), {}).note
+    monkeypatch.setattr(resources, "find_nvcc", _no_nvcc)
+    assert "not known: there is no nvcc" in kernels_of(report, ("sm_90",), {"bf_a.cu": "code"}).note
+
+
+def _no_nvcc():
+    raise TargetError("there is no nvcc")
+
+
+@pytest.mark.parametrize(
+    ("arch", "threads", "registers", "shared", "ctas"),
+    [
+        ("sm_90", 256, 168, 40_000, 1),  # registers: 8 warps of 5376
+        ("sm_90", 256, 128, 40_000, 2),
+        ("sm_90a", 128, 32, 100_000, 2),  # shared memory, with 1 KiB of the system's
+        ("sm_89", 512, 32, 1_000, 3),  # threads
+        ("sm_80", 32, 16, 0, 32),  # CTAs
+        ("sm_90", 1024, 255, 0, 0),  # too many registers to start at all
+        ("sm_70", 256, 32, 0, 0),
+    ],
+)
+def test_ctas_per_sm(arch, threads, registers, shared, ctas):
+    assert resources.ctas_per_sm(arch, threads, registers, shared) == ctas
+
+
+def test_cuda_c_of_a_model(folder):
+    try:
+        find_nvcc()
+    except TargetError:
+        pytest.skip("compiling for GPUs needs nvcc")
+    kernels = kernels_of_model(folder / "net.onnx", "sm_90", dtype="float16", sources=True)
+    texts = kernels.sources("bf_basic_block_3")
+    assert list(texts) == ["bf_basic_block_3.program", "bf_basic_block_3.cu"]
+    assert texts["bf_basic_block_3.cu"].startswith("// program bf_basic_block_3 (cuda)")
+    assert "__global__" in texts["bf_basic_block_3.cu"]
+    (one,) = next(view.resources for view in kernels.kernels if view.record.name == "bf_basic_block_3")
+    assert 16 <= one.registers <= 255
+    assert one.spill_bytes == 0
+    assert one.ctas > 0
