@@ -56,9 +56,10 @@ from blockfuse.frontend.canonical import (
     sums,
 )
 from blockfuse.frontend.canonical.check import check_canonical, refuse_uncanonical
+from blockfuse.frontend.canonical.rewriting import Rewrite
 from blockfuse.graph import Graph
 
-__all__ = ["REWRITES", "canonicalize", "check_canonical"]
+__all__ = ["LAST_REWRITES", "REWRITES", "canonicalize", "check_canonical"]
 
 REWRITES = (
     # spelling
@@ -87,7 +88,6 @@ REWRITES = (
     linear.plain_gemm,
     linear.gemm_of_matmul,
     linear.fold_vector,
-    pixels.conv_of_flat_image,
     pixels.raise_pixels,
     # convolutions
     sums.add_of_sum,
@@ -110,7 +110,10 @@ REWRITES = (
     channels_last.merge_transposes,
     channels_last.sink_transposes,
 )
-"""All rewrites, in order."""
+"""All rewrites but the last, in order."""
+
+LAST_REWRITES = (pixels.conv_of_flat_image,)
+"""Those that must see images as they will stay, not with axes that are still to move."""
 
 _MAX_ROUNDS = 100
 
@@ -121,11 +124,18 @@ def canonicalize(graph: Graph) -> Graph:
     Raises:
         UnsupportedModelError: An op has no canonical form, such as a convolution whose filter is computed.
     """
+    for rewrites in (REWRITES, (*REWRITES, *LAST_REWRITES)):
+        graph = _settled(graph, rewrites)
+    refuse_uncanonical(graph)
+    return graph
+
+
+def _settled(graph: Graph, rewrites: tuple[Rewrite, ...]) -> Graph:
+    """The graph after as many rounds of rewrites as change it."""
     for _ in range(_MAX_ROUNDS):
         before = graph
-        for rewrite in REWRITES:
+        for rewrite in rewrites:
             graph = rewrite(graph)
         if graph is before:
-            refuse_uncanonical(graph)
             return graph
     raise InternalError(f"the rewrites of graph {graph.name!r} do not come to an end")

@@ -28,7 +28,7 @@ _STAGES = (_Stage(32, 2, True), _Stage(64, 3, True), _Stage(96, 3, True), _Stage
 _GROUP_WIDTH = 8
 """Channels of a group of the 3x3 convolutions."""
 
-_SILU_GAIN = 2.2
+_SILU_GAIN = 2.1
 """Gain of a convolution before a SiLU."""
 
 _BRANCH_GAIN = 0.25

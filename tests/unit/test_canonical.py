@@ -9,38 +9,12 @@ from onnx import TensorProto, helper
 from blockfuse.errors import InternalError, ModelError, UnsupportedModelError
 from blockfuse.frontend import canonicalize, check_canonical, read, to_onnx, with_outputs, zoo
 from blockfuse.graph import Graph, Op, Tensor
+from tests.canonical_models import DEPTH, canonical, only
 from tests.onnx_models import feeds_of, floats, model, node, run
-
-DEPTH = 64
-"""Longest chain of float32 roundings in the small models here; their sums have at most 4 x 3 x 3 terms."""
 
 W = {"w": floats(6, 4, 3, 3, seed=2), "b": floats(6, seed=3)}
 NORM = {"s": floats(6, seed=4), "t": floats(6, seed=5), "m": floats(6, seed=6), "v": abs(floats(6, seed=7)) + 0.5}
 ROOT = np.float32(math.sqrt(2))
-
-
-def canonical(proto, *kinds, depth=DEPTH):
-    """The canonical graph of a model, after checking its kinds and that it computes what the model does."""
-    graph = read(proto)
-    before = str(graph)
-    result = canonicalize(graph)
-    check_canonical(result)
-    assert str(graph) == before
-    assert [op.kind for op in result.ops()] == list(kinds)
-    assert (result.inputs, result.outputs) == (graph.inputs, graph.outputs)
-    assert canonicalize(result) is result
-    feeds = feeds_of(graph)
-    expected, actual = run(proto, feeds), run(to_onnx(result), feeds)
-    for name, value in expected.items():
-        assert value.shape == actual[name].shape
-        eps = np.finfo(value.dtype).eps
-        np.testing.assert_allclose(actual[name], value, rtol=0, atol=depth * eps * abs(value).max())
-    return result
-
-
-def only(graph):
-    (op,) = graph.ops()
-    return op
 
 
 # ---- convolutions ----------------------------------------------------------------------------------------------------
@@ -670,7 +644,7 @@ def test_both_exporters_end_in_one_form(style):
     assert all(op.attrs["max"] == 6 for op in graph.ops() if op.kind == "Clip")
 
 
-@pytest.mark.parametrize("build", [zoo.resnet18, zoo.mobilenet_v2])
+@pytest.mark.parametrize("build", [zoo.resnet18, zoo.resnet50, zoo.mobilenet_v2])
 def test_zoo_models_are_canonical_up_to_spelling(build):
     proto = build(size=32, width=0.25, classes=7)
     kinds = [op.kind for op in read(proto).ops()]
@@ -722,6 +696,11 @@ WINDOW = {"kernel_shape": (1, 1), "strides": (1, 1), "pads": (0,) * 4, "dilation
         graph_of("Squeeze", {}, IMAGE),
         graph_of("Unsqueeze", {}, IMAGE),
         graph_of("Dropout", {}, IMAGE),
+        graph_of("LayerNormalization", {"axes": (1,)}, IMAGE, (4,), (4,), constants=2),
+        graph_of("LayerNormalization", {"axes": (2,), "epsilon": 1e-5}, IMAGE, (4,), (4,), constants=2),
+        graph_of("LayerNormalization", {"axes": (1,), "epsilon": 1e-5}, IMAGE, (4,), constants=1),
+        graph_of("LayerNormalization", {"axes": (1,), "epsilon": 1e-5}, IMAGE, (4,), (4,), constants=1),
+        graph_of("LayerNormalization", {"axes": (1,), "epsilon": 1e-5}, IMAGE, (8,), (8,), constants=2),
     ],
     ids=str,
 )
