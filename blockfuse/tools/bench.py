@@ -101,13 +101,13 @@ class BenchResult:
 
     @property
     def ratio(self) -> float | None:
-        """Minimum of the baseline over our minimum: above 1 we are faster."""
-        return self.baseline.minimum / self.ours.minimum if self.baseline else None
+        """Our minimum over that of the baseline: below 1 we are faster."""
+        return self.ours.minimum / self.baseline.minimum if self.baseline else None
 
     @property
     def ratio_of_medians(self) -> float | None:
         """The same for the medians."""
-        return self.baseline.median / self.ours.median if self.baseline else None
+        return self.ours.median / self.baseline.median if self.baseline else None
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement as JSON holds it; times are milliseconds."""
@@ -120,7 +120,7 @@ class BenchResult:
         lines = [head, *table(rows)]
         if self.baseline:
             lines.append(
-                f"{self.baseline.name} / blockfuse: {self.ratio:.2f} by minima, {self.ratio_of_medians:.2f} by medians"
+                f"blockfuse / {self.baseline.name}: {self.ratio:.2f} by minima, {self.ratio_of_medians:.2f} by medians"
             )
         return "\n".join([*lines, *self.warnings()])
 

@@ -202,7 +202,7 @@ def test_bench_measures_both_sides(run):
     assert code == 0
     assert document["threads"] == 1
     assert document["baseline"]["name"] == "onnxruntime"
-    assert document["ratio"] == document["baseline"]["minimum"] / document["ours"]["minimum"]
+    assert document["ratio"] == document["ours"]["minimum"] / document["baseline"]["minimum"]
     code, out, _ = run("bench", "net.bf", "--seconds", "0", "--json")
     assert (code, json.loads(out)["baseline"]) == (0, None)
     code, out, _ = run("bench", "net.onnx", "--seconds", "0", "--baseline", "onnxruntime")

@@ -87,11 +87,11 @@ def test_numbers_of_a_side():
     assert (side.minimum, side.median, side.p90, side.calls) == (1.0, 5.5, 100.0, 10)
 
 
-def test_ratios_are_the_baseline_over_ours():
+def test_ratios_are_ours_over_the_baseline():
     sides = Side("blockfuse", 10, 2.0, 4.0, 5.0), Side("onnxruntime", 9, 3.0, 5.0, 6.0)
     result = BenchResult("net", "cpu", "auto", 2, 3, *sides, {"device": "some CPU"})
-    assert (result.ratio, result.ratio_of_medians) == (1.5, 1.25)
-    assert "onnxruntime / blockfuse: 1.50 by minima, 1.25 by medians" in str(result)
+    assert (result.ratio, result.ratio_of_medians) == (2 / 3, 4 / 5)
+    assert "blockfuse / onnxruntime: 0.67 by minima, 0.80 by medians" in str(result)
 
 
 @pytest.mark.parametrize(("load", "warns"), [(None, False), (0.1, False), (0.9, True)])
