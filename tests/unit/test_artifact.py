@@ -331,3 +331,81 @@ def test_memory_is_not_taken_before_sizes_are_checked(path, monkeypatch):
     edit(path, lambda manifest: manifest["members"]["library.so"].update(size=10**15))
     monkeypatch.setattr(artifact, "aligned_empty", lambda _: pytest.fail("memory was taken"))
     refusal(path)
+
+
+# ---- sources ---------------------------------------------------------------------------------------------------------
+SOURCES = {"bf_a.program": "program bf_a: größer\n", "bf_a.cu": "__global__ void bf_a() {}\n"}
+
+
+@pytest.fixture
+def with_sources(tmp_path):
+    path = tmp_path / "kept.bf"
+    artifact.save(library(sources=SOURCES), REPORT, path)
+    return path
+
+
+def test_sources_come_back_and_are_members_of_their_own(with_sources):
+    assert artifact.load(with_sources)[0].sources == SOURCES
+    with zipfile.ZipFile(with_sources) as archive:
+        assert archive.namelist() == [*MEMBERS, "sources/bf_a.cu", "sources/bf_a.program"]
+        assert archive.read("sources/bf_a.cu").decode() == SOURCES["bf_a.cu"]
+
+
+def test_a_changed_source_is_noticed(with_sources):
+    start, size = data_offsets(with_sources)["sources/bf_a.program"]
+    raw = bytearray(with_sources.read_bytes())
+    raw[start + size - 1] ^= 1
+    with_sources.write_bytes(raw)
+    assert "is damaged" in refusal(with_sources)
+
+
+@pytest.mark.parametrize("name", ["sources/../../x", "sources/.x", "sources/a/b", "notes.txt"])
+def test_a_manifest_names_no_other_members(path, name):
+    def add(manifest):
+        manifest["members"][name] = manifest["members"]["library.so"]
+
+    edit(path, add)
+    assert f"unknown member {name!r}" in refusal(path)
+
+
+def test_a_source_the_manifest_does_not_list(path):
+    rewrite(path, add=[("sources/x.cu", b"")])
+    assert "its manifest lists other members" in refusal(path)
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "net"
+    artifact.save_folder(library(sources=SOURCES), REPORT, path)
+    return path
+
+
+def test_a_folder_holds_the_same(folder, with_sources):
+    (one, report), (other, _) = artifact.load(folder), artifact.load(with_sources)
+    assert report == REPORT
+    for name in ("name", "target", "inputs", "outputs", "constants", "layout_changes", "code", "sources"):
+        assert getattr(one, name) == getattr(other, name)
+    np.testing.assert_array_equal(one.weights, other.weights)
+    assert one.weights.ctypes.data % ALIGNMENT == 0
+
+
+@pytest.mark.parametrize("name", ["library.so", "weights.bin", "sources/bf_a.cu"])
+def test_a_damaged_folder_is_refused(folder, name):
+    data = (folder / name).read_bytes()
+    for wrong in (bytes([data[0] ^ 1]) + data[1:], data[:-1], data + b"0"):
+        (folder / name).write_bytes(wrong)
+        assert f"is damaged: {name} has" in refusal(folder)
+    (folder / name).unlink()
+    assert f"cannot read {folder / name}: No such file" in refusal(folder)
+
+
+def test_a_folder_that_is_none(tmp_path):
+    assert "manifest.json: No such file" in refusal(tmp_path)
+
+
+def test_another_machines_container_is_read_on_request(tmp_path):
+    other = library(target=replace(CPU_CLASSES["cpu:generic"], machine="sparc"))
+    artifact.save(other, REPORT, tmp_path / "n.bf")
+    assert "an sparc processor" in refusal(tmp_path / "n.bf")
+    assert artifact.load(tmp_path / "n.bf", any_machine=True)[0].target == other.target
