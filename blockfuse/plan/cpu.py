@@ -30,7 +30,7 @@ def shares_vectors(inputs: int, outputs: int, lanes: int) -> bool:
     The groups of a vector of inputs are those of the vector of outputs at the same place, and every input of a group is
     moved to all lanes of its group; that takes as many moves as a group is wide, so wide groups gain nothing.
     """
-    return inputs == outputs and inputs in {1, 2, 4, 8} and inputs <= lanes
+    return inputs == outputs and inputs in {1, 2, 4, 8} and inputs < lanes
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def unit_tiling(folded: Folded, index: int, device: Device) -> UnitTiling:
         return UnitTiling(_even_pixels(width, min(14, device.registers - 4)), 1)
     if is_narrow(folded, index, device.lanes):
         per_pixel = unit.terms[0].window.s * folded.depth(index) // unit.terms[0].window.taps
-        limit = min(14, device.registers - 12, _UNROLLED // per_pixel)
+        limit = min(14, device.registers - 4, _UNROLLED // per_pixel)
         return UnitTiling(_even_pixels(width, max(1, limit)), 1)
     if unit.shape.pixels == 1:
         return UnitTiling(1, 4, prefetch=unit.kind == "contract")
