@@ -70,6 +70,32 @@ class Net:
     def clip(self, x: str, low: float = 0.0, high: float = 6.0, name: str = "") -> str:
         return self.op("Clip", (x,), self.shape(x), name, min=low, max=high)
 
+    def unary(self, kind: str, x: str, name: str = "", **attrs: object) -> str:
+        return self.op(kind, (x,), self.shape(x), name, **attrs)
+
+    def norm(self, x: str, name: str = "") -> str:
+        name = name or f"norm{len(self.ops)}"
+        channels = self.shape(x)[1]
+        scale = self.constant(f"{name}_s", 1 + self.rng.standard_normal(channels) * 0.1)
+        shift = self.constant(f"{name}_t", self.rng.standard_normal(channels) * 0.1)
+        return self.op("LayerNormalization", (x, scale, shift), self.shape(x), name, axes=(1,), epsilon=1e-5)
+
+    def scale(self, x: str, kind: str = "Mul", name: str = "") -> str:
+        name = name or f"scale{len(self.ops)}"
+        factor = self.constant(f"{name}_k", self.rng.standard_normal((self.shape(x)[1], 1, 1)))
+        return self.op(kind, (x, factor), self.shape(x), name)
+
+    def mul(self, a: str, b: str, name: str = "") -> str:
+        return self.op("Mul", (a, b), np.broadcast_shapes(self.shape(a), self.shape(b)), name)
+
+    def squeeze_excite(self, x: str, sigmoid: str = "Sigmoid", *, swap: bool = False) -> str:
+        n, channels = self.shape(x)[:2]
+        y = self.op("GlobalAveragePool", (x,), (n, channels, 1, 1))
+        y = self.conv(self.relu(self.conv(y, max(1, channels // 4), 1)), channels, 1)
+        attrs = {"alpha": 1 / 6, "beta": 0.5} if sigmoid == "HardSigmoid" else {}
+        gate = self.unary(sigmoid, y, **attrs)
+        return self.mul(gate, x) if swap else self.mul(x, gate)
+
     def add(self, a: str, b: str, name: str = "") -> str:
         return self.op("Add", (a, b), np.broadcast_shapes(self.shape(a), self.shape(b)), name)
 
@@ -120,9 +146,15 @@ def _random_step(net: Net, rng: np.random.Generator, x: str, values: Sequence[st
         lambda: net.relu(x),
         lambda: net.clip(x, -1.0, 1.0),
         lambda: net.pool(x),
-        lambda: net.op("Sigmoid", (x,), net.shape(x)),
+        lambda: net.unary("Softplus", x),  # has no stage
+        lambda: net.unary(str(rng.choice(("Sigmoid", "Swish", "Tanh", "HardSwish"))), x),
+        lambda: net.conv(x, channels, 3, group=2),
+        lambda: net.norm(x),
+        lambda: net.scale(x, str(rng.choice(("Add", "Mul")))),
+        lambda: net.squeeze_excite(x, swap=bool(rng.random() < 0.5)),
     ]
-    return steps[int(rng.choice(len(steps), p=(0.25, 0.2, 0.15, 0.2, 0.1, 0.05, 0.05)))]()
+    chances = (0.2, 0.16, 0.12, 0.12, 0.08, 0.04, 0.04, 0.06, 0.06, 0.04, 0.04, 0.04)
+    return steps[int(rng.choice(len(steps), p=chances))]()
 
 
 def random_inputs(graph: Graph, seed: int = 0) -> dict[str, Array]:

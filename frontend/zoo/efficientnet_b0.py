@@ -20,13 +20,13 @@ _STAGES = (
 _SQUEEZE = 4
 """Channels that a block reads over those between its gate's layers."""
 
-_GATE_LOSS = 3.7
+_GATE_LOSS = 3.5
 """One over the mean square of a gate."""
 
 _SILU_GAIN = 2.4
 """Gain of a convolution before a SiLU."""
 
-_BRANCH_GAIN = 0.25
+_BRANCH_GAIN = 0.5
 """Gain of a block with a shortcut."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -95,10 +96,30 @@ def test_mobilenet_v2_at_full_width():
     assert len(result.found) == 17
 
 
-@pytest.mark.parametrize("make", [zoo.resnet18, zoo.mobilenet_v2])
+FOUND = {
+    zoo.resnet50: {"bottleneck": 16},
+    zoo.efficientnet_b0: {"inverted_residual": 16},
+    zoo.convnext_tiny: {"convnext_block": 18},
+    zoo.convfirstnet: {"convfirst_block": 8, "inverted_residual": 9},
+}
+
+
+@pytest.mark.parametrize("make", FOUND)
+def test_every_block_of_the_zoo_is_found(make):
+    model = make(size=32, width=0.125, classes=10)
+    result = partition(canonicalize(read(model)), patterns.all())
+    assert Counter(found.pattern for found in result.found) == FOUND[make]
+    inside = {name for found in result.found for name in found.ops}
+    assert inside >= {op.name for op in result.graph.ops() if op.kind in {"Add", "Mul"}}
+    assert not result.overlaps
+    check_complete(result)
+    check_numbers(result, model)
+
+
+@pytest.mark.parametrize("make", [zoo.resnet18, zoo.mobilenet_v2, *FOUND])
 @pytest.mark.parametrize("cost", [None, work])
 def test_without_patterns(make, cost):
-    model = make(size=64, width=0.25, classes=10)
+    model = make(size=32, width=0.125, classes=10)
     result = partition(canonicalize(read(model)), (), cost=cost)
     assert not result.found
     assert all(block.has_residual for block in result.blocks if len(block.inputs) > 1)

@@ -1,0 +1,257 @@
+"""The blocks of every family as small graphs: found whole, and what they compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blockfuse.block import Block
+from blockfuse.frontend import patterns, to_onnx
+from blockfuse.frontend.partition import Partition, block_of, partition
+from blockfuse.graph import Graph
+from blockfuse.stages import Activation, Conv, Function, Grouped, Multiply, Norm, Pool, Scale
+from tests.small_graphs import Net, random_inputs, run_partition, run_with_onnxruntime
+
+
+def check_numbers(result: Partition) -> None:
+    inputs = random_inputs(result.graph)
+    expected = run_with_onnxruntime(to_onnx(result.graph), inputs)
+    actual, tolerance = run_partition(result, inputs)
+    for name, array in expected.items():
+        np.testing.assert_allclose(actual[name], array, rtol=0, atol=tolerance)
+
+
+def found_whole(graph: Graph, pattern: str) -> Block:
+    """The block that takes all of a graph."""
+    result = partition(graph, patterns.all())
+    assert [found.pattern for found in result.found] == [pattern]
+    assert not result.overlaps
+    (block,) = result.steps
+    assert isinstance(block, Block)
+    check_numbers(result)
+    return block
+
+
+def kinds(block: Block) -> list[str]:
+    return [type(stage).__name__ for stage in block.stages]
+
+
+# ---- residual blocks -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("swap", [False, True])
+def test_basic_block_with_squeeze_excite(swap):
+    net = Net((2, 8, 6, 6))
+    y = net.conv(net.relu(net.conv("x", 8)), 8)
+    block = found_whole(net.graph(net.relu(net.add(net.squeeze_excite(y, swap=swap), "x"))), "basic_block")
+    (product,) = (stage for stage in block.stages if isinstance(stage, Multiply))
+    shapes = [block.shapes[value] for value in product.inputs]
+    assert (shapes[0].pixels, shapes[1].pixels) == (36, 1)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("project", [False, True])
+def test_bottleneck_with_squeeze_excite(gated, project):
+    net = Net((2, 16, 7, 6))
+    y = net.conv(net.relu(net.conv(net.relu(net.conv("x", 4, 1)), 4)), 16, 1)
+    y = net.squeeze_excite(y) if gated else y
+    shortcut = net.conv("x", 16, 1) if project else "x"
+    block = found_whole(net.graph(net.relu(net.add(shortcut, y))), "bottleneck")
+    assert len(block.stages) == 7 + 6 * gated + project
+
+
+def test_a_shortcut_of_means():
+    net = Net((1, 8, 7, 7))
+    y = net.conv(net.relu(net.conv("x", 8, 3, 2)), 8)
+    shortcut = net.conv(net.pool("x", "AveragePool"), 8, 1)
+    net.ops = [op if op.kind != "AveragePool" else _uncounted(op) for op in net.ops]
+    found_whole(net.graph(net.relu(net.add(y, shortcut))), "basic_block")
+
+
+def _uncounted(op):
+    return type(op)(op.kind, op.name, op.inputs, op.outputs, {**op.attrs, "count_include_pad": 0}, op.origin)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_grouped_bottleneck(gated, stride):
+    net = Net((2, 16, 7, 6))
+    y = net.relu(net.conv(net.relu(net.conv("x", 16, 1)), 16, 3, stride, group=4))
+    y = net.conv(net.squeeze_excite(y) if gated else y, 16, 1)
+    shortcut = net.conv("x", 16, 1, stride) if stride > 1 else "x"
+    block = found_whole(net.graph(net.relu(net.add(y, shortcut))), "grouped_bottleneck")
+    (grouped,) = (stage for stage in block.stages if isinstance(stage, Grouped))
+    assert (grouped.groups, grouped.channels) == (4, 16)
+
+
+# ---- inverted residuals ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("activation", ["Relu", "Swish", "HardSwish", "Gelu", "LeakyRelu", "Tanh"])
+@pytest.mark.parametrize("sigmoid", ["", "Sigmoid", "HardSigmoid"])
+@pytest.mark.parametrize("size", [3, 5])
+def test_inverted_residual(activation, sigmoid, size):
+    net = Net((2, 4, 7, 6))
+    attrs = {"alpha": 0.1} if activation == "LeakyRelu" else {}
+    y = net.unary(activation, net.conv("x", 16, 1), **attrs)
+    y = net.unary(activation, net.depthwise(y, size), **attrs)
+    y = net.squeeze_excite(y, sigmoid) if sigmoid else y
+    block = found_whole(net.graph(net.add(net.conv(y, 4, 1), "x")), "inverted_residual")
+    assert len(block.stages) == (12 if sigmoid else 6)
+
+
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_inverted_residual_in_groups(shortcut):
+    net = Net((1, 8, 6, 6))
+    y = net.relu(net.conv("x", 16, 1))
+    y = net.conv(net.relu(net.conv(y, 16, 3, group=2)), 8, 1)
+    found_whole(net.graph(net.add(y, "x") if shortcut else y), "inverted_residual")
+
+
+def test_images_of_one_pixel_have_gates_too():
+    net = Net((2, 8, 1, 1))
+    y = net.squeeze_excite(net.relu(net.depthwise("x")))
+    found_whole(net.graph(net.add(net.conv(y, 8, 1), "x")), "inverted_residual")
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_fused_inverted_residual(gated, shortcut):
+    net = Net((2, 4, 7, 6))
+    y = net.unary("Swish", net.conv("x", 16))
+    y = net.conv(net.squeeze_excite(y) if gated else y, 4, 1)
+    found_whole(net.graph(net.add("x", y) if shortcut else y), "fused_inverted_residual")
+
+
+def test_fused_inverted_residual_without_expansion():
+    net = Net((2, 4, 7, 6))
+    y = net.unary("Swish", net.conv("x", 4))
+    assert kinds(found_whole(net.graph(net.add(y, "x")), "fused_inverted_residual")) == ["Conv", "Activation", "Add"]
+
+
+# ---- convolution first -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_convnext_block(approximate):
+    net = Net((2, 8, 9, 8))
+    y = net.norm(net.depthwise("x", 7))
+    y = net.conv(net.unary("Gelu", net.conv(y, 16, 1), approximate=approximate), 8, 1)
+    block = found_whole(net.graph(net.add(y, "x")), "convnext_block")
+    assert kinds(block) == ["Depthwise", "Norm", "Conv", "Activation", "Conv", "Add"]
+    assert block.stages[3] == Activation("gelu", (3,), Function("gelu" if approximate == "none" else "gelu_tanh"))
+
+
+@pytest.mark.parametrize("group", [1, 2, 8])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convfirst_block(group, stride):
+    net = Net((2, 8, 7, 6))
+    y = net.unary("Swish", net.conv(net.conv("x", 8, 3, stride, group), 48, 1))
+    y = net.conv(y, 8, 1)
+    found_whole(net.graph(net.add(y, "x") if stride == 1 else y), "convfirst_block")
+
+
+# ---- single stages ---------------------------------------------------------------------------------------------------
+def whole(graph: Graph) -> Block:
+    """All operators as one block, with its numbers checked."""
+    block = block_of(graph, graph.ops())
+    assert isinstance(block, Block), str(block)
+    check_numbers(Partition(graph, (block,), (), {}, ()))
+    return block
+
+
+@pytest.mark.parametrize(("kind", "function"), [("Sigmoid", "sigmoid"), ("Tanh", "tanh"), ("Swish", "silu")])
+def test_activations(kind, function):
+    net = Net((2, 4, 5, 6))
+    assert whole(net.graph(net.unary(kind, "x"))).stages == (Activation("", (0,), Function(function)),)
+
+
+def test_activations_with_numbers():
+    net = Net((2, 4, 5, 6))
+    y = net.unary("HardSigmoid", net.unary("LeakyRelu", "x", alpha=0.3), alpha=0.25, beta=0.4)
+    functions = [stage.function for stage in whole(net.graph(y)).stages if isinstance(stage, Activation)]
+    assert [(one.slope, one.offset) for one in functions] == [(0.3, 0.0), (0.25, 0.4)]
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5, 6), (2, 4)])
+@pytest.mark.parametrize("constant", [(), (1,), "C", "1C"])
+@pytest.mark.parametrize("kind", ["Add", "Mul"])
+@pytest.mark.parametrize("swap", [False, True])
+def test_constants_per_channel_are_scales(shape, constant, kind, swap):
+    net = Net(shape)
+    ones = (1,) * (len(shape) - 2)
+    sizes = {"C": (4, *ones), "1C": (1, 4, *ones)}
+    value = np.random.default_rng(1).standard_normal(sizes.get(constant, constant))
+    inputs = ("x", net.constant("k", value))
+    block = whole(net.graph(net.op(kind, inputs[::-1] if swap else inputs, shape)))
+    assert block.stages == (Scale("", (0,)),)
+
+
+def test_batch_normalization_before_a_convolution():
+    net = Net((2, 4, 5, 6))
+    parts = [net.constant(f"p{i}", abs(net.rng.standard_normal(4)) + 0.5) for i in range(4)]
+    y = net.relu(net.op("BatchNormalization", ("x", *parts), net.shape("x"), epsilon=1e-3))
+    assert kinds(whole(net.graph(net.conv(y, 6)))) == ["Scale", "Activation", "Conv"]
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5, 6), (2, 4)])
+def test_normalization(shape):
+    net = Net(shape)
+    block = whole(net.graph(net.norm("x")))
+    assert block.stages == (Norm("", (0,), 1e-5),)
+
+
+def test_products_of_two_images_read_the_later_first():
+    for swap in (False, True):
+        net = Net((2, 4, 5, 6))
+        y = net.relu("x")
+        block = whole(net.graph(net.mul(*(("x", y) if swap else (y, "x")))))
+        assert block.stages[-1] == Multiply("", (1, 0))
+
+
+def test_products_that_broadcast_otherwise_have_no_stage():
+    net = Net((2, 4, 5, 6))
+    rows = net.op("ReduceMax", ("x",), (2, 4, 5, 1), axes=(3,))
+    result = partition(net.graph(net.mul("x", rows, "mul")), ())
+    assert result.reasons["mul"] == "Mul that broadcasts [2, 4, 5, 6] and [2, 4, 5, 1] has no stage"
+
+
+def head(net: Net, x: str) -> str:
+    """Means, a Flatten, and two fully connected layers."""
+    n, channels = net.shape(x)[:2]
+    pooled = net.op("GlobalAveragePool", (x,), (n, channels, 1, 1), "pool")
+    flat = net.op("Flatten", (pooled,), (n, channels), "flatten", axis=1)
+    weight, bias = net.constant("fc_w", np.eye(5, channels)), net.constant("fc_b", np.arange(5.0))
+    return net.op("Gemm", (flat, weight, bias), (n, 5), "fc", transB=1)
+
+
+def test_a_flatten_of_pixels_is_inside_a_block():
+    net = Net((3, 4, 5, 6))
+    graph = net.graph(head(net, net.relu("x")))
+    block = whole(graph)
+    assert [type(stage) for stage in block.stages] == [Activation, Pool, Conv]
+    assert block.ops == tuple(op.name for op in graph.ops())
+    result = partition(graph, (), cost=lambda _: 1.0)
+    assert len(result.steps) == 1
+    check_numbers(result)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_flatten_at_the_edge_of_a_block(place):
+    net = Net((3, 4, 1, 1))
+    if place == "last":
+        y = net.op("Flatten", (net.conv("x", 4, 1),), (3, 4), axis=1)
+    else:
+        y = net.relu(net.op("Flatten", ("x",), (3, 4), axis=1))
+    block = whole(net.graph(y))
+    assert (block.tensors, len(block.stages), len(block.ops)) == (("x", y), 1, 2)
+
+
+def test_a_flatten_alone_is_no_block():
+    net = Net((3, 4, 1, 1))
+    graph = net.graph(net.op("Flatten", ("x",), (3, 4), "flatten", axis=1))
+    assert "nothing is computed here" in str(block_of(graph, graph.ops()))
+    assert partition(graph, ()).reasons == {"flatten": "Flatten has no stage: runs by itself"}
+
+
+def test_a_convolution_takes_a_flatten_behind_it_and_no_gate():
+    net = Net((1, 4, 5, 5))
+    y = net.squeeze_excite("x")
+    result = partition(net.graph(y), ())
+    blocks = [[type(stage) for stage in block.stages] for block in result.blocks]
+    assert blocks == [[Pool], [Conv, Activation], [Conv, Activation]]
+    check_numbers(result)
