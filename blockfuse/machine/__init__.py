@@ -42,7 +42,9 @@ from blockfuse.machine.program import (
     walk,
 )
 from blockfuse.machine.tiles import (
+    WARPGROUP,
     Accumulators,
+    Engine,
     Level,
     Region,
     Tile,
@@ -52,11 +54,13 @@ from blockfuse.machine.tiles import (
 )
 
 __all__ = [
+    "WARPGROUP",
     "Accumulate",
     "Accumulators",
     "Apply",
     "Bias",
     "Depthwise",
+    "Engine",
     "Epilogue",
     "EpilogueStep",
     "Gemm",

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from blockfuse.block import ParameterKey
 from blockfuse.machine.affine import Affine
 from blockfuse.machine.instructions import Gemm, Instruction, Load
-from blockfuse.machine.tiles import Region, Tile, WeightSlice
+from blockfuse.machine.tiles import Engine, Region, Tile, WeightSlice
 
 # ---- control ---------------------------------------------------------------------------------------------------------
 
@@ -149,6 +149,11 @@ class Program:
         """All instructions, in order."""
         return [node for node in self.walk() if not isinstance(node, Loop | Pixels | Step)]
 
+    def uses(self, engine: Engine) -> bool:
+        """Whether any sum is made with an engine."""
+        tilings = [node.acc.tiling for node in self.walk() if isinstance(node, Gemm)]
+        return any(tiling is not None and tiling.engine is engine for tiling in tilings)
+
     def __str__(self) -> str:
         return "\n".join((_header(self), *_lines(self.body, 1), *_sum_lines(self), *_tile_lines(self)))
 
@@ -161,11 +166,13 @@ class Ring:
         depth: Number of slots.
         slot: Elements of one slot.
         offset: First element in the arena.
+        alignment: Elements that the ring's offset, and so every slot's, is a multiple of.
     """
 
     depth: int
     slot: int
     offset: int = -1
+    alignment: int = 1
 
 
 def walk(nodes: list[Node]) -> Iterator[Node]:

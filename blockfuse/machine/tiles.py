@@ -96,22 +96,37 @@ def global_tile(name: str, image: ImageShape, *, planar: bool = False) -> Tile:
     return Tile(name, Level.GLOBAL, image, image.height, image.width, image.channels, image.channels, planar=planar)
 
 
+class Engine(StrEnum):
+    """Which tensor-core instruction makes a sum. Sums and operands lie in registers the same way for both."""
+
+    MMA = "mma"  # mma.sync: one warp multiplies, and loads weights from shared memory itself
+    WGMMA = "wgmma"  # wgmma.mma_async: four warps together; the tensor cores fetch the weights (sm_90a alone)
+
+
+WARPGROUP = 4  # warps that execute one wgmma together
+
+
 @dataclass(frozen=True)
 class WarpTiling:
     """How the warps of a CTA share a sum; m16n8k16 tiles number pixels and channels in the order of the region.
+
+    With wgmma, the m16 tiles of the same number of four neighbouring warps are one m64 tile.
 
     Attributes:
         wm: Warps along the pixels; warp ``i`` takes every ``wm``-th m16 tile.
         wn: Warps along the channels, each with a contiguous share.
         mb: m16 tiles of one warp that are in registers together.
+        engine: What multiplies. wgmma needs ``wm`` to be a multiple of four.
     """
 
     wm: int
     wn: int
     mb: int
+    engine: Engine = Engine.MMA
 
     def __str__(self) -> str:
-        return f"{self.wm}x{self.wn} warps, {self.mb} m16 tiles each"
+        engine = "" if self.engine is Engine.MMA else f", {self.engine}"
+        return f"{self.wm}x{self.wn} warps, {self.mb} m16 tiles each{engine}"
 
 
 @dataclass(eq=False)

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from blockfuse.errors import InternalError
 from blockfuse.machine import (
+    WARPGROUP,
     Accumulators,
     Depthwise,
+    Engine,
     Epilogue,
     Gemm,
     Level,
@@ -27,6 +29,10 @@ from blockfuse.machine import (
     written,
 )
 from blockfuse.program.passes import ALIGNMENT
+
+WGMMA_STEPS = 4  # k16 steps of wgmma that may be under way: each has its operands in registers of its own
+WGMMA_ALIGNMENT = 1024  # bytes: the pattern of swizzled weights repeats, and begins, at multiples of this
+_WGMMA_TYPES = ("float16", "bfloat16")
 
 
 def task(program: Program) -> list[Node]:
@@ -61,7 +67,8 @@ def live_registers(program: Program) -> int:
     for at, node in enumerate(walk(program.body)):
         if isinstance(node, Gemm | Epilogue) and node.acc.tiling is not None:
             position.setdefault(node.acc, []).append(at)
-            fragments = max(fragments, 4 * node.acc.tiling.mb + 4)
+            together = WGMMA_STEPS if node.acc.tiling.engine is Engine.WGMMA else 1
+            fragments = max(fragments, 4 * node.acc.tiling.mb * together + 4)
         if isinstance(node, Gemm) and node.acc.tiling is not None:
             addresses[node.acc, node.source] = node.acc.tiling.mb
     alive = [
@@ -94,6 +101,7 @@ def check(program: Program) -> None:
         *_tile_faults(program),
         *_order_faults(program),
         *_weight_faults(program),
+        *_engine_faults(program),
     ):
         raise InternalError(f"program {program.name}: {reason}")
 
@@ -174,3 +182,18 @@ def _weight_faults(program: Program) -> Iterator[str]:
             for inner in walk(node.body):
                 if isinstance(inner, Gemm | Depthwise) and inner.weights not in held:
                     yield f"{inner.weights} is not in the item {node.item.name}"
+
+
+def _engine_faults(program: Program) -> Iterator[str]:
+    """Four neighbouring warps execute wgmma together, and its weights keep the alignment of their swizzle."""
+    if not program.uses(Engine.WGMMA):
+        return
+    if program.dtype not in _WGMMA_TYPES:
+        yield f"wgmma does not multiply {program.dtype}"
+    ring = program.ring
+    if ring is not None and (ring.offset * 2 % WGMMA_ALIGNMENT or ring.slot * 2 % WGMMA_ALIGNMENT):
+        yield f"slots of {ring.slot} elements from {ring.offset} are not at multiples of {WGMMA_ALIGNMENT} bytes"
+    for node in program.walk():
+        tiling = node.acc.tiling if isinstance(node, Gemm) else None
+        if tiling is not None and tiling.engine is Engine.WGMMA and tiling.wm % WARPGROUP:
+            yield f"{node.acc}: {tiling.wm} warps along the pixels are not whole warpgroups"

@@ -86,6 +86,7 @@ class _Life:
     size: int
     first: int
     last: int
+    alignment: int = 1
     offset: int = -1
 
     def overlaps(self, other: _Life) -> bool:
@@ -100,7 +101,7 @@ def _first_fit(life: _Life, placed: Sequence[_Life]) -> int:
     for other in sorted((o for o in placed if o.overlaps(life)), key=lambda o: o.offset):
         if offset + life.size <= other.offset:
             break
-        offset = max(offset, other.offset + other.size)
+        offset = max(offset, rounded(other.offset + other.size, life.alignment))
     return offset
 
 
@@ -160,7 +161,7 @@ def _lives(nodes: Sequence[Node], ring: Ring | None) -> list[_Life]:
         for loop in timeline.loops:
             if any(step in loop for step in timeline.steps):
                 last = max(last, loop[-1])
-        lives.append(_Life(ring, ring.depth * ring.slot, 0, last))  # the first items arrive before anything runs
+        lives.append(_Life(ring, ring.depth * ring.slot, 0, last, ring.alignment))  # items arrive before anything runs
     return lives
 
 
