@@ -27,12 +27,19 @@ def add_command(commands: Commands) -> None:
         metavar="FILE.whl",
         help="wheel of apache-tvm-ffi for another Python that the folder is to run on; repeat it for several",
     )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="MODEL",
+        help="what the artifact was compiled from; ONNX Runtime makes the reference if it cannot run on this machine",
+    )
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Pack, and say what the folder has."""
     from blockfuse.tools.pack import pack  # noqa: PLC0415 - loads much
 
-    packed = pack(options.artifact, options.folder, seeded_weights=options.seeded_weights, wheels=options.wheel)
+    more = {"seeded_weights": options.seeded_weights, "wheels": options.wheel, "model": options.model}
+    packed = pack(options.artifact, options.folder, **more)
     terminal.result(packed, packed.to_dict())
     return 0

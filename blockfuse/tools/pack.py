@@ -18,17 +18,18 @@ import hashlib
 import json
 import math
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blockfuse.errors import ArtifactError, BlockfuseError, TargetError, UsageError
+from blockfuse.errors import ArtifactError, BlockfuseError, ModelError, TargetError, UsageError
 from blockfuse.report import Report
 from blockfuse.runtime import artifact
 from blockfuse.runtime.executable import Executable
@@ -36,7 +37,10 @@ from blockfuse.runtime.library import Library
 from blockfuse.runtime.seeded import Recipe, make_weights, recipe_of
 from blockfuse.tools.runtime_files import runtime_files
 from blockfuse.verification.compare import tolerance
-from blockfuse.verification.verify import seeded_inputs
+from blockfuse.verification.verify import reference_session, seeded_inputs
+
+if TYPE_CHECKING:
+    from blockfuse.frontend.reading import Model
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -52,13 +56,15 @@ class Packed:
         bytes: Size of all files.
         weight_bytes: Of that, the weights.
         pythons: Files of ``tvm_ffi`` that name the Pythons it runs on.
-        note: Why there is no reference; empty if there is one.
+        has_reference: Whether there are outputs to compare with.
+        note: Why they are not, or are not those of this container here.
     """
 
     folder: str
     bytes: int
     weight_bytes: int
     pythons: tuple[str, ...]
+    has_reference: bool
     note: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,8 +75,17 @@ class Packed:
         rest = (self.bytes - self.weight_bytes) / 1e6
         lines = [f"{self.folder}: {rest:.1f} MB and {self.weight_bytes / 1e6:.1f} MB of weights"]
         lines.append(f"runs on Pythons with numpy that load {' or '.join(self.pythons)}")
-        lines.append(f"no reference outputs: {self.note}" if self.note else "with reference outputs")
+        lines.append(f"{'with' if self.has_reference else 'without'} reference outputs{self.note and ': '}{self.note}")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Inputs, what they give (nothing where that is not known), and a remark on it."""
+
+    inputs: Arrays
+    outputs: Arrays
+    note: str
 
 
 def pack(
@@ -79,6 +94,7 @@ def pack(
     *,
     seeded_weights: bool = False,
     wheels: Sequence[Path] = (),
+    model: Model | None = None,
 ) -> Packed:
     """Pack a container into a folder that runs elsewhere.
 
@@ -87,39 +103,36 @@ def pack(
         folder: Where to; it must not exist, or be empty.
         seeded_weights: Leave the weights out; random ones are made there from a seed, the same on every machine.
         wheels: Wheels of ``apache-tvm-ffi`` for other Pythons than this one.
+        model: What it was compiled from: where this machine cannot run the container, ONNX Runtime makes the reference.
 
     Raises:
         ArtifactError: The container is damaged, or the folder cannot be written.
         UsageError: There is something at the folder's place, or a wheel is wrong.
         TargetError: A runtime library is not found.
+        ModelError: ONNX Runtime cannot run the model.
     """
     target = Path(folder)
     _check_place(target)
+    if seeded_weights and model is not None:
+        raise UsageError("random weights are not those of the model: it gives no reference for them")
     library, report = artifact.load(path, any_machine=True)
     files = runtime_files(cuda=library.target.kind == "cuda", wheels=wheels)
-    recipe = None
-    inputs = seeded_inputs(library.inputs)
-    if seeded_weights:
-        library, recipe, outputs, note = _with_seeded_weights(library, report, inputs)
-    else:
-        outputs, note = _outputs(library, report, inputs)
+    library, recipe, reference = _with_reference(library, report, model, seeded=seeded_weights)
     with _appearing(target) as new:
         for name, content in files.items():
             _put(content, new / ("" if name.startswith("licences/") else "python") / name)
         _put(Path(__file__).with_name("start.py"), new / "run.py")
         artifact.save_folder(library, report, new / "network", recipe)
         (new / "network" / "tensors.txt").write_text(_tensors(library), encoding="utf-8")
-        reference = {
-            "inputs": _put_arrays(new, "input", inputs),
-            "outputs": _put_arrays(new, "output", outputs),
-            "tolerance": _tolerance(library, report),
-            "note": note,
-        }
-        size = _write_index(new, library, reference)
-    pythons = tuple(
-        sorted(Path(name).name for name in files if name.startswith("tvm_ffi/core.") and name.endswith("so"))
+        size = _write_index(new, library, report, reference)
+    return Packed(
+        folder=str(folder),
+        bytes=size,
+        weight_bytes=0 if recipe else library.weights.nbytes,
+        pythons=tuple(sorted(Path(name).name for name in files if re.fullmatch(r"tvm_ffi/core\..*\.so", name))),
+        has_reference=bool(reference.outputs),
+        note=reference.note,
     )
-    return Packed(str(folder), size, 0 if recipe else library.weights.nbytes, pythons, note)
 
 
 # ---- the folder ------------------------------------------------------------------------------------------------------
@@ -162,8 +175,14 @@ def _put_arrays(new: Path, kind: str, arrays: Arrays) -> dict[str, str]:
     return paths
 
 
-def _write_index(new: Path, library: Library, reference: Mapping[str, Any]) -> int:
-    """Write ``pack.json``; return the size of all files."""
+def _write_index(new: Path, library: Library, report: Mapping[str, Any], reference: Reference) -> int:
+    """Write the reference and ``pack.json``; return the size of all files."""
+    stored = {
+        "inputs": _put_arrays(new, "input", reference.inputs),
+        "outputs": _put_arrays(new, "output", reference.outputs),
+        "tolerance": _tolerance(library, report),
+        "note": reference.note,
+    }
     names = sorted(str(path.relative_to(new)) for path in new.rglob("*") if path.is_file())
     contents = {name: (new / name).read_bytes() for name in names}
     index = {
@@ -171,7 +190,7 @@ def _write_index(new: Path, library: Library, reference: Mapping[str, Any]) -> i
         "network": library.name,
         "target": library.target.name,
         "python": platform.python_version(),
-        "reference": reference,
+        "reference": stored,
         "files": {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in contents.items()},
     }
     text = json.dumps(index, indent=1, allow_nan=False)
@@ -192,25 +211,53 @@ def _typed(value: Any) -> str:
 
 
 # ---- the reference ---------------------------------------------------------------------------------------------------
-def _outputs(library: Library, report: Mapping[str, Any], inputs: Arrays) -> tuple[Arrays, str]:
+def _with_reference(
+    library: Library, report: Mapping[str, Any], model: Model | None, *, seeded: bool
+) -> tuple[Library, Recipe | None, Reference]:
+    """The network as it is packed, how its weights are made if they are left out, and what it gives."""
+    inputs = seeded_inputs(library.inputs)
+    if seeded:
+        return _with_seeded_weights(library, report, inputs)
+    reference = _run(library, report, inputs)
+    if reference.note and model is not None:
+        reference = Reference(inputs, _model_outputs(model, library, inputs), f"by ONNX Runtime, as {reference.note}")
+    return library, None, reference
+
+
+def _run(library: Library, report: Mapping[str, Any], inputs: Arrays) -> Reference:
     """What a network gives here; or nothing, and why."""
     try:
-        return Executable(library, Report.from_dict(report)).run(inputs), ""
+        return Reference(inputs, Executable(library, Report.from_dict(report)).run(inputs), "")
     except TargetError as error:
-        return {}, str(error)
+        return Reference(inputs, {}, str(error))
+
+
+def _model_outputs(model: Model, library: Library, inputs: Arrays) -> Arrays:
+    """What ONNX Runtime makes of the model."""
+    from blockfuse.frontend.load import load  # noqa: PLC0415 - loads onnx
+
+    names = [port.name for port in library.outputs]
+    session = reference_session(load(model), 0, optimised=False)
+    try:
+        outputs = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except Exception as error:  # noqa: BLE001 - what it raises has no common base
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(f"the container is not one of the model: {reason}") from None
+    if any(outputs[port.name].shape != port.shape for port in library.outputs):
+        raise ModelError("the container is not one of the model: its outputs have other shapes")
+    return outputs
 
 
 def _with_seeded_weights(
     library: Library, report: Mapping[str, Any], inputs: Arrays
-) -> tuple[Library, Recipe, Arrays, str]:
+) -> tuple[Library, Recipe, Reference]:
     """The network with random weights, as wide as its own, or as much narrower as its outputs need to be finite."""
     for scale in _SCALES:
         recipe = recipe_of(library, scale=scale)
-        made = make_weights(recipe, library.constants, library.weights.nbytes)
-        seeded = replace(library, weights=made)
-        outputs, note = _outputs(seeded, report, inputs)
-        if all(np.isfinite(array).all() for array in outputs.values()):
-            return seeded, recipe, outputs, note
+        seeded = replace(library, weights=make_weights(recipe, library.constants, library.weights.nbytes))
+        reference = _run(seeded, report, inputs)
+        if all(np.isfinite(array).all() for array in reference.outputs.values()):
+            return seeded, recipe, reference
     raise BlockfuseError(f"{library.name} gives no finite outputs with random weights: pack it with its own")
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -25,9 +25,16 @@ from blockfuse.verification.compare import compare
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-_FAILED, _WRONG_USAGE, _NOT_VERIFIED, _NO_TARGET = 1, 2, 3, 5
+_FAILED, _WRONG_USAGE, _NOT_VERIFIED, _NO_TARGET, _INTERRUPTED = 1, 2, 3, 5, 130
 _WARM_UP = 0.3  # seconds
 _FEWEST_RUNS = 5
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Complain in one line."""
+        sys.stderr.write(f"run.py: error: {message} (see run.py --help)\n")
+        sys.exit(_WRONG_USAGE)
 
 
 def main(folder: Path, arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +53,8 @@ def main(folder: Path, arguments: Sequence[str] | None = None) -> int:
     except BlockfuseError as error:
         sys.stderr.write(f"run.py: error: {' '.join(str(error).split())}\n")
         return _code_of(error)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     sys.stdout.write(f"{json.dumps(data, indent=1, allow_nan=False) if options.json else chr(10).join(lines)}\n")
     return 0
 
@@ -56,7 +65,7 @@ def _code_of(error: BlockfuseError) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="run.py", description="Run a packed network, on its stored inputs or others.")
+    parser = _Parser(prog="run.py", description="Run a packed network, on its stored inputs or others.")
     parser.add_argument(
         "--input", action="append", default=[], metavar="NAME=FILE.npy", help="array for an input; repeat it"
     )

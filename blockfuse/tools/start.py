@@ -17,10 +17,11 @@ FAILED = 1
 def complaint() -> str:
     """What is wrong with the folder or this Python, in one line; empty if nothing is."""
     try:
-        files = json.loads((FOLDER / "pack.json").read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError) as error:
+        index = json.loads((FOLDER / "pack.json").read_text(encoding="utf-8"))
+        files = {name: int(size) for name, (size, _) in index["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{FOLDER} is no complete packed network: {error}"
-    for name, (size, _) in files.items():
+    for name, size in files.items():
         path = FOLDER / name
         if not path.is_file():
             return f"{path} is missing: copy the folder again"
@@ -43,8 +44,11 @@ def start() -> int:
         sys.stderr.write(f"run.py: error: {wrong}\n")
         return FAILED
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type] # else tvm_ffi loads it where it is installed
-    from blockfuse.tools.packed import main  # noqa: PLC0415 - not before the checks
-
+    try:
+        from blockfuse.tools.packed import main  # noqa: PLC0415 - not before the checks
+    except (ImportError, OSError) as error:
+        sys.stderr.write(f"run.py: error: the libraries in the folder cannot be loaded here: {error}\n")
+        return FAILED
     return main(FOLDER)
 
 

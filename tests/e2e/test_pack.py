@@ -18,7 +18,7 @@ import pytest
 
 import blockfuse
 from blockfuse import cli
-from blockfuse.errors import ArtifactError, TargetError, UsageError
+from blockfuse.errors import ArtifactError, ModelError, TargetError, UsageError
 from blockfuse.frontend.zoo import resnet18
 from blockfuse.runtime import artifact
 from blockfuse.target import parse_target
@@ -30,9 +30,14 @@ MEGABYTE = 10**6
 
 
 @pytest.fixture(scope="module")
-def container(tmp_path_factory):
+def model():
+    return resnet18(size=32, width=0.25, classes=10)
+
+
+@pytest.fixture(scope="module")
+def container(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("container") / "net.bf"
-    blockfuse.compile(resnet18(size=32, width=0.25, classes=10), threads=1).save(path)
+    blockfuse.compile(model, threads=1).save(path)
     return path
 
 
@@ -156,7 +161,7 @@ def test_seeded_weights_are_made_there(seeded, whole, bare, container, tmp_path)
 def test_the_command(container, tmp_path, capsys):
     assert cli.main(["pack", str(container), str(tmp_path / "net"), "--seeded-weights", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert (result["weight_bytes"], result["note"]) == (0, "")
+    assert (result["weight_bytes"], result["has_reference"], result["note"]) == (0, True, "")
     assert result["bytes"] == sum(path.stat().st_size for path in (tmp_path / "net").rglob("*") if path.is_file())
     assert len(result["pythons"]) == 1
     (tmp_path / "empty").mkdir()
@@ -186,7 +191,7 @@ def test_what_cannot_run_here_is_packed_without_a_reference(container, tmp_path,
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     monkeypatch.setattr(packing.Executable, "run", _no_gpu)
     packed = pack(tmp_path / "gpu.bf", tmp_path / "net")
-    assert "no reference outputs: there is no GPU" in str(packed)
+    assert "without reference outputs: there is no GPU" in str(packed)
     names = {path.name.split(".")[0] for path in (tmp_path / "net" / "python/blockfuse/runtime/lib").iterdir()}
     assert names == {"libtvm_runtime", "libtvm_runtime_cuda", "libcudart"}
     assert json.loads((tmp_path / "net" / "pack.json").read_text())["reference"]["outputs"] == {}
@@ -195,6 +200,21 @@ def test_what_cannot_run_here_is_packed_without_a_reference(container, tmp_path,
     monkeypatch.setattr(files, "_module_folder", lambda _: tmp_path)
     with pytest.raises(TargetError, match=r"libcudart\.so\.\d+ is not found"):
         files._libraries(cuda=True)
+
+
+def test_the_model_gives_a_reference_where_the_container_cannot_run(container, model, bare, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(packing.Executable, "run", _no_gpu)
+        packed = pack(container, tmp_path / "net", model=model)
+        with pytest.raises(ModelError, match="is not one of the model"):
+            pack(container, tmp_path / "other", model=resnet18(size=32, width=0.25, classes=11))
+    assert packed.has_reference
+    assert packed.note == "by ONNX Runtime, as there is no GPU"
+    code, out, err = run(bare, tmp_path / "net", "--verify")
+    assert (code, err) == (0, "")
+    assert "verified, max error 0.0e+00" not in out  # it is another program's
+    with pytest.raises(UsageError, match="random weights"):
+        pack(container, tmp_path / "other", seeded_weights=True, model=model)
 
 
 def _no_gpu(_self, _inputs):
@@ -276,9 +296,22 @@ def test_a_python_without_numpy(whole):
     assert (done.returncode, done.stderr) == (1, "run.py: error: numpy is not installed: pip install numpy\n")
 
 
-def test_no_index(copy, bare):
+@pytest.mark.parametrize(
+    "text", [None, "", "[]", '{"files": {"run.py": 1}}', '{"files": []}', '{"files": {"a": ["x", 1]}}']
+)
+def test_a_wrong_index(copy, bare, text):
     (copy / "pack.json").unlink()
+    if text is not None:
+        (copy / "pack.json").write_text(text)
     assert "is no complete packed network" in refusal(bare, copy)[1]
+
+
+def test_libraries_that_cannot_be_loaded_here(copy, bare):
+    path = copy / "python" / "tvm_ffi" / "lib" / "libtvm_ffi.so"
+    path.write_bytes(bytes(path.stat().st_size))
+    code, message = refusal(bare, copy)
+    assert code == 1
+    assert "the libraries in the folder cannot be loaded here: " in message
 
 
 @pytest.mark.parametrize(
@@ -289,6 +322,7 @@ def test_no_index(copy, bare):
         (["--input", "input=/nowhere.npy"], "cannot read /nowhere.npy: No such file"),
         (["--verify", "--input", "input=x.npy"], "--verify compares what the stored inputs give"),
         (["--threads", "0"], "threads must be at least 1"),
+        (["--threads", "x"], "invalid int value: 'x'"),
         (["--bench", "--seconds", "-1"], "--seconds must be from 0"),
         (["--output", "/nowhere/y.npz"], "cannot write /nowhere/y.npz"),
     ],

@@ -12,7 +12,6 @@ from blockfuse.runtime.library import Library
 from blockfuse.runtime.seeded import Recipe, make_weights, recipe_of
 from blockfuse.target import CPU_CLASSES
 
-
 RECORDED = "ffaf531b98e94e38"
 
 
@@ -76,7 +75,7 @@ def test_a_recipe_is_text():
     "text", ["", "[]", "{}", "null", '{"seed": 0, "spreads": [[1]], "kept": "", "nonzero": ""}', "[" * 100_000]
 )
 def test_other_text_is_no_recipe(text):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         Recipe.from_json(text)
 
 
@@ -88,6 +87,6 @@ def test_a_recipe_for_other_constants():
         replace(recipe, kept=b"0"),
         replace(recipe, nonzero=b""),
     ):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             made(wrong, net)
     assert json.loads(recipe.to_json())["seed"] == 0
