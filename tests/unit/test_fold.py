@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blockfuse.block import Block, reference
+from blockfuse.block import Block, accumulation_depth, reference
+from blockfuse.machine import Map, MultiplyBy, Region, Residual, global_tile, reads
+from blockfuse.machine.affine import span
 from blockfuse.plan.choose_cpu import plan_cpu
 from blockfuse.plan.cut import into_units
 from blockfuse.plan.device import cpu_device
@@ -130,3 +132,31 @@ def test_a_gate_that_comes_from_outside_is_no_barrier():
     found = plan_cpu(fold(block), TWO)
     assert isinstance(found, list)
     assert 2 in {candidate.plan.tasks for candidate in found}
+
+
+def test_values_are_renumbered_where_a_unit_is_merged():
+    """The shortcut joins the sum of the second convolution, and what is multiplied by moves up one place."""
+    stages = (
+        Conv("shortcut", (0,), 8, Window()),
+        Conv("conv", (0,), 8, Window()),
+        Add("add", (1, 2)),
+        Activation("relu", (3,), RELU),
+        Pool("pool", (4,), "mean", Window(3, 4)),
+        Multiply("gate", (4, 5)),
+    )
+    folded = fold(Block((ImageShape(3, 4, 8),), stages))
+    assert [unit.kind for unit in folded.units] == ["contract", "pool", "map"]
+    assert folded.units[2].epilogue == (MultiplyValue(2),)
+
+
+def test_depth_of_groups_and_norms():
+    stages = two_groupings().stages
+    assert accumulation_depth(replace(two_groupings(), stages=stages[:1])) == 4 * 9
+    assert accumulation_depth(replace(convnext(), stages=convnext().stages[:2])) == 49 + 20
+
+
+def test_gates_are_read():
+    shape = ImageShape(2, 2, 4)
+    x, gate, y = global_tile("x", shape), global_tile("gate", ImageShape(1, 1, 4)), global_tile("y", shape)
+    whole = Region(span(0, 2), span(0, 2), span(0, 4))
+    assert reads(Map(x, y, whole, (MultiplyBy(gate), Residual(x)))) == (x, gate, x)
