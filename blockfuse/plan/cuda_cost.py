@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blockfuse.errors import InternalError
+from blockfuse.machine.groups import block_steps, block_width
 from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
 from blockfuse.plan.cost import Cost, global_bytes
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
@@ -17,7 +18,8 @@ from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Footprint, footprints
 
-_HALF = 2  # bytes
+_HALF, _FLOAT = 2, 4  # bytes
+_CORE = 16  # channels of an mma tile
 _MMA_SYNC = 0.62  # share of Hopper's tensor peak that mma.sync reaches
 _STEP_SECONDS = 0.15e-6  # assumed: a barrier, and the wait for an item
 _TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEPTHWISE
@@ -68,7 +70,7 @@ def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> _Work:
     """What one CTA in the middle of an image does."""
     work = _Work()
     for value in range(folded.input_count):
-        bytes_in = prints[value].pixels * folded.shapes[value].channels * _HALF
+        bytes_in = prints[value].pixels * folded.shapes[value].channels * _HALF * _times_read(folded, plan, value)
         work.cache += bytes_in
         work.local += bytes_in
     for index, unit in enumerate(folded.units):
@@ -89,17 +91,21 @@ def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:
 def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
     value = folded.value(index)
     pixels, channels = prints[value].pixels, folded.shapes[value].channels
-    work.local += 2 * pixels * channels * _HALF
+    work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * _HALF
     work.useful += folded.operations(index) * pixels / unit.shape.pixels
+    work.cache += channels * _FLOAT if unit.kind != "pool" else 0  # biases
     if unit.kind == "contract":
         _add_contraction(work, folded, plan, prints, value, unit)
+        return
+    if unit.kind == "grouped":
+        _add_grouped(work, folded, plan, prints, value, unit)
         return
     term = unit.terms[0]
     work.vector += 2 * _TAP_OPERATIONS * pixels * channels * term.window.taps
     segment = plan.units[index].segment
     rows = (segment - 1) * term.window.stride_h + term.window.extent_h if unit.kind == "depthwise" else term.window.r
     work.local += pixels * channels * _HALF * term.window.s * rows / segment
-    work.cache += channels * term.window.taps * _HALF
+    work.cache += _stored(folded, plan, value) * term.window.taps * _HALF if unit.kind == "depthwise" else 0
     work.steps += channels // plan.homes[value].chunk if unit.kind == "depthwise" else 0
 
 
@@ -118,9 +124,44 @@ def _add_contraction(
         depth = folded.shapes[term.source].channels * term.window.taps
         work.tensor += 2 * tiles * 16 * depth * channels
         loads = tiles * 16 * tiling.wn * channels / plan.homes[value].chunk
+        if plan.homes[term.source].registers:
+            loads = 0
+        elif chosen.hold:
+            loads = tiles * 16
         work.local += depth * _HALF * (loads * _conflicts(prints, term, value) + channels * tiling.wm)
-        work.cache += depth * channels * _HALF
-        work.steps += max(1, depth // (slices.ks * slices.taps)) * max(1, channels // plan.homes[value].chunk)
+        stored = _stored(folded, plan, term.source) * _stored(folded, plan, value)
+        work.cache += stored * term.window.taps * _HALF
+        if not plan.homes[value].registers:  # else the next unit's steps are this one's too
+            work.steps += max(1, depth // (slices.ks * slices.taps)) * max(1, channels // plan.homes[value].chunk)
+
+
+def _stored(folded: Folded, plan: CudaPlan, value: int) -> int:
+    """Channels of a value that kernels compute: whole mma tiles, and whole chunks."""
+    chunk, tiles = plan.homes[value].chunk, -(-folded.shapes[value].channels // _CORE)
+    return -(-tiles * _CORE // chunk) * chunk
+
+
+def _add_grouped(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit) -> None:
+    """Blocks of groups are dense; every one loads its pixels for every step of two taps or 16 channels."""
+    term, channels = unit.terms[0], folded.shapes[value].channels
+    window, block = term.window, block_width(channels // unit.groups, channels)
+    steps, tiles = block_steps(block, window.r, window.s), -(-prints[value].pixels // 16)
+    blocks = -(-channels // block)
+    work.tensor += 2 * tiles * 16 * blocks * block * steps * 16
+    together = plan.units[value - folded.input_count].segment
+    loads = tiles * 512 * _conflicts(prints, term, value) + -(-tiles // together) * 32 * block
+    work.local += blocks * steps * loads
+    work.cache += blocks * block * steps * 16 * _HALF
+    work.steps += -(-channels // plan.homes[value].chunk)
+
+
+def _times_read(folded: Folded, plan: CudaPlan, value: int) -> int:
+    """How often an input is read: once for every chunk of what is made of it where it arrives with the weights."""
+    if plan.homes[value].whole:
+        return 1
+    index = next(i for i, unit in enumerate(folded.units) if any(term.source == value for term in unit.terms))
+    made = folded.value(index)
+    return -(-folded.shapes[made].channels // plan.homes[made].chunk) + sum(value in u.added for u in folded.units)
 
 
 def _conflicts(prints: list[Footprint], term: Term, value: int) -> float:

@@ -11,6 +11,7 @@
 #include <map>
 #include <set>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "runtime.h"
 
@@ -54,6 +55,7 @@ struct WarpAccess {
 using WarpLog = std::unordered_map<Instruction, WarpAccess, HashInstruction>;
 std::vector<WarpLog> warp_logs;
 std::vector<std::unordered_map<const void*, int>> occurrences;  // per thread
+std::unordered_set<uint64_t> block_sectors;                     // of the block that runs
 
 struct Wavefronts {
   long actual, ideal;
@@ -102,6 +104,7 @@ void count_global(const WarpAccess& access) {
     sectors.insert((lane.address + access.bytes - 1) / kSectorBytes);
   }
   (access.write ? counters.global_store_sectors : counters.global_load_sectors) += sectors.size();
+  block_sectors.insert(sectors.begin(), sectors.end());
 }
 
 void log(uint64_t address, size_t bytes, bool write, bool shared, const void* pc) {
@@ -149,6 +152,11 @@ void flush_access_log() {
     warp_log.clear();
   }
   for (auto& thread_occurrences : occurrences) thread_occurrences.clear();
+}
+
+void count_block_sectors() {
+  counters.block_sectors += block_sectors.size();
+  block_sectors.clear();
 }
 
 }  // namespace emulator

@@ -149,7 +149,9 @@ void run_block(dim3 index) {
     release_block_barrier(finished);
   }
   check_copies_at_exit();
-  if (counting) flush_access_log();
+  if (!counting) return;
+  flush_access_log();
+  count_block_sectors();
 }
 
 void set_up(const char* data_path) {

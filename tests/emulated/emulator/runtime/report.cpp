@@ -51,6 +51,7 @@ void print_counters() {
       {"shared_store_ideal", counters.shared_store_ideal},
       {"global_load_sectors", counters.global_load_sectors},
       {"global_store_sectors", counters.global_store_sectors},
+      {"block_sectors", counters.block_sectors},
       {"async_copies", counters.async_copies},
       {"async_copy_bytes", counters.async_copy_bytes},
       {"global_bytes_read", counters.global_bytes_read},

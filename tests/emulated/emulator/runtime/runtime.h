@@ -142,7 +142,7 @@ struct Counters {
   long mma, ldmatrix, ldmatrix_wavefronts, ldmatrix_ideal;
   long shared_loads, shared_load_wavefronts, shared_load_ideal;
   long shared_stores, shared_store_wavefronts, shared_store_ideal;
-  long global_load_sectors, global_store_sectors;
+  long global_load_sectors, global_store_sectors, block_sectors;
   long async_copies, async_copy_bytes;
   long global_bytes_read, global_bytes_written;
   long barriers;
@@ -155,6 +155,8 @@ void log_global_access(uint64_t address, size_t bytes, bool write, const void* p
 void count_matrix_access(const uint32_t* row_addresses, int matrices);
 // Turns the accesses logged since the last barrier into warp-wide transactions.
 void flush_access_log();
+// Counts the sectors that the block which ends now has touched.
+void count_block_sectors();
 
 // ---- report.cpp -------------------------------------------------------------------------------
 
