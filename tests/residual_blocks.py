@@ -1,11 +1,26 @@
-"""The residual blocks of ResNet and MobileNetV2, at any size."""
+"""The blocks of well-known networks, at any size."""
 
 from __future__ import annotations
 
 from blockfuse.block import Block
-from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, ImageShape, Pool, Stage, Window
+from blockfuse.stages import (
+    Activation,
+    Add,
+    Conv,
+    Depthwise,
+    Function,
+    Grouped,
+    ImageShape,
+    Multiply,
+    Norm,
+    Pool,
+    Scale,
+    Stage,
+    Window,
+)
 
 RELU, RELU6 = Function("relu"), Function("clip", 0.0, 6.0)
+SILU, GELU, SIGMOID = Function("silu"), Function("gelu"), Function("sigmoid")
 
 
 def same(r: int, stride: int = 1) -> Window:
@@ -62,6 +77,100 @@ def mbconv(
     if stride == 1 and out == channels:
         stages.append(Add("add", (5, 0)))
     return finished("mbconv", ImageShape(height, width, channels), stages, batch)
+
+
+def fused_mbconv(
+    height: int, width: int, channels: int, hidden: int, out: int = 0, stride: int = 1, batch: int = 1
+) -> Block:
+    """A dense 3x3 that expands, and a projection, as in EfficientNetV2."""
+    out = out or channels
+    stages: list[Stage] = [
+        Conv("expand3x3", (0,), hidden, same(3, stride)),
+        Activation("silu", (1,), SILU),
+        Conv("project", (2,), out, Window()),
+    ]
+    if stride == 1 and out == channels:
+        stages.append(Add("add", (3, 0)))
+    return finished("fused_mbconv", ImageShape(height, width, channels), stages, batch)
+
+
+def resnext(height: int, width: int, channels: int, hidden: int, group: int, stride: int = 1, batch: int = 1) -> Block:
+    """A bottleneck whose 3x3 works on groups of ``group`` channels."""
+    stages: list[Stage] = [
+        Conv("reduce", (0,), hidden, Window()),
+        Activation("relu1", (1,), RELU),
+        Grouped("grouped", (2,), hidden, hidden // group, same(3, stride)),
+        Activation("relu2", (3,), RELU),
+        Conv("restore", (4,), channels, Window()),
+    ]
+    return finished(
+        "resnext", ImageShape(height, width, channels), _shortcut(stages, channels, channels, stride), batch
+    )
+
+
+def convnext(height: int, width: int, channels: int, expansion: int = 4, batch: int = 1) -> Block:
+    """Depthwise 7x7, layer norm, two pointwise convolutions with GELU between, layer scale."""
+    stages: list[Stage] = [
+        Depthwise("depthwise", (0,), same(7)),
+        Norm("norm", (1,), 1e-6),
+        Conv("expand", (2,), expansion * channels, Window()),
+        Activation("gelu", (3,), GELU),
+        Conv("project", (4,), channels, Window()),
+        Scale("layer_scale", (5,)),
+        Add("add", (6, 0)),
+    ]
+    return finished("convnext", ImageShape(height, width, channels), stages, batch)
+
+
+def convfirst(height: int, width: int, channels: int, group: int = 8, expansion: int = 6, batch: int = 1) -> Block:
+    """A grouped 3x3 and two pointwise convolutions with SiLU between them."""
+    stages: list[Stage] = [
+        Grouped("grouped", (0,), channels, channels // group, same(3)),
+        Conv("expand", (1,), expansion * channels, Window()),
+        Activation("silu", (2,), SILU),
+        Conv("project", (3,), channels, Window()),
+        Add("add", (4, 0)),
+    ]
+    return finished("convfirst", ImageShape(height, width, channels), stages, batch)
+
+
+def gated_project(height: int, width: int, channels: int, out: int, batch: int = 1) -> Block:
+    """The second part of an MBConv with squeeze-excite: hidden image, its gate, and what is added."""
+    shapes = (ImageShape(height, width, channels), ImageShape(1, 1, channels), ImageShape(height, width, out))
+    stages: tuple[Stage, ...] = (
+        Multiply("gate", (0, 1)),
+        Conv("project", (3,), out, Window()),
+        Add("add", (4, 2)),
+    )
+    block = Block(shapes, stages, batch, "float16", "gated_project").with_random_parameters(1)
+    block.check()
+    return block
+
+
+def squeeze_excite(height: int, width: int, channels: int, hidden: int, batch: int = 1) -> Block:
+    """Pool, two pointwise convolutions, and the product: what needs whole images on the chip."""
+    stages: list[Stage] = [
+        Pool("squeeze", (0,), "mean", Window(height, width)),
+        Conv("reduce", (1,), hidden, Window()),
+        Activation("silu", (2,), SILU),
+        Conv("excite", (3,), channels, Window()),
+        Activation("sigmoid", (4,), SIGMOID),
+        Multiply("scale", (0, 5)),
+    ]
+    return finished("squeeze_excite", ImageShape(height, width, channels), stages, batch)
+
+
+def custom(height: int, width: int, channels: int, hidden: int, batch: int = 1) -> Block:
+    """3x3, pointwise, depthwise 5x5, and the input added: a block that no network has."""
+    stages: list[Stage] = [
+        Conv("conv3x3", (0,), hidden, same(3)),
+        Activation("relu1", (1,), RELU),
+        Conv("pointwise", (2,), channels, Window()),
+        Activation("relu2", (3,), RELU),
+        Depthwise("depthwise", (4,), same(5)),
+        Add("add", (5, 0)),
+    ]
+    return finished("custom", ImageShape(height, width, channels), stages, batch)
 
 
 def single(height: int, width: int, channels: int, stage: Stage, batch: int = 1) -> Block:

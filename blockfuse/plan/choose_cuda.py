@@ -25,14 +25,23 @@ _REMEDY = "cut the block"
 _MAX_TILE = 32  # pixels along an axis
 _MAX_INPUTS = 10  # kernel parameters are ordered by name
 
-# Fallbacks, least harmful first: depth of the weight stream, bytes of an item, channels of a chunk.
+_RESIDENT = 0.4  # share of shared memory up to which an input is kept whole
+
+# Fallbacks, least harmful first: depth of the weight stream, bytes of an item, channels of a chunk, and the part of the
+# usual share that an input may have.
 _FALLBACKS = (
-    Limits(3, 20480, 64),
-    Limits(2, 20480, 64),
-    Limits(3, 10240, 32),
-    Limits(2, 10240, 32),
-    Limits(2, 5120, 16),
+    (3, 20480, 64, 1.0),
+    (2, 20480, 64, 1.0),
+    (3, 10240, 32, 0.6),
+    (2, 10240, 32, 0.6),
+    (2, 5120, 16, 0.3),
 )
+
+
+def _limits(device: Device) -> list[Limits]:
+    """How generous plans for a device may be, most generous first."""
+    resident = _RESIDENT * device.local_bytes
+    return [Limits(depth, item, chunk, round(part * resident)) for depth, item, chunk, part in _FALLBACKS]
 
 
 def plan_cuda(
@@ -51,7 +60,7 @@ def plan_cuda(
     """
     if folded.input_count > _MAX_INPUTS:
         return Infeasible("inputs of one kernel", folded.input_count, _MAX_INPUTS, "tensors", "cut the block")
-    candidates = list(_candidates(folded, tile, warps))
+    candidates = list(_candidates(folded, device, tile, warps))
     if not candidates:
         out = folded.shapes[-1]
         return Infeasible("tile of an output whose paths differ in stride", out.pixels, _MAX_TILE**2, "pixels")
@@ -64,7 +73,7 @@ def plan_cuda(
     return min(failures, key=lambda failure: (failure.limit, failure.need))
 
 
-def _candidates(folded: Folded, tile: tuple[int, int] | None, warps: int | None) -> Iterator[CudaPlan]:
+def _candidates(folded: Folded, device: Device, tile: tuple[int, int] | None, warps: int | None) -> Iterator[CudaPlan]:
     """Plans by rule for every tile and number of warps."""
     out = folded.shapes[-1]
     tiles = [tile] if tile else [(p, q) for p in _shares(out.height) for q in _shares(out.width)]
@@ -73,7 +82,7 @@ def _candidates(folded: Folded, tile: tuple[int, int] | None, warps: int | None)
         if isinstance(footprints(folded, tile_p, tile_q), str):
             continue
         for count in (warps,) if warps else (4, 8):
-            yield apply_rules(folded, tile_p, tile_q, count, _FALLBACKS[0])
+            yield apply_rules(folded, tile_p, tile_q, count, _limits(device)[0])
 
 
 def _shares(size: int) -> list[int]:
@@ -86,7 +95,7 @@ def _fitted(folded: Folded, plan: CudaPlan, device: Device) -> CudaPlan | Infeas
     """The plan, or the first of its fallbacks that fits; else the least need of shared memory."""
     registers = min(device.registers, _REGISTER_FILE // (32 * plan.warps)) - _OTHER_REGISTERS
     failures = []
-    for limits in _FALLBACKS:
+    for limits in _limits(device):
         smaller = apply_rules(folded, plan.tile_p, plan.tile_q, plan.warps, limits)
         program = program_cuda(folded, smaller, "candidate")
         need, live = program.arena * _HALF, live_registers(program)

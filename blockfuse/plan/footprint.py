@@ -111,7 +111,11 @@ def _footprint(held: tuple[Extent, Extent], shape: ImageShape, alone: tuple[bool
 def _reads(folded: Folded, index: int, mine: Footprint) -> list[tuple[int, tuple[Extent, Extent]]]:
     """The values a unit reads, with what it needs of them to make ``mine``."""
     unit = folded.units[index]
-    reads = [(value, (mine.made_rows, mine.made_cols)) for value in unit.added]
+    only = Extent(0, 0, 1)
+    reads = [
+        (value, (only, only) if unit.is_gate(value, folded.shapes[value]) else (mine.made_rows, mine.made_cols))
+        for value in unit.added
+    ]
     for term in unit.terms:
         w = term.window
         rows = mine.made_rows.through(w.stride_h, w.pad_top, w.extent_h)

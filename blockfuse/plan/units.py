@@ -111,6 +111,11 @@ class Unit:
         """Values that the epilogue adds or multiplies by."""
         return tuple(step.value for step in self.epilogue if isinstance(step, AddValue | MultiplyValue))
 
+    def is_gate(self, value: int, shape: ImageShape) -> bool:
+        """Whether a value of that shape is only a factor of one pixel for all of this unit's."""
+        factors = [step for step in self.epilogue if isinstance(step, MultiplyValue) and step.value == value]
+        return shape.pixels == 1 and len(factors) == self.added.count(value) > 0
+
     @property
     def reads(self) -> tuple[int, ...]:
         """All values read."""

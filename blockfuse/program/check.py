@@ -162,6 +162,8 @@ def _order_faults(program: Program) -> Iterator[str]:
     """Tiles are written before they are read, sums zeroed before they are added to."""
     filled: set[Tile | Accumulators] = set(program.inputs)
     for node in program.walk():
+        if isinstance(node, Step) and node.item.pixels:
+            filled.add(node.item.pixels.target)
         if isinstance(node, Loop | Pixels | Step):
             continue
         for tile in reads(node):

@@ -15,15 +15,17 @@ expand - depthwise - project block is::
 
 from __future__ import annotations
 
-from blockfuse.errors import InternalError
 from blockfuse.machine import (
     Depthwise,
     EpilogueStep,
+    Grouped,
     Item,
     Load,
     Loop,
     LoopKind,
+    Map,
     Node,
+    Normalize,
     Pixels,
     Program,
     Reduce,
@@ -37,6 +39,7 @@ from blockfuse.machine import (
     written,
 )
 from blockfuse.machine.affine import Affine, span
+from blockfuse.machine.groups import DEPTH, block_steps, block_width
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.units import Folded, Unit
 from blockfuse.program.check import check
@@ -125,8 +128,10 @@ class _Builder(Builder):
                 nodes = self._depthwise(unit, value, c, region, early)
             case "pool":
                 nodes = self._pool(unit, value, c, region, early)
-            case _:
-                raise InternalError(f"unit {unit.name}: kind {unit.kind} has no CUDA program")
+            case "grouped":
+                nodes = self._grouped(unit, value, c, region, early)
+            case "norm" | "map":
+                nodes = self._elementwise(unit, value, c, region, early)
         return [*nodes, Store(self.local[value], self.output, region, late)] if value == self.last else nodes
 
     def _depthwise(
@@ -142,6 +147,30 @@ class _Builder(Builder):
         source, target = self.local[term.source], self.local[value]
         body: list[Node] = [Depthwise(source, target, weights, term.window, region, steps, segment)]
         return [*before, Step(Item(name, (weights,), base, c, size), body)]
+
+    def _grouped(
+        self, unit: Unit, value: int, c: Affine, region: Region, steps: tuple[EpilogueStep, ...]
+    ) -> list[Node]:
+        term, chunk, window = unit.terms[0], self.plan.homes[value].chunk, unit.terms[0].window
+        channels = self.shapes[term.source].channels
+        width = channels // unit.groups
+        size = chunk * block_steps(block_width(width, channels), window.r, window.s) * DEPTH
+        before = self.source(term, c)
+        base = self.reserve(size, self.stored[value] // chunk)
+        name = self.stage_names[term.stage]
+        weights = WeightSlice((term.stage, "weight"), span(0, window.taps), span(0, width), region.channels, name)
+        together = self.plan.units[self.index(value)].segment
+        source, target = self.local[term.source], self.local[value]
+        body: list[Node] = [Grouped(source, target, weights, window, width, region, steps, together)]
+        return [*before, Step(Item(name, (weights,), base, c, size), body)]
+
+    def _elementwise(
+        self, unit: Unit, value: int, c: Affine, region: Region, steps: tuple[EpilogueStep, ...]
+    ) -> list[Node]:
+        source, target = self.local[unit.terms[0].source], self.local[value]
+        if unit.kind == "norm":
+            return [*self.source(unit.terms[0], c), Normalize(source, target, unit.epsilon, region, steps)]
+        return [*self.source(unit.terms[0], c), Map(source, target, region, steps)]
 
     def _pool(self, unit: Unit, value: int, c: Affine, region: Region, steps: tuple[EpilogueStep, ...]) -> list[Node]:
         term = unit.terms[0]

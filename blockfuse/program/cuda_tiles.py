@@ -24,7 +24,7 @@ def place(folded: Folded, plan: CudaPlan) -> dict[int, Tile]:
         InternalError: Two paths through the block move over a value at different steps.
     """
     places = _Places(folded, plan)
-    return {value: places.tile(value) for value in range(len(folded.shapes)) if not places.is_added_late(value)}
+    return {value: places.tile(value) for value in range(len(folded.shapes)) if not places.is_read_from_memory(value)}
 
 
 def stored_channels(folded: Folded, plan: CudaPlan, value: int) -> int:
@@ -72,13 +72,16 @@ class _Places:
         self.names = names(folded)
         self.stored = [stored_channels(folded, plan, value) for value in range(len(self.shapes))]
 
-    def is_added_late(self, value: int) -> bool:
-        """Whether a value is an input that the last unit alone reads, to add it: it is read while storing."""
-        if value >= self.folded.input_count:
+    def is_read_from_memory(self, value: int) -> bool:
+        """Whether a value is an input that no unit needs on the chip.
+
+        That is a gate of one pixel, or what the last unit alone adds or multiplies by: it is read while storing.
+        """
+        terms = [term for unit in self.folded.units for term in unit.terms]
+        if value >= self.folded.input_count or any(term.source == value for term in terms):
             return False
         readers = [unit for unit in self.folded.units if value in unit.reads]
-        last = self.folded.units[-1]
-        return readers == [last] and all(term.source != value for term in last.terms)
+        return readers == [self.folded.units[-1]] or all(unit.is_gate(value, self.shapes[value]) for unit in readers)
 
     def tile(self, value: int) -> Tile:
         home, shape, place = self.plan.homes[value], self.shapes[value], self.prints[value]
@@ -112,7 +115,7 @@ class _Places:
         """The value whose chunk loop runs around the making of a chunk of this one."""
         if value == self.last or self.plan.homes[value].whole:
             return value
-        (reader,) = [i for i, unit in enumerate(self.folded.units) if value in unit.reads]
+        (reader,) = [i for i, u in enumerate(self.folded.units) if any(t.source == value for t in u.terms)]
         is_summed = self.folded.units[reader].kind == "contract"
         return value if is_summed else self._chunk_owner(self.folded.value(reader))
 

@@ -147,7 +147,10 @@ class _Run(Tiles):
             case Grouped():
                 self._grouped(instruction)
             case Normalize():
-                value = normalized(self.read(instruction.source, instruction.region), instruction.epsilon)
+                value = self.read(instruction.source, instruction.region)
+                kept = instruction.source.image.channels  # those above are zero padding of the layout
+                value[..., :kept] = normalized(value[..., :kept], instruction.epsilon)
+                value[..., kept:] = 0.0
                 self.write(instruction.target, instruction.region, value, instruction.steps)
             case Reduce():
                 self._reduce(instruction)
@@ -194,7 +197,8 @@ class _Run(Tiles):
         total = np.zeros(self.shape(instruction.region))
         for index, tap in enumerate(instruction.weights.taps.at(self.env)):
             for c in instruction.weights.inputs.at(self.env):
-                channels = [k // instruction.width * instruction.width + c for k in outputs]
+                groups = [k // instruction.width if k < instruction.target.image.channels else 0 for k in outputs]
+                channels = [group * instruction.width + c for group in groups]
                 pixels = self.window(instruction.source, instruction.region, instruction.window, tap, channels)
                 total += pixels * weights[:, c, index]
         self.write(instruction.target, instruction.region, total, instruction.steps)

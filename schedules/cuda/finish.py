@@ -25,6 +25,8 @@ from blockfuse.schedules.cuda.kernel import Kernel
 from blockfuse.schedules.cuda.packing import constant_keys
 from blockfuse.schedules.emit import Expr, Index, constant, load, smaller
 
+_VECTOR = 4  # float32 elements of 16 bytes
+
 Constants: TypeAlias = Mapping[EpilogueStep, Sequence[Sequence[Expr]]]
 """Of every step with constants: one or two of them, each for all lanes."""
 
@@ -95,7 +97,10 @@ def load_constants(
         for part, keys in enumerate(constant_keys(step)):
             offset, _ = kernel.vector_layout[keys]
             held = kernel.registers(f"constant_{number}_{part}_{lanes}", lanes)
-            kernel.emit.store(held, 0, load(kernel.vectors, kernel.at(channels) + channel + offset, lanes), lanes)
+            for low in range(0, lanes, _VECTOR):
+                count = min(lanes, _VECTOR)
+                place = kernel.at(channels) + channel + (offset + low)
+                kernel.emit.store(held, low, load(kernel.vectors, place, count), count)
             vectors.append([load(held, lane) for lane in range(lanes)])
         if isinstance(step, MultiplyBy) and step.is_gate:
             vectors.append(_load_gate(kernel, step.tile, channels, channel, lanes))

@@ -24,6 +24,15 @@ B_WORDS = 4  # 32-bit registers of the B fragments of both n8 tiles
 FRAGMENT = 256  # elements of one packed K x N block: 32 lanes x 8
 
 
+def narrow_fragments(weights: Array) -> Array:
+    """Reorder a [16, N] matrix into [N/8, lane, 4]: what each lane needs for one mma, contiguous."""
+    lane = np.arange(32)
+    row, column = lane // 4, lane % 4 * 2
+    k = np.stack([column, column + 1, column + 8, column + 9], axis=1)
+    blocks = weights.reshape(K, -1, 8).transpose(1, 0, 2)
+    return np.asarray(blocks[:, k, row[:, None]])
+
+
 def fragments(weights: Array) -> Array:
     """Reorder a [K, N] matrix into [K/16, N/16, lane, 8]: what each lane needs for two mma, contiguous.
 

@@ -1,7 +1,7 @@
 """Weights as the kernel reads them: one stream in execution order, and one fp32 vector of biases and scales.
 
 An item of the stream holds the slices of its step one after the other: for GEMM per tap the mma fragments
-[C/16][K/16][lane][8], for DEPTHWISE [tap][channel].
+[C/16][K/16][lane][8], for GROUPED those of blocks of groups, for DEPTHWISE [tap][channel].
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from blockfuse.machine import (
     Epilogue,
     EpilogueStep,
     Gemm,
+    Grouped,
     Program,
     Region,
     ScaleBy,
@@ -25,8 +26,9 @@ from blockfuse.machine import (
     WeightSlice,
     walk,
 )
+from blockfuse.machine.groups import NARROW, block_width, tap_pairs
 from blockfuse.program.check import executions, stream_length
-from blockfuse.schedules.cuda.mma import fragments
+from blockfuse.schedules.cuda.mma import K, fragments, narrow_fragments
 from blockfuse.stages import Array
 
 _VECTOR = 4  # float32 elements of a 16-byte load
@@ -116,12 +118,40 @@ def _stream(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array
             continue
         base = step.item.base + step.item.index.at(env) * step.item.size
         for node in walk(step.body):
-            if isinstance(node, Gemm | Depthwise):
-                box = _box(node.weights, parameters[node.weights.key], env)
-                data = box[:, 0] if isinstance(node, Depthwise) else np.stack([fragments(tap) for tap in box])
+            if isinstance(node, Gemm | Depthwise | Grouped):
+                data = _packed(node, parameters[node.weights.key], env)
                 start = base + slice_offset(step, node.weights)
                 out[start : start + data.size] = data.ravel()
     return out
+
+
+def _packed(node: Gemm | Depthwise | Grouped, data: Array, env: Mapping[str, int]) -> Array:
+    """The filter of an instruction in the order it is read."""
+    box = _box(node.weights, data, env)
+    match node:
+        case Depthwise():
+            return box[:, 0]
+        case Grouped():
+            return _blocks(node, box)
+    return np.stack([fragments(tap) for tap in box])
+
+
+def _blocks(node: Grouped, box: Array) -> Array:
+    """[taps, group width, outputs] -> the fragments [block, step, n8, lane, 4] of dense filters with zeros."""
+    width, block = node.width, block_width(node.width, node.source.image.channels)
+    taps, _, outputs = box.shape
+    dense = np.zeros((outputs // block, taps, block, block), np.float32)
+    for k in range(outputs):
+        low = k % block // width * width
+        count = min(width, block - low)
+        dense[k // block, :, low : low + count, k % block] = box[:, :count, k]
+    if block == NARROW:
+        none = np.zeros((NARROW, NARROW), np.float32)
+        pairs = tap_pairs(node.window.r, node.window.s)
+        parts = [[np.concatenate([b[i], none if j is None else b[j]]) for i, j in pairs] for b in dense]
+    else:
+        parts = [[b[tap, k : k + K] for tap in range(taps) for k in range(0, block, K)] for b in dense]
+    return np.stack([np.stack([narrow_fragments(part) for part in steps]) for steps in parts])
 
 
 def _box(weights: WeightSlice, data: Array, env: Mapping[str, int]) -> Array:

@@ -11,10 +11,13 @@ from blockfuse.machine import (
     Depthwise,
     Epilogue,
     Gemm,
+    Grouped,
     Instruction,
     Load,
     Loop,
+    Map,
     Node,
+    Normalize,
     Pixels,
     Program,
     Reduce,
@@ -27,7 +30,20 @@ from blockfuse.machine import (
 from blockfuse.machine.affine import Affine, var
 from blockfuse.program.ahead import Frame
 from blockfuse.program.check import task
-from blockfuse.schedules.cuda import depthwise, epilogue, gemm, load, reduce, store, stream, sync, zero
+from blockfuse.schedules.cuda import (
+    depthwise,
+    epilogue,
+    gemm,
+    grouped,
+    load,
+    maps,
+    norm,
+    reduce,
+    store,
+    stream,
+    sync,
+    zero,
+)
 from blockfuse.schedules.cuda.kernel import Kernel, Piece
 from blockfuse.schedules.cuda.warps import pieces
 
@@ -38,6 +54,9 @@ _LOWERING: Mapping[type[Instruction], Callable[[Kernel, Any], None]] = MappingPr
         Gemm: gemm.lower,
         Epilogue: epilogue.lower,
         Depthwise: depthwise.lower,
+        Grouped: grouped.lower,
+        Normalize: norm.lower,
+        Map: maps.lower,
         Reduce: reduce.lower,
         Store: store.lower,
         Sync: sync.lower,

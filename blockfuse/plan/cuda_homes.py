@@ -1,0 +1,163 @@
+"""Where every value of a block lives in a CUDA kernel: whole, a chunk at a time, in registers, or in the stream."""
+
+from __future__ import annotations
+
+from math import lcm
+
+from blockfuse.machine.groups import block_steps, block_width
+from blockfuse.plan.cuda import Home
+from blockfuse.plan.cuda_limits import CORE, Limits, divisor, in_rows, multiples, rounded, share, tiling
+from blockfuse.plan.footprint import Footprint
+from blockfuse.plan.units import Folded, Term, Unit
+
+HALF = 2  # bytes
+_LARGE_TILE = 64 * 1024  # bytes: a hidden value above this lives a chunk at a time
+_MAX_SUMS = 96  # float32 registers for the sums of a value that is made chunk by chunk
+_MAX_STREAMED_SUMS = 144  # the same where chunks mean that the input is read again
+_MAX_STREAMED_ITEM = 40 * 1024  # bytes of weights that come with a chunk of the input
+_MAX_PASS = 128  # channels of one DEPTHWISE, REDUCE, MAP
+_CHAIN_CHUNK = 32  # channels of a value in registers
+
+
+class Homes:
+    """The decisions, value by value; later ones see earlier ones.
+
+    Attributes:
+        cores: Channels of every value, rounded up to what its readers and its maker work on together.
+        found: The homes so far.
+    """
+
+    def __init__(self, folded: Folded, prints: list[Footprint], warps: int, limits: Limits) -> None:
+        self.folded, self.prints, self.warps, self.limits = folded, prints, warps, limits
+        self.align = [self._alignment(value) for value in range(len(folded.shapes))]
+        self.cores = [rounded(s.channels, a) for s, a in zip(folded.shapes, self.align, strict=True)]
+        self.found: dict[int, Home] = {}
+
+    def decide(self) -> tuple[Home, ...]:
+        """The home of every value."""
+        for value in range(self.folded.input_count):
+            self.found[value] = self._input(value)
+        for unit in self.folded.units:
+            if unit.kind == "contract":
+                self._chunk_before(unit)
+        for index, unit in enumerate(self.folded.units):
+            value = self.folded.value(index)
+            if value not in self.found:
+                self.found[value] = self._whole(unit, value)
+        return tuple(self.found[value] for value in range(len(self.folded.shapes)))
+
+    def is_chained(self, unit: Unit) -> bool:
+        """Whether a unit's first operand never leaves the registers."""
+        return unit.kind == "contract" and self.found[unit.terms[0].source].registers
+
+    def block(self, unit: Unit) -> int:
+        """Channels that a grouped unit works on together."""
+        channels = self.folded.shapes[unit.terms[0].source].channels
+        return block_width(channels // unit.groups, channels)
+
+    # ---- facts -------------------------------------------------------------------------------------------------------
+    def _alignment(self, value: int) -> int:
+        units = [u for u in self.folded.units if u.kind == "grouped"]
+        near = [u for u in units if value in (u.terms[0].source, self._value(u))]
+        return lcm(CORE, *(self.block(unit) for unit in near))
+
+    def _maker(self, value: int) -> Unit | None:
+        return None if value < self.folded.input_count else self.folded.units[value - self.folded.input_count]
+
+    def _value(self, unit: Unit) -> int:
+        return self.folded.value(self.folded.units.index(unit))
+
+    def _readers(self, value: int) -> list[tuple[Unit, Term]]:
+        return [(unit, term) for unit in self.folded.units for term in unit.terms if term.source == value]
+
+    # ---- inputs ------------------------------------------------------------------------------------------------------
+    def _input(self, value: int) -> Home:
+        """Whole, unless it is large and one contraction alone reads it (and the last unit adds it)."""
+        whole = Home(self.cores[value])
+        print_, readers = self.prints[value], self._readers(value)
+        large = print_.rows.size * print_.cols.size * self.cores[value] * HALF > self.limits.resident
+        adders = [unit for unit in self.folded.units if value in unit.added]
+        if not large or len(readers) != 1 or any(unit != self.folded.units[-1] for unit in adders):
+            return whole
+        (unit, term) = readers[0]
+        if unit.kind != "contract" or len(unit.terms) > 1:
+            return whole
+        per_channel = term.window.taps * min(self.cores[self._value(unit)], _MAX_PASS) * HALF
+        most = min(self.limits.chunk, _MAX_STREAMED_ITEM // per_channel)
+        chunk = divisor(self.cores[value], max(most, CORE))
+        return Home(chunk, whole=False) if most >= CORE and chunk < self.cores[value] else whole
+
+    # ---- hidden values -----------------------------------------------------------------------------------------------
+    def _chunk_before(self, unit: Unit) -> None:
+        """Give the hidden values between a contraction and the one before it a chunk at a time, where that pays."""
+        path = self._path(unit)
+        maker = self._maker(path[-1]) if path else None
+        if maker is None or not all(self._can_feed(term.source) for term in maker.terms):
+            return
+        step = lcm(*(self.align[value] for value in path))
+        wide, hidden = path[-1], rounded(self.cores[path[0]], step)
+        large = max(self.prints[v].pixels * self.cores[v] * HALF for v in path) > _LARGE_TILE
+        if not large and self.cores[wide] <= self.cores[self._value(unit)]:
+            return
+        chunk = self._chain_chunk(unit, maker, hidden) if path == [wide] else 0
+        if chunk:
+            self.found[wide] = Home(chunk, whole=False, registers=True)
+            return
+        chunk = share(hidden, max(self.limits.chunk, step), step)
+        if chunk < hidden:
+            self.found |= dict.fromkeys(path, Home(chunk, whole=False))
+
+    def _can_feed(self, value: int) -> bool:
+        """Whether a value can be read again for every chunk: it is whole, or streamed."""
+        return value < self.folded.input_count or self.found.get(value, Home(CORE)).whole
+
+    def _chain_chunk(self, unit: Unit, maker: Unit, hidden: int) -> int:
+        """Channels of a value in registers between two pointwise contractions; 0 where that cannot be."""
+        (first, *others), reader = maker.terms, unit.terms[0]
+        home = self.found.get(first.source, Home(CORE))
+        if others or maker.added or not home.whole or not first.window.is_pointwise or not reader.window.is_pointwise:
+            return 0
+        wide = self.cores[self._value(unit)]
+        sums = in_rows(self.prints[self._value(unit)].pixels, self.warps).mb * wide // 2
+        most = min(self.limits.chunk, _CHAIN_CHUNK if hidden % _CHAIN_CHUNK == 0 else 48)
+        chunk = divisor(hidden, most)
+        return chunk if sums <= _MAX_SUMS and chunk < hidden else 0
+
+    def _path(self, unit: Unit) -> list[int]:
+        """The values from a unit's first operand back to a contraction's result, each read by one unit alone."""
+        path: list[int] = []
+        value = unit.terms[0].source
+        while True:
+            maker = self._maker(value)
+            readers = [u for u in self.folded.units if value in u.reads]
+            if maker is None or len(readers) > 1 or value in readers[0].added or value in self.found:
+                return []
+            path.append(value)
+            if maker.kind == "contract":
+                return path
+            if maker.kind not in {"depthwise", "grouped", "map"} or maker.added:
+                return []
+            value = maker.terms[0].source
+
+    def _whole(self, unit: Unit, value: int) -> Home:
+        """All channels stay; they are made at once if the sums fit into registers."""
+        channels = self.cores[value]
+        match unit.kind:
+            case "norm":
+                return Home(channels)
+            case "grouped":
+                window, block = unit.terms[0].window, self.block(unit)
+                per_channel = block_steps(block, window.r, window.s) * 2 * CORE
+                return Home(divisor(channels, self.limits.item // per_channel, self.align[value]))
+            case "depthwise" | "pool" | "map":
+                return Home(divisor(channels, _MAX_PASS))
+        sources = [term.source for term in unit.terms]
+        if any(not self.found[source].whole and source >= self.folded.input_count for source in sources):
+            return Home(channels)
+        most = _MAX_SUMS if all(self.found[source].whole for source in sources) else _MAX_STREAMED_SUMS
+        fitting = [c for c in multiples(channels) if self._sums(value, c) <= most]
+        return Home(max(fitting, default=CORE))
+
+    def _sums(self, value: int, channels: int) -> int:
+        split = tiling(self.prints[value].pixels, channels, self.warps)
+        return split.mb * channels // split.wn // 2

@@ -1,0 +1,70 @@
+"""Sizes that the rules of CUDA plans work with, and how channels and warps are divided by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blockfuse.machine import WarpTiling
+
+CORE = 16  # channels, and pixels, of an mma tile
+_TENSOR_CYCLES = 1.6  # per m16n8k16 of one SM, estimated
+_FRAGMENT_CYCLES = 4.0  # of shared memory, per 512-byte fragment load
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How generous a plan is with shared memory.
+
+    Attributes:
+        depth: Slots of the weight stream.
+        item: Bytes of one item.
+        chunk: Channels of a value that lives a chunk at a time.
+        resident: Bytes of an input that is kept whole; a larger one arrives in chunks with the weights.
+    """
+
+    depth: int
+    item: int
+    chunk: int
+    resident: int
+
+
+def rounded(size: int, multiple: int) -> int:
+    """``size`` rounded up."""
+    return -(-size // multiple) * multiple
+
+
+def multiples(size: int, step: int = CORE) -> list[int]:
+    """Divisors of ``size`` that are multiples of ``step``, ascending."""
+    return [d for d in range(step, size + 1, step) if size % d == 0]
+
+
+def divisor(size: int, limit: int, step: int = CORE) -> int:
+    """The largest divisor up to ``limit`` that is a multiple of ``step``; at least ``step``."""
+    return max((d for d in multiples(size, step) if d <= limit), default=step)
+
+
+def share(size: int, limit: int, step: int = CORE) -> int:
+    """A chunk of up to ``limit`` channels: an even share if there is a good one, else what pads least."""
+    even = divisor(size, limit, step)
+    if even * 2 >= min(limit, size) or limit < 2 * step:
+        return even
+    most = limit // step * step
+    return min(range(most, limit // 2, -step), key=lambda chunk: -(-size // chunk) * chunk)
+
+
+def tiling(pixels: int, channels: int, warps: int) -> WarpTiling:
+    """The split of warps that costs the slowest pipe least: tensor cores, or fragment loads."""
+    tiles = -(-pixels // CORE)
+    choices = []
+    for wn in (n for n in range(1, warps + 1) if warps % n == 0 and channels % (CORE * n) == 0):
+        mi, ni = -(-tiles // (warps // wn)), channels // CORE // wn
+        tensor, fragments = 2 * mi * ni * _TENSOR_CYCLES, (mi + ni) * _FRAGMENT_CYCLES
+        choices.append((max(tensor, fragments), tensor + fragments, wn, mi))
+    _, _, wn, mi = min(choices)
+    return WarpTiling(warps // wn, wn, mi)
+
+
+def in_rows(pixels: int, warps: int) -> WarpTiling:
+    """All warps along the pixels, each with all channels: what sums that become an operand in registers need."""
+    tiles = -(-pixels // CORE)
+    return WarpTiling(warps, 1, -(-tiles // warps))
