@@ -36,7 +36,7 @@ class Counters:
     * ``*_wavefronts`` are passes through the 32 banks, ``*_ideal`` the passes without any conflict.
     * ``*_sectors`` are 32-byte pieces of global memory touched by one instruction of one warp, those of
       asynchronous copies included. Caches are not modelled.
-    * ``block_sectors`` are the sectors that a block touches, however often: its traffic with a perfect cache of its own.
+    * ``block_sectors`` are those that a block touches, however often: its traffic with a perfect cache of its own.
     * ``async_copies``, ``async_copy_bytes`` and ``global_bytes_*`` count per thread; the bytes of copies are those
       written to shared memory, the bytes read from global memory include the sources of copies.
     * ``barriers`` counts ``__syncthreads`` per block.
