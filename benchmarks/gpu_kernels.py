@@ -1,0 +1,61 @@
+"""Single kernels as files that a GPU's driver loads, with all that launching them takes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from blockfuse.build.cubin import compile_kernels
+from blockfuse.machine import Loop, Program
+from blockfuse.schedules.cuda import cuda_source, lower
+from blockfuse.schedules.cuda.packing import vector_layout
+
+Json: TypeAlias = dict[str, Any]
+
+_SIGNATURE = re.compile(r"__global__ void __launch_bounds__\((\d+)[^)]*\)\s*(\w+)\(([^)]*)\)")
+_WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+def launch_of(program: Program, source: str) -> Json:
+    """How a kernel is launched: its name, parameters in order, CTAs, threads and bytes of shared memory."""
+    found = _SIGNATURE.search(source)
+    if found is None:
+        raise ValueError(f"the source of {program.name} has no kernel")
+    trips = [node.count for node in program.walk() if isinstance(node, Loop) and node.kind.is_parallel]
+    image = program.output.image
+    return {
+        "kernel": found[2],
+        "parameters": re.findall(r"(\w+)_ptr", found[3]),
+        "grid": math.prod(trips),
+        "threads": int(found[1]),
+        "shared_bytes": _WIDTHS[program.dtype] * program.arena,
+        "shape": [program.batch, image.height, image.width, image.channels],
+        "dtype": program.dtype,
+    }
+
+
+def constant_names(program: Program) -> list[str]:
+    """Names of the parameters that packed constants go to, in the order of packing."""
+    return (["packed_vectors"] if vector_layout(program) else []) + (["packed_weights"] if program.ring else [])
+
+
+def export_kernels(programs: Mapping[str, Program], folder: Path, archs: Sequence[str]) -> dict[str, Json]:
+    """Write a fat binary and the CUDA C of every program into a folder; how each is launched, by its name."""
+    sources = {name: cuda_source(lower(program)) for name, program in programs.items()}
+    binaries = compile_kernels(list(sources.values()), archs)
+    launches = {}
+    for (name, source), binary in zip(sources.items(), binaries, strict=True):
+        (folder / f"{name}.fatbin").write_bytes(binary)
+        (folder / f"{name}.cu").write_text(source, encoding="utf-8")
+        launches[name] = {"file": f"{name}.fatbin", **launch_of(programs[name], source)}
+    return launches
+
+
+def seeded_image(shape: Sequence[int], seed: int, dtype: str = "float16") -> np.ndarray[Any, Any]:
+    """Standard normal values."""
+    return np.random.default_rng(seed).standard_normal(tuple(shape), np.float32).astype(dtype)
