@@ -43,9 +43,9 @@ class CudaEmitter(Emitter):
         self.parameters.append(buffer)
         return buffer
 
-    def shared(self, name: str, size: int, dtype: str) -> Buffer:
+    def shared(self, name: str, size: int, dtype: str, alignment: int = _LINE) -> Buffer:
         """The dynamic shared memory of the kernel."""
-        buffer = tirx.decl_buffer((size,), dtype, name, scope="shared.dyn", data_alignment=_LINE)
+        buffer = tirx.decl_buffer((size,), dtype, name, scope="shared.dyn", data_alignment=alignment)
         self._top.append(tirx.AllocBuffer(buffer))
         return buffer
 

@@ -1,6 +1,6 @@
 """GEMM: sums of m16 x n16 tiles on the tensor cores; with several taps it is a dense convolution.
 
-::
+With mma.sync; :mod:`blockfuse.schedules.cuda.wgmma` has the other engine::
 
     for tap:                                       row gather: a tap only shifts the addresses
       for k16:
@@ -11,12 +11,12 @@
 
 from __future__ import annotations
 
-from blockfuse.machine import Gemm, Level
-from blockfuse.schedules.cuda import chain
+from blockfuse.machine import Engine, Gemm, Level
+from blockfuse.schedules.cuda import chain, wgmma
 from blockfuse.schedules.cuda.emitter import address
 from blockfuse.schedules.cuda.kernel import Kernel
 from blockfuse.schedules.cuda.mma import A_WORDS, B_WORDS, FRAGMENT, LOAD_MATRICES, MMA, SUMS, K
-from blockfuse.schedules.cuda.pixels import row_offset, tap_offset
+from blockfuse.schedules.cuda.pixels import corner, row_offsets
 from blockfuse.schedules.cuda.warps import WarpShare, share
 from blockfuse.schedules.emit import Buffer, Expr, Index, load
 
@@ -25,44 +25,24 @@ _UNROLL = 8  # k16 steps
 
 def lower(kernel: Kernel, node: Gemm) -> None:
     """Emit the loops over taps and input channels."""
+    if kernel.tiling(node.acc).engine is Engine.WGMMA:
+        wgmma.lower(kernel, node)
+        return
     emit, mine = kernel.emit, share(kernel, node.acc)
     taps, depth = node.weights.taps.size.const, node.weights.inputs.size.const // K
     inner = _UNROLL if depth % _UNROLL == 0 else _UNROLL // 2 if depth % (_UNROLL // 2) == 0 else depth
     in_registers = node.source.level is Level.REGISTER
     weights = kernel.weight_offset(node.weights, 4)
-    rows = None if in_registers else _row_offsets(kernel, node, mine)
+    rows = None if in_registers else row_offsets(kernel, node, mine)
     with emit.loop(taps, "tap") as tap:
-        corner = 0 if in_registers else _corner(kernel, node, kernel.at(node.weights.taps.low) + tap)
+        first = 0 if in_registers else corner(kernel, node, kernel.at(node.weights.taps.low) + tap)
         kind = "unrolled" if in_registers else "serial"
         with emit.loop(depth // inner, "ko", kind) as outer, emit.loop(inner, "ki", "unrolled") as ki:
             k = outer * inner + ki
-            pixels = _pixels(kernel, node, mine, k) if rows is None else _load(kernel, mine, rows, corner + k * K)
+            pixels = _pixels(kernel, node, mine, k) if rows is None else _load(kernel, mine, rows, first + k * K)
             with emit.loop(mine.ni, "n", "unrolled") as n:
                 block = (tap * depth + k) * mine.blocks + mine.col * mine.ni + n
                 _multiply(kernel, node, mine, pixels, weights + block * (FRAGMENT // 2), n)
-
-
-def _corner(kernel: Kernel, node: Gemm, tap: Index) -> Index:
-    """Element of the source under a tap of the first pixel, at the first channel."""
-    channel = kernel.channel(node.source, node.weights.inputs.low + node.channel)
-    return kernel.origin(node.source) + channel + tap_offset(kernel, node.source, node.acc.region, node.window, tap)
-
-
-def _row_offsets(kernel: Kernel, node: Gemm, mine: WarpShare) -> Buffer:
-    """Element offset in the source tile of this lane's ldmatrix row, for the m16 tiles of this trip."""
-    rows = kernel.registers(f"rows_{node.acc}_{node.source}", mine.mb, "int32")
-    key = (node.acc, node.source, node.window)
-    if kernel.piece is None and not kernel.once(key):
-        return rows
-    offsets = [row_offset(kernel, node.source, mine, node.window, mine.tile(j)) for j in range(mine.mb)]
-    if kernel.piece is not None:
-        for j, offset in enumerate(offsets):
-            kernel.emit.store(rows, j, offset)
-        return rows
-    with kernel.emit.hoisted():
-        for j, offset in enumerate(offsets):
-            kernel.emit.store(rows, j, offset)
-    return rows
 
 
 def _load(kernel: Kernel, mine: WarpShare, rows: Buffer, source: Index) -> list[list[Expr]]:

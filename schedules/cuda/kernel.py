@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from blockfuse.errors import InternalError
-from blockfuse.machine import Accumulators, Gemm, Loop, Program, Region, Step, Tile, WarpTiling, WeightSlice
+from blockfuse.machine import Accumulators, Engine, Gemm, Loop, Program, Region, Step, Tile, WarpTiling, WeightSlice
 from blockfuse.machine.affine import Affine, Range
-from blockfuse.program.check import stream_length
+from blockfuse.program.check import WGMMA_ALIGNMENT, stream_length
 from blockfuse.schedules.cuda.emitter import CudaEmitter, both
 from blockfuse.schedules.cuda.packing import slice_offset, vector_layout, vector_length
 from blockfuse.schedules.emit import Buffer, Expr, Index, index, quotient, remainder, smaller
@@ -70,7 +70,8 @@ class Kernel:
         self.copies_pending = False
         self.piece: Piece | None = None
         self._parameters()
-        self.shared = self.emit.shared("shared", program.arena, self.dtype)
+        alignment = {"alignment": WGMMA_ALIGNMENT} if program.uses(Engine.WGMMA) else {}
+        self.shared = self.emit.shared("shared", program.arena, self.dtype, **alignment)
         self.words = self.emit.view(self.shared, "shared_words", "uint32", program.arena * self.bytes // 4)
         with self.emit.hoisted():
             self.warp = self.emit.bind("warp", quotient(self.emit.thread, 32))

@@ -15,6 +15,7 @@ from blockfuse.block import ParameterKey
 from blockfuse.machine import (
     Bias,
     Depthwise,
+    Engine,
     Epilogue,
     EpilogueStep,
     Gemm,
@@ -29,6 +30,7 @@ from blockfuse.machine import (
 from blockfuse.machine.groups import NARROW, block_width, tap_pairs
 from blockfuse.program.check import executions, stream_length
 from blockfuse.schedules.cuda.mma import K, fragments, narrow_fragments
+from blockfuse.schedules.cuda.packing_wgmma import swizzled
 from blockfuse.stages import Array
 
 _VECTOR = 4  # float32 elements of a 16-byte load
@@ -133,7 +135,9 @@ def _packed(node: Gemm | Depthwise | Grouped, data: Array, env: Mapping[str, int
             return box[:, 0]
         case Grouped():
             return _blocks(node, box)
-    return np.stack([fragments(tap) for tap in box])
+    tiling = node.acc.tiling
+    arranged = swizzled if tiling is not None and tiling.engine is Engine.WGMMA else fragments
+    return np.stack([arranged(tap) for tap in box])
 
 
 def _blocks(node: Grouped, box: Array) -> Array:

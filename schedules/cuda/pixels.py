@@ -10,11 +10,11 @@ end of the region repeat the last one; their sums are never stored.
 
 from __future__ import annotations
 
-from blockfuse.machine import Region, Tile
+from blockfuse.machine import Gemm, Region, Tile
 from blockfuse.schedules.cuda.kernel import Kernel, clamped, column
 from blockfuse.schedules.cuda.mma import K, M
 from blockfuse.schedules.cuda.warps import WarpShare
-from blockfuse.schedules.emit import Index, quotient, remainder
+from blockfuse.schedules.emit import Buffer, Index, quotient, remainder
 from blockfuse.stages import Window
 
 
@@ -40,3 +40,26 @@ def tap_offset(kernel: Kernel, source: Tile, region: Region, window: Window, tap
     y = kernel.constant(region.rows.low * window.stride_h - window.pad_top - source.top) + r * window.dilation_h
     x = kernel.constant(region.cols.low * window.stride_w - window.pad_left - source.left) + s * window.dilation_w
     return (y * source.cols + column(source, x)) * source.pitch
+
+
+def corner(kernel: Kernel, node: Gemm, tap: Index) -> Index:
+    """Element of the source under a tap of the first pixel, at the first channel."""
+    channel = kernel.channel(node.source, node.weights.inputs.low + node.channel)
+    return kernel.origin(node.source) + channel + tap_offset(kernel, node.source, node.acc.region, node.window, tap)
+
+
+def row_offsets(kernel: Kernel, node: Gemm, mine: WarpShare) -> Buffer:
+    """Element offset in the source tile of this lane's ldmatrix row, for the m16 tiles of this trip."""
+    rows = kernel.registers(f"rows_{node.acc}_{node.source}", mine.mb, "int32")
+    key = (node.acc, node.source, node.window)
+    if kernel.piece is None and not kernel.once(key):
+        return rows
+    offsets = [row_offset(kernel, node.source, mine, node.window, mine.tile(j)) for j in range(mine.mb)]
+    if kernel.piece is not None:
+        for j, offset in enumerate(offsets):
+            kernel.emit.store(rows, j, offset)
+        return rows
+    with kernel.emit.hoisted():
+        for j, offset in enumerate(offsets):
+            kernel.emit.store(rows, j, offset)
+    return rows

@@ -3,7 +3,7 @@
 ::
 
     prologue:  copy items 0 .. depth-2, one group of copies each
-    step n:    wait until at most depth-2 groups are under way; barrier
+    step n:    wait until at most depth-2 groups are under way; fence for wgmma, if it reads them; barrier
                copy item n + depth - 1 into the slot that step n - 1 has left; close the group
                slot = n mod depth
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blockfuse.errors import InternalError
-from blockfuse.machine import Node, Ring, Step
+from blockfuse.machine import Engine, Node, Ring, Step
 from blockfuse.program.ahead import Ahead, Branch, Frame, Upcoming, ahead
 from blockfuse.schedules.cuda.emitter import address
 from blockfuse.schedules.cuda.kernel import Kernel, shifted
@@ -23,6 +23,8 @@ from blockfuse.schedules.emit import index, load
 COMMIT = "cp.async.commit_group"
 WAIT = "cp.async.wait_group"
 COPY = "cp.async.cg.shared.global"
+PROXY_FENCE = "fence.proxy.async.shared::cta"
+"""What the thread has written to shared memory, copies that it has waited for included, becomes visible to wgmma."""
 _BYTES = 16
 
 
@@ -40,6 +42,8 @@ def begin(kernel: Kernel, step: Step, path: Sequence[Frame]) -> None:
     """What happens before the body of a step."""
     ring, emit = _ring(kernel), kernel.emit
     emit.ptx(WAIT, ring.depth - 2)
+    if kernel.program.uses(Engine.WGMMA):
+        emit.ptx(PROXY_FENCE)
     emit.barrier()
     kernel.copies_pending = False
     _fetch_ahead(kernel, ahead(path, ring.depth - 1))

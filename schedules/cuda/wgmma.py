@@ -1,0 +1,178 @@
+"""GEMM with wgmma: four warps together multiply m64 tiles of pixels by up to 256 output channels.
+
+Pixels are in registers, as for mma.sync; weights are read from the slot of the stream through descriptors. Products run
+while the next pixels are loaded: each of the last S steps has registers of its own for its pixels::
+
+    for tap:                                       row gather: a tap only shifts the addresses
+      for k16:
+        wait until at most S - 1 groups of products are under way       those that read a[k mod S] are done
+        for j in mb:  a[k mod S, j] = ldmatrix(source pixels of m16 tile j, 16 channels)
+        fence
+        for j in mb:  acc[j] += a[k mod S, j] * weights[k16]            per 256 output channels
+        close the group
+    wait for all groups
+
+Where the pixels are in registers already, all products are one group.
+
+Of the m64 tile, warp w of the four has rows 16 w to 16 w + 15, with sums and pixels in its registers as for m16n8k16,
+so EPILOGUE, CHAIN and HOLD do not know which engine made the sums. m16 tiles that do not exist repeat pixels that do;
+their sums are never stored. The order of products, and what the asynchronous proxy sees of shared memory, are the
+hardware's; emulation checks the rules that this file keeps, not that the rules are enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script import tirx as T  # noqa: N812 - its name in TVM
+
+from blockfuse.machine import WARPGROUP, Gemm, Level
+from blockfuse.program.check import WGMMA_STEPS
+from blockfuse.schedules.cuda import chain
+from blockfuse.schedules.cuda.emitter import address
+from blockfuse.schedules.cuda.kernel import Kernel
+from blockfuse.schedules.cuda.mma import A_WORDS, LOAD_MATRICES, SUMS, K, N
+from blockfuse.schedules.cuda.packing_wgmma import descriptor_bits, offset_of, slab_width
+from blockfuse.schedules.cuda.pixels import corner, row_offsets
+from blockfuse.schedules.cuda.warps import WarpShare, share
+from blockfuse.schedules.emit import Expr, Index, load, quotient
+
+_TYPES = {"float16": "f16", "bfloat16": "bf16"}
+_WIDEST = 256  # output channels of one instruction
+_UNROLL = 12  # k16 steps
+_FENCE = "wgmma.fence.sync.aligned"
+_COMMIT = "wgmma.commit_group.sync.aligned"
+_WAIT = "wgmma.wait_group.sync.aligned"
+_SETTLE = "blockfuse_settle"
+_SETTLE_SOURCE = f"""__forceinline__ __device__ void {_SETTLE}(float& sum) {{
+  asm volatile("" : "+f"(sum) :: "memory");
+}}
+"""
+
+
+@dataclass(frozen=True)
+class _Product:
+    """What the products of one GEMM have in common.
+
+    Attributes:
+        mine: The calling warp's part of the sums.
+        depth: k16 steps per tap.
+        width: Input channels of a slab of weights.
+        outputs: Output channels of a slab.
+        parts: Instructions side by side; each makes an equal share of this warp's output channels.
+        weights: Descriptor of the first tap's weights for this warp's output channels.
+    """
+
+    mine: WarpShare
+    depth: int
+    width: int
+    outputs: int
+    parts: int
+    weights: Expr
+
+    @property
+    def channels(self) -> int:
+        """Output channels of one instruction."""
+        return self.mine.ni * N // self.parts
+
+    def offset(self, k: int) -> int:
+        """Where the weights of a k16 step begin, from those of the tap, in the units of descriptors."""
+        return offset_of(k * K, self.width, self.outputs)
+
+    def at(self, tap: Index, k: Index) -> Expr:
+        """Descriptor of the weights of a tap from a k16 step on that begins a slab."""
+        per_step = K * self.outputs * 2 // 16
+        offset = (tap * self.depth + k) * per_step
+        return _moved(self.weights, offset) if isinstance(offset, int) else self.weights + tirx.Cast("uint64", offset)
+
+
+def lower(kernel: Kernel, node: Gemm) -> None:
+    """Emit the loops over taps and input channels."""
+    product = _product(kernel, node)
+    if node.source.level is Level.REGISTER:
+        _from_registers(kernel, node, product)
+    else:
+        _from_shared(kernel, node, product)
+    kernel.emit.ptx(_WAIT, 0)
+    sums = kernel.sums(node.acc)
+    with kernel.emit.loop(product.mine.mb * product.mine.ni * SUMS, "i", "unrolled") as i:
+        place = product.mine.first * product.mine.ni * SUMS + i
+        kernel.emit.evaluate(T.cuda.func_call(_SETTLE, load(sums, place), source_code=_SETTLE_SOURCE))
+
+
+def _product(kernel: Kernel, node: Gemm) -> _Product:
+    mine, depth = share(kernel, node.acc), node.weights.inputs.size.const
+    outputs, width = node.weights.outputs.size.const, slab_width(depth)
+    parts = next(p for p in range(1, mine.ni + 1) if mine.ni % p == 0 and mine.ni * N // p <= _WIDEST)
+    first = kernel.weight_offset(node.weights, kernel.vector) + mine.col * (mine.ni * N * width)
+    start = T.cuda.cvta_generic_to_shared(address(kernel.shared, first))
+    wide = tirx.Cast("uint64", T.shift_right(start, T.uint32(4)))
+    weights = kernel.emit.bind("weights", T.bitwise_or(T.uint64(descriptor_bits(width)), wide))
+    return _Product(mine, depth // K, width, outputs, parts, weights)
+
+
+def _from_shared(kernel: Kernel, node: Gemm, product: _Product) -> None:
+    """Products of pixels in shared memory."""
+    emit, mine, depth = kernel.emit, product.mine, product.depth
+    inner = max(d for d in range(1, _UNROLL + 1) if depth % d == 0 and d * K % product.width == 0)
+    steps = min(WGMMA_STEPS, inner)
+    pixels = kernel.registers("pixels", A_WORDS * WGMMA_STEPS * kernel.most_tiles, "uint32")
+    rows = row_offsets(kernel, node, mine)
+    with emit.loop(node.weights.taps.size.const, "tap") as tap:
+        first = corner(kernel, node, kernel.at(node.weights.taps.low) + tap)
+        with emit.loop(depth // inner, "ko") as outer:
+            weights = product.at(tap, outer * inner)
+            for ki in range(inner):
+                held = ki % steps * mine.mb * A_WORDS
+                words = [[load(pixels, held + j * A_WORDS + i) for i in range(A_WORDS)] for j in range(mine.mb)]
+                emit.ptx(_WAIT, _later(ki, inner, steps))
+                for j in range(mine.mb):
+                    with emit.when(_exists(mine, j)):
+                        source = first + (outer * inner + ki) * K + load(rows, j)
+                        emit.ptx(LOAD_MATRICES, *words[j], address(kernel.shared, source))
+                emit.ptx(_FENCE)
+                _multiply(kernel, node, product, words, _moved(weights, product.offset(ki)))
+                emit.ptx(_COMMIT)
+
+
+def _later(ki: int, inner: int, steps: int) -> int:
+    """Groups of products that were closed after the one that last read this step's registers, ``ki mod steps``."""
+    before = [i for i in range(ki - inner, ki) if i % inner % steps == ki % steps]
+    return ki - before[-1] - 1
+
+
+def _from_registers(kernel: Kernel, node: Gemm, product: _Product) -> None:
+    """Products of pixels that an EPILOGUE or a LOAD has left in registers; one tap."""
+    mine = product.mine
+    kernel.emit.ptx(_FENCE)
+    for k in range(product.depth):
+        words = [chain.operand(kernel, node.source, mine, j, k) for j in range(mine.mb)]
+        _multiply(kernel, node, product, words, _moved(product.weights, product.offset(k)))
+    kernel.emit.ptx(_COMMIT)
+
+
+def _moved(descriptor: Expr, offset: int) -> Expr:
+    """A descriptor of what lies further behind, by 16 bytes times ``offset``."""
+    return descriptor + T.uint64(offset) if offset else descriptor
+
+
+def _exists(mine: WarpShare, j: int) -> Expr:
+    """Whether any of the four warps has a ``j``-th m16 tile; the same for all of them."""
+    if mine.last(j) - WARPGROUP + 1 < mine.tiles:
+        return True
+    return mine.tile(j) - mine.row + quotient(mine.row, WARPGROUP) * WARPGROUP < mine.tiles
+
+
+def _multiply(kernel: Kernel, node: Gemm, product: _Product, pixels: list[list[Expr]], weights: Expr) -> None:
+    """The sums of all m64 tiles, for one k16 step."""
+    mine, channels = product.mine, product.channels
+    name, sums = _TYPES[kernel.dtype], kernel.sums(node.acc)
+    mnemonic = f"wgmma.mma_async.sync.aligned.m64n{channels}k16.f32.{name}.{name}"
+    for j in range(mine.mb):
+        with kernel.emit.when(_exists(mine, j)):
+            for part in range(product.parts):
+                first = ((mine.first + j) * mine.ni) * SUMS + part * channels // 2
+                d = [load(sums, first + i) for i in range(channels // 2)]
+                at = part * channels * product.width * 2 // 16
+                kernel.emit.ptx(mnemonic, *d, *pixels[j], _moved(weights, at), T.ptx.pred(True), 1, 1, 0)
