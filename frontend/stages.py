@@ -1,6 +1,6 @@
 """From operators to stages: the one place that knows which operators a kernel can hold.
 
-A new operator kind is one function and one entry in :data:`STAGES`, or in ``pointwise.py`` if it works on each element
+A new operator kind is one function and one entry in :data:`STAGES`, or in ``elementwise.py`` if it works on each element
 by itself.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from blockfuse.frontend.drafts import NoStage, StageDraft, StageMaker, image_shape
-from blockfuse.frontend.pointwise import POINTWISE
+from blockfuse.frontend.elementwise import ELEMENTWISE
 from blockfuse.graph import Graph, Op
 from blockfuse.stages import Array, Conv, Depthwise, Grouped, Pool, Window
 
@@ -91,7 +91,7 @@ def _global_average_pool(graph: Graph, op: Op) -> StageDraft | NoStage:
 
 
 STAGES: dict[str, StageMaker] = {
-    **POINTWISE,
+    **ELEMENTWISE,
     "AveragePool": _average_pool,
     "Conv": _conv,
     "Gemm": _gemm,

@@ -84,7 +84,7 @@ def _mul(graph: Graph, op: Op) -> StageDraft | NoStage:
     return StageDraft(Multiply(op.name, ()), (image, gate))
 
 
-POINTWISE: dict[str, StageMaker] = {
+ELEMENTWISE: dict[str, StageMaker] = {
     "Add": _add,
     "BatchNormalization": _batch_normalization,
     "Clip": _clip,
