@@ -1,7 +1,7 @@
 """From operators to stages: the one place that knows which operators a kernel can hold.
 
-A new operator kind is one function and one entry in :data:`STAGES`, or in ``elementwise.py`` if it works on each element
-by itself.
+A new operator kind is one function and one entry in :data:`STAGES`, or in ``elementwise.py`` if it works on each
+element by itself.
 """
 
 from __future__ import annotations
