@@ -45,13 +45,12 @@ def constant_names(program: Program) -> list[str]:
 
 
 def export_kernels(programs: Mapping[str, Program], folder: Path, archs: Sequence[str]) -> dict[str, Json]:
-    """Write a fat binary and the CUDA C of every program into a folder; how each is launched, by its name."""
+    """Write a fat binary of every program into a folder; how each is launched, by its name."""
     sources = {name: cuda_source(lower(program)) for name, program in programs.items()}
     binaries = compile_kernels(list(sources.values()), archs)
     launches = {}
     for (name, source), binary in zip(sources.items(), binaries, strict=True):
         (folder / f"{name}.fatbin").write_bytes(binary)
-        (folder / f"{name}.cu").write_text(source, encoding="utf-8")
         launches[name] = {"file": f"{name}.fatbin", **launch_of(programs[name], source)}
     return launches
 
