@@ -45,4 +45,4 @@ def _kernels(options: argparse.Namespace) -> Kernels:
         arguments = {**compile_arguments(options), "dtype": options.dtype, "sources": options.source is not None}
         return kernels_of_model(options.network, **arguments)
     refuse_compile_options(options, options.network)
-    return kernels_of_artifact(options.network)
+    return kernels_of_artifact(options.network, resources=options.source is None)

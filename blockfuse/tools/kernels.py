@@ -104,8 +104,12 @@ class Kernels:
         return "\n".join((head, *map(str, self.kernels), *([self.note] if self.note else [])))
 
 
-def kernels_of_artifact(path: str | os.PathLike[str]) -> Kernels:
+def kernels_of_artifact(path: str | os.PathLike[str], *, resources: bool = True) -> Kernels:
     """The kernels of a container, of any machine's.
+
+    Args:
+        path: The container.
+        resources: Also find out what CUDA kernels need, which compiles them once more.
 
     Raises:
         ArtifactError: It cannot be read or is damaged.
@@ -115,7 +119,7 @@ def kernels_of_artifact(path: str | os.PathLike[str]) -> Kernels:
         report = Report.from_dict(data)
     except InternalError as error:
         raise UsageError(f"{os.fspath(path)}: {error}") from None
-    return kernels_of(report, library.target.archs, library.sources)
+    return kernels_of(report, library.target.archs, library.sources, resources=resources)
 
 
 def kernels_of_model(
@@ -153,10 +157,11 @@ def kernels_of_model(
     arguments = (model, target, dtype, shape, patterns, fuse, threads)
     programs = compile_model(*arguments, stop_after="program").by_name
     functions = compile_model(*arguments, stop_after="lower")
-    return kernels_of(report, machine.archs, texts_of(programs, functions, cuda=machine.kind == "cuda"))
+    texts = texts_of(programs, functions, cuda=machine.kind == "cuda")
+    return kernels_of(report, machine.archs, texts, resources=False)
 
 
-def kernels_of(report: Report, archs: Sequence[str], texts: Mapping[str, str]) -> Kernels:
+def kernels_of(report: Report, archs: Sequence[str], texts: Mapping[str, str], *, resources: bool = True) -> Kernels:
     """The kernels a report tells of."""
     calls: Counter[str] = Counter()
     records: dict[str, KernelRecord] = {}
@@ -167,7 +172,7 @@ def kernels_of(report: Report, archs: Sequence[str], texts: Mapping[str, str]) -
             records.setdefault(record.name, record)
             blocks.setdefault(record.name, []).append(step.name)
     whole = report.predicted_us or 1.0
-    found, note = resources_of(list(records.values()), archs, texts)
+    found, note = resources_of(list(records.values()), archs, texts) if resources else ({}, "")
     views = (
         KernelView(record, tuple(blocks[name]), calls[name] * record.predicted_us / whole, found.get(name, ()))
         for name, record in records.items()

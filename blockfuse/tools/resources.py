@@ -65,16 +65,16 @@ def resources_of(
     sources = {record.name: texts.get(f"{record.name}.cu") for record in records}
     if not any(sources.values()):
         return {}, "registers and spills are found by compiling kept sources: compile with --keep-sources"
+    tasks = [(record, source, arch) for record in records if (source := sources[record.name]) for arch in archs]
+    found: dict[str, tuple[Resources, ...]] = {}
     try:
         compiler = find_nvcc()
+        with ThreadPoolExecutor(max(1, available_cores())) as pool:
+            results = list(pool.map(lambda task: _resources(compiler, *task), tasks))
     except TargetError as error:
         return {}, f"registers and spills are not known: {error}"
-    tasks = [(record, source, arch) for record in records if (source := sources[record.name]) for arch in archs]
-    with ThreadPoolExecutor(max(1, available_cores())) as pool:
-        results = pool.map(lambda task: _resources(compiler, *task), tasks)
-        found: dict[str, tuple[Resources, ...]] = {}
-        for (record, _, _), one in zip(tasks, results, strict=True):
-            found[record.name] = (*found.get(record.name, ()), one)
+    for (record, _, _), one in zip(tasks, results, strict=True):
+        found[record.name] = (*found.get(record.name, ()), one)
     return found, ""
 
 

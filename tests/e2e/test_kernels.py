@@ -109,8 +109,14 @@ def test_a_cuda_kernel_is_shown_with_what_it_needs(monkeypatch):
     assert "12 CTAs of 256 threads, 40000 shared bytes" in shown
     assert "sm_90: 168 registers, 20 bytes spilled; 1 CTAs per SM, occupancy 12 %" in shown
     assert "--keep-sources" in kernels_of(report, ("sm_90",), {}).note
+    monkeypatch.setattr(resources, "_ptxas", _unknown_arch)
+    assert "not known: nvcc does not compile" in kernels_of(report, ("sm_90",), {"bf_a.cu": "code"}).note
     monkeypatch.setattr(resources, "find_nvcc", _no_nvcc)
     assert "not known: there is no nvcc" in kernels_of(report, ("sm_90",), {"bf_a.cu": "code"}).note
+
+
+def _unknown_arch(*_):
+    raise TargetError("nvcc does not compile the kept source for sm_999")
 
 
 def _no_nvcc():
@@ -143,7 +149,10 @@ def test_cuda_c_of_a_model(folder):
     assert list(texts) == ["bf_basic_block_3.program", "bf_basic_block_3.cu"]
     assert texts["bf_basic_block_3.cu"].startswith("// program bf_basic_block_3 (cuda)")
     assert "__global__" in texts["bf_basic_block_3.cu"]
-    (one,) = next(view.resources for view in kernels.kernels if view.record.name == "bf_basic_block_3")
+    record = next(view.record for view in kernels.kernels if view.record.name == "bf_basic_block_3")
+    found, note = resources.resources_of([record], ("sm_90",), texts)
+    (one,) = found["bf_basic_block_3"]
+    assert not note
     assert 16 <= one.registers <= 255
     assert one.spill_bytes == 0
     assert one.ctas > 0
