@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,12 +35,22 @@ _LAUNCH = ctypes.CFUNCTYPE(
 
 
 class Launch(NamedTuple):
-    """A kernel that ran: its name, blocks, threads, dynamic shared memory, and what the emulator found."""
+    """A kernel that ran.
+
+    Attributes:
+        kernel: Its name.
+        grid: Blocks.
+        block: Threads of each.
+        shared_bytes: Dynamic shared memory of each.
+        memory: For every parameter the bytes from its address to the end of its allocation.
+        findings: What the emulator found.
+    """
 
     kernel: str
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared_bytes: int
+    memory: dict[str, int]
     findings: tuple[Finding, ...]
 
 
@@ -55,9 +67,11 @@ class StandIn:
 
     Args:
         arch: The architecture it claims to be, such as ``sm_90``.
+        replaced: CUDA C that runs in place of a kernel's own, by the kernel's name.
     """
 
-    def __init__(self, arch: str) -> None:
+    def __init__(self, arch: str, replaced: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._replaced = replaced
         folder = _libraries()
         self._driver = ctypes.CDLL(str(folder / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(folder / "libcudart.so.13"), mode=ctypes.RTLD_GLOBAL)
@@ -85,12 +99,13 @@ class StandIn:
         self, source: bytes, name: bytes, grid: Any, block: Any, shared_bytes: int, pointers: Any, count: int
     ) -> int:
         """Run a kernel; other than 0 if it cannot be run."""
+        text = self._replaced.get(name.decode(), source.decode())
         parameters = _host_kernel(source, name).parameters
-        arguments = {p.name: self._argument(p.type, pointers[i]) for i, p in enumerate(parameters[:count])}
         shape = tuple(grid[:3]), tuple(block[:3])
         try:
+            arguments = {p.name: self._argument(p.type, pointers[i]) for i, p in enumerate(parameters[:count])}
             emulated = emulate(
-                source.decode(),
+                text,
                 arguments,
                 outputs={name for name in arguments if not _READ_ONLY.fullmatch(name)},
                 grid=shape[0],
@@ -101,7 +116,8 @@ class StandIn:
         except (EmulationError, ValueError) as error:
             sys.stderr.write(f"stand-in device: {name.decode()}: {error}\n")
             return 1
-        self.launches.append(Launch(name.decode(), *shape, shared_bytes, emulated.findings))
+        memory = {parameter: array.nbytes for parameter, array in arguments.items()}
+        self.launches.append(Launch(name.decode(), *shape, shared_bytes, memory, emulated.findings))
         return 0
 
     def _argument(self, kind: str, pointer: int | None) -> np.ndarray[Any, Any]:

@@ -1,20 +1,31 @@
 """Runs a container on the stand-in device, in a process of its own."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+
+from blockfuse.runtime import artifact
+from tests.emulated.emulator.host_source import host_kernel
+from tests.emulated.emulator.toolchain import build_kernel
+
+Array = npt.NDArray[Any]
 
 TOOLKIT = Path(__file__).parent / "toolkit"
 """What ``CUDA_HOME`` must name for containers to carry their CUDA C."""
 
 _ROOT = Path(__file__).parents[2]
 _TIMEOUT = 300
+_KERNEL = re.compile(r"__global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\([^;{]*\{")
 
 
 class Run(NamedTuple):
@@ -22,15 +33,15 @@ class Run(NamedTuple):
 
     Attributes:
         outputs: For each call, results by name.
-        launches: Kernels that ran, each a dictionary with ``kernel``, ``grid``, ``block``, ``shared_bytes``, and
-            ``findings`` as pairs of kind and text; ``call`` says in which call.
+        launches: Kernels that ran, each a dictionary of what ``libraries.Launch`` has, with ``findings`` as pairs of
+            kind and text; ``call`` says in which call.
         graph_launches: Graphs that were launched.
         seconds: Of each call.
         error: What the child said if it failed, else "".
         log: What it printed.
     """
 
-    outputs: list[dict[str, np.ndarray[Any, Any]]]
+    outputs: list[dict[str, Array]]
     launches: list[dict[str, Any]]
     graph_launches: int
     seconds: list[float]
@@ -43,20 +54,57 @@ class Run(NamedTuple):
         return [(launch["kernel"], kind, text) for launch in self.launches for kind, text in launch["findings"]]
 
 
-def run_network(container: Path, calls: Sequence[Mapping[str, np.ndarray[Any, Any]]], *, arch: str = "sm_90") -> Run:
-    """Load a container on a device of an architecture, and call it with one set of inputs after the other."""
+def run_network(
+    container: Path,
+    calls: Sequence[Mapping[str, Array]],
+    *,
+    arch: str = "sm_90",
+    replaced: Mapping[str, str] | None = None,
+) -> Run:
+    """Load a container on a device of an architecture, and call it with one set of inputs after the other.
+
+    Args:
+        container: What was compiled with ``CUDA_HOME`` set to :data:`TOOLKIT`.
+        calls: Inputs by name.
+        arch: What the device claims to be.
+        replaced: CUDA C that runs in place of a kernel's own, by the kernel's name.
+    """
+    _build_all([*kernel_sources(container).values(), *(replaced or {}).values()])
     with tempfile.TemporaryDirectory(prefix="blockfuse-standin-") as name:
         folder = Path(name)
+        (folder / "replaced.json").write_text(json.dumps(replaced or {}))
         for number, inputs in enumerate(calls):
             np.savez(folder / f"in_{number}.npz", **inputs)
         command = [sys.executable, "-m", "tests.standin.child", str(container.resolve()), str(folder), arch]
         done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
-        log = done.stdout + done.stderr
-        if not (folder / "result.json").exists():
-            return Run([], [], 0, [], log.strip().splitlines()[-1] if log.strip() else f"status {done.returncode}", log)
-        result = json.loads((folder / "result.json").read_text())
-        outputs = []
-        for number in range(len(result["seconds"])):
-            with np.load(folder / f"out_{number}.npz") as data:
-                outputs.append(dict(data))
-        return Run(outputs, result["launches"], result["graph_launches"], result["seconds"], result["error"], log)
+        return _result(folder, done.stdout + done.stderr, done.returncode)
+
+
+def kernel_sources(container: Path) -> dict[str, str]:
+    """The CUDA C in a container, by the names of kernels; one source may have several."""
+    library, _ = artifact.load(container, any_machine=True)
+    found = {}
+    for match in re.finditer(b"BFSOURCE(.{8})(.{8})", library.code, re.DOTALL):
+        archs, size = (int.from_bytes(part, "little") for part in match.groups())
+        text = library.code[match.end() + archs : match.end() + archs + size].decode()
+        found |= dict.fromkeys(_KERNEL.findall(text), text)
+    return found
+
+
+def _build_all(sources: Sequence[str]) -> None:
+    """Compile all kernels for the emulator, as many at a time as there are cores."""
+    kernels = {(source, name) for source in sources for name in _KERNEL.findall(source)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda kernel: build_kernel(host_kernel(*kernel).source), sorted(kernels)))
+
+
+def _result(folder: Path, log: str, status: int) -> Run:
+    """What a child left behind."""
+    if not (folder / "result.json").exists():
+        return Run([], [], 0, [], (log.strip().splitlines() or [f"status {status}"])[-1], log)
+    result = json.loads((folder / "result.json").read_text())
+    outputs = []
+    for number in range(len(result["seconds"])):
+        with np.load(folder / f"out_{number}.npz") as data:
+            outputs.append(dict(data))
+    return Run(outputs, result["launches"], result["graph_launches"], result["seconds"], result["error"], log)

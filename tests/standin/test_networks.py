@@ -1,0 +1,81 @@
+"""Whole networks in half precision on the stand-in device, against ONNX Runtime."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import blockfuse as bf
+from blockfuse.frontend.zoo import mobilenet_v2, resnet18
+from tests.standin import run_network
+
+NETWORKS = {"resnet18": resnet18, "mobilenet_v2": mobilenet_v2}
+
+# Both networks meet every policy, one and several images, and recorded and plain launches.
+CASES = [
+    ("resnet18", "auto", 1, 64, True, "sm_80,sm_90"),
+    ("resnet18", "always", 3, 57, False, "sm_90"),
+    ("resnet18", "never", 1, 57, False, "sm_90"),
+    ("mobilenet_v2", "auto", 1, 64, False, "sm_90"),
+    ("mobilenet_v2", "always", 3, 57, True, "sm_90"),
+    ("mobilenet_v2", "never", 1, 57, True, "sm_90"),
+]
+CALLS = 3
+SLOWEST = 3  # seconds a call may take on the stand-in device
+
+
+class OnStandIn:
+    """What ``bf.verify`` asks of an executable; it runs on the stand-in device."""
+
+    def __init__(self, executable, container, arch="sm_90"):
+        self.executable, self.container, self.arch = executable, container, arch
+        self.inputs, self.outputs, self.report = executable.inputs, executable.outputs, executable.report
+
+    def start(self):
+        return SimpleNamespace(threads=1)
+
+    def run(self, inputs):
+        """Results of the first call; the inputs of the others are different, and the last are the first again."""
+        other = {name: array[..., ::-1].copy() for name, array in inputs.items()}
+        self.result = run_network(self.container, [inputs, other, inputs], arch=self.arch)
+        assert not self.result.error, self.result.log
+        return self.result.outputs[0]
+
+
+def network(name, batch, size):
+    return NETWORKS[name](batch=batch, size=size, width=0.25, classes=10)
+
+
+@pytest.mark.parametrize(("name", "fuse", "batch", "size", "graph", "target"), CASES)
+def test_networks_are_right(compile_to, name, fuse, batch, size, graph, target):
+    model = network(name, batch, size)
+    device = OnStandIn(*compile_to(model, target, fuse=fuse, cuda_graph=graph), target.split(",")[0])
+    assert bf.verify(model, executable=device, dtype="float16").passed
+    result = device.result
+    assert not result.findings
+    first, other, last = (outputs["output"] for outputs in result.outputs)
+    np.testing.assert_array_equal(first, last)
+    assert np.abs(first - other).max() > 0
+    assert result.graph_launches == (CALLS - 1 if graph else 0)
+    assert max(result.seconds) < SLOWEST
+    kernels = [sum(launch["call"] == call for launch in result.launches) for call in range(CALLS)]
+    assert kernels == [device.report().kernel_count + 2] * CALLS  # the casts at both ends
+
+
+def test_every_block_is_right(compile_to):
+    model = network("mobilenet_v2", 1, 57)
+    device = OnStandIn(*compile_to(model, fuse="always", taps=True))
+    found = bf.verify(model, executable=device, dtype="float16", per_block=True)
+    assert len(found.blocks) == len(device.report().blocks) == 17
+
+
+def test_values_of_a_fused_block_have_no_memory(compile_to):
+    """The hidden images are six times as large as those between blocks."""
+    model = network("mobilenet_v2", 1, 64)
+    largest = {}
+    for fuse in ("always", "never"):
+        _, container = compile_to(model, fuse=fuse)
+        launches = run_network(container, [{"input": np.zeros((1, 3, 64, 64), np.float32)}]).launches
+        largest[fuse] = max(launch["memory"].get("result_ptr", 0) for launch in launches)
+    hidden = 2 * 32 * 32 * 48  # bytes of the widest image, in the second block
+    assert largest["never"] >= hidden > largest["always"]
