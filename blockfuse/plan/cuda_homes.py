@@ -75,7 +75,8 @@ class Homes:
         """Whole, unless it is large and one contraction alone reads it (and the last unit adds it)."""
         whole = Home(self.cores[value])
         print_, readers = self.prints[value], self._readers(value)
-        large = print_.rows.size * print_.cols.size * self.cores[value] * HALF > self.limits.resident
+        pixel_bytes = print_.rows.size * print_.cols.size * HALF
+        large = pixel_bytes * self.cores[value] > self.limits.resident
         adders = [unit for unit in self.folded.units if value in unit.added]
         if not large or len(readers) != 1 or any(unit != self.folded.units[-1] for unit in adders):
             return whole
@@ -85,7 +86,9 @@ class Homes:
         per_channel = term.window.taps * min(self.cores[self._value(unit)], _MAX_PASS) * HALF
         most = min(self.limits.chunk, _MAX_STREAMED_ITEM // per_channel)
         chunk = divisor(self.cores[value], max(most, CORE))
-        return Home(chunk, whole=False) if most >= CORE and chunk < self.cores[value] else whole
+        slots = self.limits.depth * chunk * (per_channel + pixel_bytes)
+        pays = most >= CORE and slots < pixel_bytes * self.cores[value]
+        return Home(chunk, whole=False) if pays else whole
 
     # ---- hidden values -----------------------------------------------------------------------------------------------
     def _chunk_before(self, unit: Unit) -> None:

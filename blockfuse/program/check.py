@@ -13,10 +13,7 @@ from blockfuse.machine import (
     Accumulators,
     Depthwise,
     Engine,
-    Epilogue,
     Gemm,
-    Level,
-    Load,
     Loop,
     Node,
     Pixels,
@@ -57,41 +54,6 @@ def _executions(nodes: Sequence[Node], env: dict[str, int]) -> Iterator[tuple[No
                 yield from _executions(node.body, {**env, node.var: trip})
         elif isinstance(node, Pixels | Step):
             yield from _executions(node.body, env)
-
-
-def live_registers(program: Program) -> int:
-    """Registers that one thread needs at least: sums alive at the same time, fragments, and addresses of pixels."""
-    position: dict[Accumulators, list[int]] = {}
-    addresses: dict[tuple[Accumulators, Tile], int] = {}
-    fragments = 0
-    for at, node in enumerate(walk(program.body)):
-        if isinstance(node, Gemm | Epilogue) and node.acc.tiling is not None:
-            position.setdefault(node.acc, []).append(at)
-            together = WGMMA_STEPS if node.acc.tiling.engine is Engine.WGMMA else 1
-            fragments = max(fragments, 4 * node.acc.tiling.mb * together + 4)
-        if isinstance(node, Gemm) and node.acc.tiling is not None:
-            addresses[node.acc, node.source] = node.acc.tiling.mb
-    alive = [
-        sum(acc.registers for acc, used in position.items() if used[0] <= at <= used[-1])
-        for used in position.values()
-        for at in used
-    ]
-    return max(alive, default=0) + fragments + sum(addresses.values()) + _kept_pixels(program)
-
-
-def _kept_pixels(program: Program) -> int:
-    """Registers for operands that stay there: a half per element of this thread, two to a register."""
-    fills = {node.target: node for node in program.walk() if isinstance(node, Load | Epilogue)}
-    gemms = [node for node in program.walk() if isinstance(node, Gemm) and node.source in fills]
-    kept: dict[Tile, int] = {}
-    for gemm in gemms:
-        fill, tiling = fills[gemm.source], gemm.acc.tiling
-        if gemm.source.level is not Level.REGISTER or tiling is None:
-            continue
-        rows = gemm.acc.region.rows.size.const * gemm.acc.region.cols.size.const
-        tiles = fill.acc.tiling.mb if isinstance(fill, Epilogue) and fill.acc.tiling else -(-rows // 16 // tiling.wm)
-        kept[gemm.source] = tiles * gemm.source.channels // 4
-    return sum(kept.values())
 
 
 def check(program: Program) -> None:
@@ -196,6 +158,7 @@ def _engine_faults(program: Program) -> Iterator[str]:
     if ring is not None and (ring.offset * 2 % WGMMA_ALIGNMENT or ring.slot * 2 % WGMMA_ALIGNMENT):
         yield f"slots of {ring.slot} elements from {ring.offset} are not at multiples of {WGMMA_ALIGNMENT} bytes"
     for node in program.walk():
-        tiling = node.acc.tiling if isinstance(node, Gemm) else None
-        if tiling is not None and tiling.engine is Engine.WGMMA and tiling.wm % WARPGROUP:
-            yield f"{node.acc}: {tiling.wm} warps along the pixels are not whole warpgroups"
+        if not isinstance(node, Gemm) or node.acc.tiling is None:
+            continue
+        if node.acc.tiling.engine is Engine.WGMMA and node.acc.tiling.wm % WARPGROUP:
+            yield f"{node.acc}: {node.acc.tiling.wm} warps along the pixels are not whole warpgroups"

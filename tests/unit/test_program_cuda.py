@@ -18,9 +18,10 @@ from blockfuse.plan.device import GPUS
 from blockfuse.plan.fold import fold
 from blockfuse.plan.footprint import footprints
 from blockfuse.plan.infeasible import Infeasible
-from blockfuse.program.check import check, executions, live_registers, stream_length, task
+from blockfuse.program.check import check, executions, stream_length, task
 from blockfuse.program.cuda import program_cuda
 from blockfuse.program.interpret import interpret
+from blockfuse.program.registers import live_registers
 from blockfuse.stages import Add, Conv, ImageShape, Window
 from tests.random_blocks import random_block
 from tests.residual_blocks import basic, bottleneck, global_pool, max_pool, mbconv
@@ -95,10 +96,11 @@ def test_no_value_that_lives_by_chunks_is_made_twice():
 
 
 def test_what_does_not_fit_says_so_in_numbers():
-    found = plan_cuda(fold(basic(14, 14, 2048)), H200)
+    tiny = replace(H200, local_bytes=16 * 1024)
+    found = plan_cuda(fold(basic(14, 14, 256)), tiny, warps=4)
     assert isinstance(found, Infeasible)
     assert found.limit == "shared memory"
-    assert found.need > found.available == H200.local_bytes
+    assert found.need > found.available == tiny.local_bytes
     assert str(found).startswith("shared memory: needs ")
 
 
