@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from blockfuse.block import Block, ParameterKey, accumulation_depth, reference
-from blockfuse.machine import Loop, Program
+from blockfuse.machine import Engine, Loop, Program
 from blockfuse.plan.choose_cuda import plan_cuda
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.device import GPUS, Device
@@ -69,11 +69,15 @@ def rounded_weights(block: Block) -> Block:
 
 
 def build(
-    block: Block, tile: tuple[int, int] | None = None, warps: int | None = None, device: Device = GPUS["sm_90"]
+    block: Block,
+    tile: tuple[int, int] | None = None,
+    warps: int | None = None,
+    device: Device = GPUS["sm_90"],
+    engine: Engine | None = None,
 ) -> Built:
-    """Plan, program and CUDA C of a block; the tile and the warps may be given."""
+    """Plan, program and CUDA C of a block; the tile, the warps and the engine may be given."""
     block = rounded_weights(block)
-    chosen = plan_cuda(fold(block), device, tile=tile, warps=warps)
+    chosen = plan_cuda(fold(block), device, tile=tile, warps=warps, engine=engine)
     assert isinstance(chosen, CudaPlan), str(chosen)
     return built_as(block, chosen)
 

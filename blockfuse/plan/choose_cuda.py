@@ -7,7 +7,9 @@ memory and registers is taken. Where none fits, the smallest need is reported.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
+from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_cost import predict
 from blockfuse.plan.cuda_rules import Limits, apply_rules
@@ -15,12 +17,12 @@ from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded
 from blockfuse.plan.footprint import footprints
 from blockfuse.plan.infeasible import Infeasible
+from blockfuse.program.check import live_registers
 from blockfuse.program.cuda import program_cuda
-from blockfuse.program.registers import live_registers
 
 _HALF = 2  # bytes
 _REGISTER_FILE = 65536  # per SM
-_OTHER_REGISTERS = 56  # addresses, loop variables, what the compiler keeps
+_OTHER_REGISTERS = 23  # addresses, loop variables, what the compiler keeps
 _REMEDY = "cut the block"
 _MAX_TILE = 32  # pixels along an axis
 _MAX_INPUTS = 10  # kernel parameters are ordered by name
@@ -38,14 +40,19 @@ _FALLBACKS = (
 )
 
 
-def _limits(device: Device) -> list[Limits]:
+def _limits(device: Device, engine: Engine) -> list[Limits]:
     """How generous plans for a device may be, most generous first."""
     resident = _RESIDENT * device.local_bytes
-    return [Limits(depth, item, chunk, round(part * resident)) for depth, item, chunk, part in _FALLBACKS]
+    return [Limits(depth, item, chunk, round(part * resident), engine) for depth, item, chunk, part in _FALLBACKS]
 
 
 def plan_cuda(
-    folded: Folded, device: Device, *, tile: tuple[int, int] | None = None, warps: int | None = None
+    folded: Folded,
+    device: Device,
+    *,
+    tile: tuple[int, int] | None = None,
+    warps: int | None = None,
+    engine: Engine | None = None,
 ) -> CudaPlan | Infeasible:
     """The plan that is predicted to be fastest.
 
@@ -54,13 +61,14 @@ def plan_cuda(
         device: What to plan for.
         tile: Output rows and columns of a CTA; chosen by cost if not given.
         warps: Warps of a CTA; chosen by cost if not given.
+        engine: What makes sums, whether or not the device is known to have it; chosen by cost if not given.
 
     Returns:
         A plan whose program fits, or what stands in the way.
     """
     if folded.input_count > _MAX_INPUTS:
         return Infeasible("inputs of one kernel", folded.input_count, _MAX_INPUTS, "tensors", "cut the block")
-    candidates = list(_candidates(folded, device, tile, warps))
+    candidates = list(_candidates(folded, device, tile, warps, engine))
     if not candidates:
         out = folded.shapes[-1]
         return Infeasible("tile of an output whose paths differ in stride", out.pixels, _MAX_TILE**2, "pixels")
@@ -73,16 +81,26 @@ def plan_cuda(
     return min(failures, key=lambda failure: (failure.limit, failure.need))
 
 
-def _candidates(folded: Folded, device: Device, tile: tuple[int, int] | None, warps: int | None) -> Iterator[CudaPlan]:
-    """Plans by rule for every tile and number of warps."""
+def _candidates(
+    folded: Folded, device: Device, tile: tuple[int, int] | None, warps: int | None, engine: Engine | None
+) -> Iterator[CudaPlan]:
+    """Plans by rule for every tile, number of warps, and engine."""
     out = folded.shapes[-1]
+    engines = [engine] if engine else _engines(folded, device)
     tiles = [tile] if tile else [(p, q) for p in _shares(out.height) for q in _shares(out.width)]
     for p, q in tiles:
         tile_p, tile_q = min(p, out.height), min(q, out.width)
         if isinstance(footprints(folded, tile_p, tile_q), str):
             continue
-        for count in (warps,) if warps else (4, 8):
-            yield apply_rules(folded, tile_p, tile_q, count, _limits(device)[0])
+        for count, chosen in product((warps,) if warps else (4, 8), engines):
+            if chosen is not Engine.WGMMA or count % WARPGROUP == 0:
+                yield apply_rules(folded, tile_p, tile_q, count, _limits(device, chosen)[0])
+
+
+def _engines(folded: Folded, device: Device) -> list[Engine]:
+    """What may make the sums of a block."""
+    has_wgmma = device.wgmma and folded.block.dtype in ("float16", "bfloat16")
+    return [Engine.MMA, Engine.WGMMA] if has_wgmma else [Engine.MMA]
 
 
 def _shares(size: int) -> list[int]:
@@ -95,7 +113,7 @@ def _fitted(folded: Folded, plan: CudaPlan, device: Device) -> CudaPlan | Infeas
     """The plan, or the first of its fallbacks that fits; else the least need of shared memory."""
     registers = min(device.registers, _REGISTER_FILE // (32 * plan.warps)) - _OTHER_REGISTERS
     failures = []
-    for limits in _limits(device):
+    for limits in _limits(device, plan.engine):
         smaller = apply_rules(folded, plan.tile_p, plan.tile_q, plan.warps, limits)
         program = program_cuda(folded, smaller, "candidate")
         need, live = program.arena * _HALF, live_registers(program)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockfuse.machine import WarpTiling
+from blockfuse.machine import Engine, WarpTiling
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class CudaPlan:
         depth: Slots of the weight stream.
         lanes: Channels per thread in DEPTHWISE and REDUCE.
         min_blocks: CTAs an SM must hold (bounds the registers); 0 leaves it to the compiler.
+        engine: What makes the sums of contractions; their tilings carry it into the program.
     """
 
     tile_p: int
@@ -75,7 +76,9 @@ class CudaPlan:
     depth: int = 3
     lanes: int = 4
     min_blocks: int = 0
+    engine: Engine = Engine.MMA
 
     def __str__(self) -> str:
         homes = ", ".join(map(str, self.homes))
-        return f"tile {self.tile_p}x{self.tile_q}, {self.warps} warps, {self.depth} slots, values: {homes}"
+        engine = "" if self.engine is Engine.MMA else f", {self.engine}"
+        return f"tile {self.tile_p}x{self.tile_q}, {self.warps} warps{engine}, {self.depth} slots, values: {homes}"

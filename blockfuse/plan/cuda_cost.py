@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blockfuse.errors import InternalError
+from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps, block_width
 from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
 from blockfuse.plan.cost import Cost, global_bytes
@@ -20,7 +21,7 @@ from blockfuse.plan.footprint import Footprint, footprints
 
 _HALF, _FLOAT = 2, 4  # bytes
 _CORE = 16  # channels of an mma tile
-_MMA_SYNC = 0.62  # share of Hopper's tensor peak that mma.sync reaches
+_TENSOR_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of Hopper's tensor peak, that an engine reaches at best
 _STEP_SECONDS = 0.15e-6  # assumed: a barrier, and the wait for an item
 _TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEPTHWISE
 
@@ -46,7 +47,9 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     out = folded.shapes[-1]
     ctas = folded.block.batch * -(-out.height // plan.tile_p) * -(-out.width // plan.tile_q)
     pipes = {
-        "arithmetic": max(work.tensor / (device.tensor_peak * _MMA_SYNC), work.vector / device.vector_peak),
+        "arithmetic": max(
+            work.tensor / (device.tensor_peak * _TENSOR_SHARE[plan.engine]), work.vector / device.vector_peak
+        ),
         "shared memory": work.local / device.local_bandwidth,
         "cache": work.cache / device.cache_bandwidth,
     }
@@ -128,7 +131,8 @@ def _add_contraction(
             loads = 0
         elif chosen.hold:
             loads = tiles * 16
-        work.local += depth * _HALF * (loads * _conflicts(prints, term, value) + channels * tiling.wm)
+        readers = tiling.wm if tiling.engine is Engine.MMA else tiles // WARPGROUP  # wgmma keeps no weights
+        work.local += depth * _HALF * (loads * _conflicts(prints, term, value) + channels * readers)
         stored = _stored(folded, plan, term.source) * _stored(folded, plan, value)
         work.cache += stored * term.window.taps * _HALF
         if not plan.homes[value].registers:  # else the next unit's steps are this one's too

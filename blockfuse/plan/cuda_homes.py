@@ -162,5 +162,5 @@ class Homes:
         return Home(max(fitting, default=CORE))
 
     def _sums(self, value: int, channels: int) -> int:
-        split = tiling(self.prints[value].pixels, channels, self.warps)
+        split = tiling(self.prints[value].pixels, channels, self.warps, self.limits.engine)
         return split.mb * channels // split.wn // 2

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockfuse.machine import WarpTiling
+from blockfuse.machine import WARPGROUP, Engine, WarpTiling
 
 CORE = 16  # channels, and pixels, of an mma tile
 _TENSOR_CYCLES = 1.6  # per m16n8k16 of one SM, estimated
+_WGMMA_CYCLES = 1.04  # the same work with wgmma
 _FRAGMENT_CYCLES = 4.0  # of shared memory, per 512-byte fragment load
 
 
@@ -20,12 +21,14 @@ class Limits:
         item: Bytes of one item.
         chunk: Channels of a value that lives a chunk at a time.
         resident: Bytes of an input that is kept whole; a larger one arrives in chunks with the weights.
+        engine: What makes sums.
     """
 
     depth: int
     item: int
     chunk: int
     resident: int
+    engine: Engine = Engine.MMA
 
 
 def rounded(size: int, multiple: int) -> int:
@@ -52,19 +55,26 @@ def share(size: int, limit: int, step: int = CORE) -> int:
     return min(range(most, limit // 2, -step), key=lambda chunk: -(-size // chunk) * chunk)
 
 
-def tiling(pixels: int, channels: int, warps: int) -> WarpTiling:
-    """The split of warps that costs the slowest pipe least: tensor cores, or fragment loads."""
+def tiling(pixels: int, channels: int, warps: int, engine: Engine = Engine.MMA) -> WarpTiling:
+    """The split of warps that costs the slowest pipe least: tensor cores, or shared memory.
+
+    Warps share the pipes, so what all of them take counts as what one takes. Fragments of weights are loaded by every
+    warp along the pixels; wgmma reads them once for four of those, and never spreads fewer than four along the pixels.
+    """
     tiles = -(-pixels // CORE)
+    tensor_cycles = _TENSOR_CYCLES if engine is Engine.MMA else _WGMMA_CYCLES
+    together = 1 if engine is Engine.MMA else WARPGROUP
     choices = []
-    for wn in (n for n in range(1, warps + 1) if warps % n == 0 and channels % (CORE * n) == 0):
+    for wn in (n for n in range(1, warps + 1) if warps % (n * together) == 0 and channels % (CORE * n) == 0):
         mi, ni = -(-tiles // (warps // wn)), channels // CORE // wn
-        tensor, fragments = 2 * mi * ni * _TENSOR_CYCLES, (mi + ni) * _FRAGMENT_CYCLES
+        weights = ni if engine is Engine.MMA else mi * ni / together
+        tensor, fragments = 2 * mi * ni * tensor_cycles, (mi + weights) * _FRAGMENT_CYCLES
         choices.append((max(tensor, fragments), tensor + fragments, wn, mi))
     _, _, wn, mi = min(choices)
-    return WarpTiling(warps // wn, wn, mi)
+    return WarpTiling(warps // wn, wn, mi, engine)
 
 
-def in_rows(pixels: int, warps: int) -> WarpTiling:
+def in_rows(pixels: int, warps: int, engine: Engine = Engine.MMA) -> WarpTiling:
     """All warps along the pixels, each with all channels: what sums that become an operand in registers need."""
     tiles = -(-pixels // CORE)
-    return WarpTiling(warps, 1, -(-tiles // warps))
+    return WarpTiling(warps, 1, -(-tiles // warps), engine)

@@ -42,7 +42,7 @@ def apply_rules(folded: Folded, tile_p: int, tile_q: int, warps: int, limits: Li
     found = homes.decide()
     units = _Units(folded, prints, homes, warps, limits)
     plans = tuple(units.plan(index, unit) for index, unit in enumerate(folded.units))
-    return CudaPlan(tile_p, tile_q, warps, found, plans, limits.depth)
+    return CudaPlan(tile_p, tile_q, warps, found, plans, limits.depth, engine=limits.engine)
 
 
 class _Units:
@@ -73,15 +73,16 @@ class _Units:
         if home.registers:
             return self._to_registers(unit, value)
         if self.homes.is_chained(unit):
-            return UnitPlan(in_rows(pixels, self.warps), slices)
-        split = tiling(pixels, home.chunk, self.warps)
+            return UnitPlan(in_rows(pixels, self.warps, self.limits.engine), slices)
+        split = tiling(pixels, home.chunk, self.warps, self.limits.engine)
         if len(unit.terms) == 1 and self._is_one_item(unit.terms[0], slices[0]):
             split = _by_pieces(split, home.chunk)
         return UnitPlan(split, slices)
 
     def _to_registers(self, unit: Unit, value: int) -> UnitPlan:
         """Pieces of one or two m16 tiles; the pixels they are made of stay in registers if those are not too many."""
-        split, source = in_rows(self.prints[value].pixels, self.warps), unit.terms[0].source
+        split = in_rows(self.prints[value].pixels, self.warps, self.limits.engine)
+        source = unit.terms[0].source
         held = split.mb * self.homes.cores[source] // 4
         slices = (Slices(1, self._held(unit.terms[0])),)
         piece = 2 if split.mb % 2 == 0 else 1
@@ -122,4 +123,4 @@ def _by_pieces(split: WarpTiling, channels: int) -> WarpTiling:
     per_tile = channels // split.wn // 2
     most = max(1, min(split.mb, _PIECE_SUMS // per_tile))
     pieces = -(-split.mb // most)
-    return WarpTiling(split.wm, split.wn, -(-split.mb // pieces))
+    return replace(split, mb=-(-split.mb // pieces))

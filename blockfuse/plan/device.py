@@ -27,6 +27,7 @@ class Device:
         launch_seconds: Time to start a kernel, or to wake the threads of a parallel loop.
         lanes: float32 elements per vector; 32 on a GPU.
         clock: Cycles per second.
+        wgmma: Whether code for it may use wgmma (sm_90a).
     """
 
     name: str
@@ -43,6 +44,7 @@ class Device:
     launch_seconds: float
     lanes: int = 32
     clock: float = 1e9
+    wgmma: bool = False
 
     @property
     def waterline(self) -> float:
@@ -111,6 +113,8 @@ GPUS: dict[str, Device] = {
 }
 """A well-known GPU of each architecture (data-sheet figures); plans for an architecture are made for it."""
 
+_WGMMA = "sm_90a"  # code of this architecture runs on nothing else, so only a kernel that is for it alone may need it
+
 
 def device_of(target: Target) -> Device:
     """The device that plans for a target are made for: of several architectures the first one, with the least memory.
@@ -124,7 +128,8 @@ def device_of(target: Target) -> Device:
     if unknown:
         raise TargetError(f"no device figures for {', '.join(unknown)}; known are {', '.join(GPUS)}")
     devices = [GPUS[_figures_of(arch)] for arch in target.archs or ("sm_90",)]
-    return replace(devices[0], local_bytes=min(device.local_bytes for device in devices))
+    wgmma = bool(target.archs) and all(arch == _WGMMA for arch in target.archs)
+    return replace(devices[0], local_bytes=min(device.local_bytes for device in devices), wgmma=wgmma)
 
 
 def _figures_of(arch: str) -> str:

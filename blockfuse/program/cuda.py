@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from blockfuse.machine import (
     Depthwise,
+    Engine,
     EpilogueStep,
     Grouped,
     Item,
@@ -42,10 +43,10 @@ from blockfuse.machine.affine import Affine, span
 from blockfuse.machine.groups import DEPTH, block_steps, block_width
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.units import Folded, Unit
-from blockfuse.program.check import check
+from blockfuse.program.check import WGMMA_ALIGNMENT, check
 from blockfuse.program.cuda_builder import Builder
 from blockfuse.program.cuda_sums import contract
-from blockfuse.program.passes import arena, barriers, number, rounded
+from blockfuse.program.passes import ALIGNMENT, arena, barriers, number, rounded
 
 
 def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
@@ -61,7 +62,8 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
     """
     builder = _Builder(folded, plan)
     nodes = builder.nodes()
-    ring = Ring(plan.depth, rounded(builder.slot)) if builder.slot else None
+    line = WGMMA_ALIGNMENT // 2 if plan.engine is Engine.WGMMA else ALIGNMENT
+    ring = Ring(plan.depth, rounded(builder.slot, line), alignment=line) if builder.slot else None
     number(nodes)
     size = arena(nodes, ring)
     barriers(nodes, ring)
