@@ -1,0 +1,223 @@
+"""One network or one block of a GPU benchmark: its sides are made, compared with a reference, and timed."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from benchmarks.cuda_driver import Cuda
+from benchmarks.gpu_measure import Call, Json, efficiency, figures_of, limits, ratios
+from benchmarks.gpu_sides import (
+    TORCH_COMPILE,
+    TORCH_EAGER,
+    BlockKernels,
+    TorchSide,
+    container_call,
+    load_container,
+    read_json,
+    record,
+    seeded_input,
+)
+from benchmarks.gpu_weights import Constants
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+OURS = ("fused", "unfused")
+_CHANNELS_FIRST, _CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all parts of a run share.
+
+    Attributes:
+        folder: What was exported.
+        dtype: Type that is computed in.
+        sides: Names of the sides wanted.
+        fused: The policy that ``fused`` was compiled with.
+        torch: PyTorch, or None where only our sides are measured.
+        on_gpu: Whether our kernels are a GPU's.
+        mode: Of ``torch.compile``.
+        time: Times sides in turns.
+    """
+
+    folder: Path
+    dtype: str
+    sides: tuple[str, ...]
+    fused: str
+    torch: Any
+    on_gpu: bool
+    mode: str
+    time: Callable[[Mapping[str, Call]], dict[str, Json]]
+
+    @functools.cached_property
+    def cuda(self) -> Cuda:
+        """The GPU."""
+        return Cuda()
+
+    @property
+    def device(self) -> tuple[str, str]:
+        """Name and architecture of what is measured."""
+        return (self.cuda.name, self.cuda.arch) if self.on_gpu else ("processor", "")
+
+    def torch_side(self, graph: Json, constants: Constants, inputs: Mapping[str, Array]) -> TorchSide | None:
+        """PyTorch on a graph; None where it is not measured."""
+        if self.torch is None:
+            return None
+        return TorchSide(self.torch, graph, constants, inputs, self.dtype, "cuda" if self.on_gpu else "cpu")
+
+
+class _Part:
+    """What networks and blocks have in common: check every side, time those that are right.
+
+    Args:
+        setting: What all parts share.
+        network: Name of the network.
+        batch: Images at a time.
+    """
+
+    def __init__(self, setting: Setting, network: str, batch: int) -> None:
+        self.setting = setting
+        self.folder = setting.folder / network / f"b{batch}"
+
+    def judged(self, results: Mapping[str, Array], torch: TorchSide | None, allowed: float, *, inner: bool) -> Json:
+        """For every side the largest error over what rounding explains.
+
+        The reference is PyTorch in float32, or without it the first side. Errors are relative to the largest magnitude
+        of the result, or of all values on the way (``inner``).
+        """
+        if torch is None:
+            expected = next(iter(results.values()))
+            largest = float(np.abs(expected).max())
+        else:
+            expected, all_values = torch.reference()
+            largest = all_values if inner else float(np.abs(expected).max())
+        scale = allowed * max(largest, 1e-3)
+        return {
+            name: float(np.abs(array.reshape(expected.shape) - expected).max()) / scale
+            for name, array in results.items()
+        }
+
+    def measured(self, calls: Mapping[str, Callable[[], Call]], errors: Mapping[str, float]) -> Json:
+        """Times and ratios of the sides that are right; an error above 1, or NaN, is wrong."""
+        wrong = [name for name, error in errors.items() if not error <= 1]
+        times = self.setting.time({name: make() for name, make in calls.items() if name not in wrong})
+        finite = {name: error if math.isfinite(error) else None for name, error in errors.items()}
+        return {"times": times, "ratios": ratios(times), "errors": finite, "wrong": wrong}
+
+    def judged_figures(self, times: Mapping[str, Json], kernels: Mapping[str, list[tuple[int, int]]]) -> Json:
+        """Efficiency beside the waterline; on a processor neither is known."""
+        operations = sum(n for n, _ in next(iter(kernels.values()), []))
+        if not self.setting.on_gpu:
+            return {"operations": operations}
+        arch = self.setting.device[1]
+        device = figures_of(arch)
+        found = {"operations": operations, "efficiency": efficiency(times, operations, device, arch)}
+        return {**found, "waterline": limits(kernels, device, arch)}
+
+
+class NetworkPart(_Part):
+    """A whole network."""
+
+    def run(self, constants: Constants) -> Json:
+        """Check and time all sides."""
+        setting, graph = self.setting, read_json(self.folder / "graph.json")
+        inputs = {port["name"]: seeded_input(port["shape"]) for port in graph["inputs"]}
+        ours = {
+            side: load_container(self.folder / policy, constants)
+            for side, policy in zip(OURS, (setting.fused, "never"), strict=True)
+            if side in setting.sides
+        }
+        torch = setting.torch_side(graph, constants, inputs)
+        results = {name: one.run(inputs)[graph["outputs"][-1]] for name, one in ours.items()}
+        calls: dict[str, Callable[[], Call]] = {
+            name: functools.partial(container_call, one, inputs) for name, one in ours.items()
+        }
+        if torch is not None:
+            results[TORCH_EAGER] = torch.result()
+            calls |= self._torch_calls(torch)
+        data = self.measured(calls, self.judged(results, torch, graph["allowed"], inner=False))
+        kernels = {
+            name: [(kernel.operations, kernel.global_bytes) for step in one.report().steps for kernel in step.kernels]
+            for name, one in ours.items()
+        }
+        return {**data, **self.judged_figures(data["times"], kernels)}
+
+    def _torch_calls(self, torch: TorchSide) -> dict[str, Callable[[], Call]]:
+        made = {
+            TORCH_EAGER: functools.partial(torch.eager, graphed=False),
+            TORCH_COMPILE: functools.partial(torch.compiled, self.setting.mode),
+        }
+        return {name: make for name, make in made.items() if name in self.setting.sides}
+
+
+class BlockPart(_Part):
+    """One distinct block of a network.
+
+    Args:
+        setting: What all parts share.
+        network: Name of the network.
+        batch: Images at a time.
+        block: As exported.
+    """
+
+    def __init__(self, setting: Setting, network: str, batch: int, block: Json) -> None:
+        super().__init__(setting, network, batch)
+        self.block = block
+
+    def run(self, constants: Constants) -> Json:
+        """Check and time all sides."""
+        setting, block = self.setting, self.block
+        graph = block["graph"]
+        images = {port["name"]: _image(port["shape"], number) for number, port in enumerate(graph["inputs"])}
+        torch = setting.torch_side(graph, constants, {name: _first(array) for name, array in images.items()})
+        try:
+            ours = {
+                way: BlockKernels(setting.cuda, self.folder / "blocks", kernels, constants, images)
+                for way, kernels in block["ways"].items()
+                if way in setting.sides
+            }
+            results = {}
+            for name, kernels in ours.items():
+                kernels()
+                results[name] = _first(kernels.result().astype(np.float32))
+            calls = {name: functools.partial(self._call, kernels) for name, kernels in ours.items()}
+            if torch is not None:
+                results[TORCH_EAGER] = torch.result()
+                calls |= self._torch_calls(torch)
+            data = self.measured(calls, self.judged(results, torch, block["allowed"], inner=True))
+        finally:
+            setting.cuda.free()
+        sizes = {
+            way: [(kernel["operations"], kernel["global_bytes"]) for kernel in kernels]
+            for way, kernels in block["ways"].items()
+        }
+        about = {key: block[key] for key in ("pattern", "calls", "stages")}
+        plans = {way: [kernel["plan"] for kernel in kernels] for way, kernels in block["ways"].items()}
+        return {**about, "plans": plans, **data, **self.judged_figures(data["times"], sizes)}
+
+    def _call(self, kernels: BlockKernels) -> Call:
+        return kernels if self.setting.torch is None else record(self.setting.torch, kernels)
+
+    def _torch_calls(self, torch: TorchSide) -> dict[str, Callable[[], Call]]:
+        made = {
+            TORCH_EAGER: functools.partial(torch.eager, graphed=self.setting.on_gpu),
+            TORCH_COMPILE: functools.partial(torch.compiled, self.setting.mode),
+        }
+        return {name: make for name, make in made.items() if name in self.setting.sides}
+
+
+def _image(shape: list[int], seed: int) -> Array:
+    """A half-precision image with channels last, for a shape N, C, H, W."""
+    return seeded_input([shape[axis] for axis in _CHANNELS_LAST], seed).astype(np.float16)
+
+
+def _first(image: Array) -> Array:
+    """A float32 image with channels first."""
+    return np.ascontiguousarray(image.astype(np.float32).transpose(_CHANNELS_FIRST))
