@@ -17,12 +17,12 @@ from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded
 from blockfuse.plan.footprint import footprints
 from blockfuse.plan.infeasible import Infeasible
-from blockfuse.program.check import live_registers
 from blockfuse.program.cuda import program_cuda
+from blockfuse.program.registers import live_registers
 
 _HALF = 2  # bytes
 _REGISTER_FILE = 65536  # per SM
-_OTHER_REGISTERS = 23  # addresses, loop variables, what the compiler keeps
+_OTHER_REGISTERS = 56  # addresses, loop variables, what the compiler keeps
 _REMEDY = "cut the block"
 _MAX_TILE = 32  # pixels along an axis
 _MAX_INPUTS = 10  # kernel parameters are ordered by name
