@@ -29,7 +29,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     Raises:
         UnsupportedModelError: An op or an attribute is not part of opset 20.
     """
-    taken = {tensor.name for tensor in graph.tensors}
+    taken = {tensor.name for tensor in graph.tensors} | {op.name for op in graph.ops()}
     initializers: list[onnx.TensorProto] = []
     nodes: list[onnx.NodeProto] = []
     for op in graph.ops():
@@ -77,7 +77,7 @@ def _nodes(graph: Graph, op: Op, initializers: list[onnx.TensorProto], taken: se
     if op.kind == "Swish":
         gate = _fresh(f"{op.output}.gate", taken)
         return [
-            helper.make_node("Sigmoid", op.inputs, [gate], f"{op.name}.gate"),
+            helper.make_node("Sigmoid", op.inputs, [gate], _fresh(f"{op.name}.gate", taken)),
             helper.make_node("Mul", (*op.inputs, gate), op.outputs, op.name),
         ]
     if op.kind == "Clip":
@@ -94,10 +94,11 @@ def _channel_norm(graph: Graph, op: Op, taken: set[str]) -> list[onnx.NodeProto]
     last, first = (0, *range(2, rank), 1), (0, rank - 1, *range(1, rank - 1))
     before, after = (_fresh(f"{op.output}.{part}", taken) for part in ("last", "norm"))
     attrs = {"axis": -1, "epsilon": op.attrs["epsilon"]}
+    names = [_fresh(f"{op.name}.{part}", taken) for part in ("last", "first")]
     return [
-        helper.make_node("Transpose", op.inputs[:1], [before], f"{op.name}.last", perm=last),
+        helper.make_node("Transpose", op.inputs[:1], [before], names[0], perm=last),
         helper.make_node("LayerNormalization", [before, *op.inputs[1:]], [after], op.name, **attrs),
-        helper.make_node("Transpose", [after], op.outputs, f"{op.name}.first", perm=first),
+        helper.make_node("Transpose", [after], op.outputs, names[1], perm=first),
     ]
 
 
@@ -129,7 +130,7 @@ def _check_written(op: Op) -> None:
 
 
 def _initializer(tensor: Tensor) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.ascontiguousarray(tensor.value), tensor.name)
+    return numpy_helper.from_array(np.asarray(tensor.value, order="C"), tensor.name)
 
 
 def _value_info(tensor: Tensor) -> onnx.ValueInfoProto:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from blockfuse.frontend.patterns.convfirst import convfirst_block, convnext_block
 from blockfuse.frontend.patterns.inverted import depthwise_separable, fused_inverted_residual, inverted_residual
-from blockfuse.frontend.patterns.residual import basic_block, bottleneck, grouped_bottleneck
+from blockfuse.frontend.patterns.residual import basic_block, bottleneck, grouped_bottleneck, preactivation_bottleneck
 
 if TYPE_CHECKING:
     from blockfuse.pattern import Pattern
@@ -24,12 +24,14 @@ __all__ = [
     "fused_inverted_residual",
     "grouped_bottleneck",
     "inverted_residual",
+    "preactivation_bottleneck",
 ]
 
 
 def all() -> tuple[Pattern, ...]:  # noqa: A001 - read as bf.patterns.all()
     """Every built-in pattern, in order of preference."""
     return (
+        preactivation_bottleneck,
         bottleneck,
         grouped_bottleneck,
         basic_block,

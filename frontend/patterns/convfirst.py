@@ -6,7 +6,7 @@ After Liu et al., "A ConvNet for the 2020s" (arXiv 2201.03545), and Lavin, arXiv
 from __future__ import annotations
 
 from blockfuse.frontend.patterns.parts import activation
-from blockfuse.pattern import Ops, Value, optional, pattern
+from blockfuse.pattern import Ops, Value, either, optional, pattern
 
 
 @pattern
@@ -32,8 +32,8 @@ def convnext_block(
 
 @pattern
 def convfirst_block(op: Ops, x: Value, w1: Value, b1: Value, w2: Value, b2: Value, w3: Value, b3: Value) -> Value:
-    """A 3x3 convolution without an activation, a 1x1 one to many channels, a 1x1 one back, and the input."""
-    y = op.Conv(x, w1, b1, kernel_shape=(3, 3), name="conv")
+    """A kxk convolution without an activation, a 1x1 one to many channels, a 1x1 one back, and the input."""
+    y = op.Conv(x, w1, b1, kernel_shape=either((3, 3), (5, 5), (7, 7)), name="conv")
     y = activation(op, op.Conv(y, w2, b2, kernel_shape=(1, 1), group=1, name="expand"))
     y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="project")
     return optional(y, lambda y: op.Add(y, x, name="add"))

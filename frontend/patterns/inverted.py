@@ -13,6 +13,8 @@ from blockfuse.pattern import Ops, Value, either, optional, pattern
 def inverted_residual(
     op: Ops,
     x: Value,
+    w0: Value,
+    b0: Value,
     w1: Value,
     b1: Value,
     w2: Value,
@@ -24,8 +26,12 @@ def inverted_residual(
     we: Value,
     be: Value,
 ) -> Value:
-    """MBConv: a 1x1 convolution to many channels, which may be missing, a depthwise one, a 1x1 one, and a shortcut."""
-    y = optional(x, lambda x: activation(op, op.Conv(x, w1, b1, kernel_shape=(1, 1), group=1, name="expand")))
+    """MBConv: a 1x1 convolution to many channels, which may be missing, a depthwise one, a 1x1 one, and a shortcut.
+
+    MobileNetV4 (arXiv 2404.10518) puts another depthwise convolution before the first.
+    """
+    start = optional(x, lambda x: op.Conv(x, w0, b0, depthwise=True, name="start"))
+    y = optional(x, lambda _: activation(op, op.Conv(start, w1, b1, kernel_shape=(1, 1), group=1, name="expand")))
     y = activation(op, op.Conv(y, w2, b2, group=several, name="depthwise"))
     y = squeeze_excite(op, y, wq, bq, we, be)
     y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="project")

@@ -10,9 +10,9 @@ def activation(op: Ops, y: Value) -> Value:
     return either(op.Relu(y), op.Clip(y), op.Swish(y), op.HardSwish(y), op.Gelu(y), op.LeakyRelu(y), op.Tanh(y))
 
 
-def squeeze_excite(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value) -> Value:
+def squeeze_excite(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value, name: str = "gate") -> Value:
     """The channels weighed by a gate made of their means (Hu et al., arXiv 1709.01507); may be missing."""
-    return optional(y, lambda y: op.Mul(y, _gate(op, y, w1, b1, w2, b2)))
+    return optional(y, lambda y: op.Mul(y, _gate(op, y, w1, b1, w2, b2, name)))
 
 
 def shortcut(op: Ops, x: Value, w: Value, b: Value) -> Value:
@@ -26,8 +26,8 @@ def several(group: int) -> bool:
     return group > 1
 
 
-def _gate(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value) -> Value:
-    means = op.GlobalAveragePool(y, name="squeeze")
-    few = activation(op, op.Conv(means, w1, b1, kernel_shape=(1, 1), group=1, name="reduce_gate"))
-    gate = op.Conv(few, w2, b2, kernel_shape=(1, 1), group=1, name="expand_gate")
+def _gate(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value, name: str) -> Value:
+    means = op.GlobalAveragePool(y, name=f"{name}_pool")
+    few = activation(op, op.Conv(means, w1, b1, kernel_shape=(1, 1), group=1, name=f"{name}_reduce"))
+    gate = op.Conv(few, w2, b2, kernel_shape=(1, 1), group=1, name=f"{name}_expand")
     return either(op.Sigmoid(gate), op.HardSigmoid(gate))

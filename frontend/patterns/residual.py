@@ -6,7 +6,7 @@ After He et al., "Deep Residual Learning for Image Recognition", Xie et al. (Res
 from __future__ import annotations
 
 from blockfuse.frontend.patterns.parts import activation, several, shortcut, squeeze_excite
-from blockfuse.pattern import Ops, Value, optional, pattern
+from blockfuse.pattern import Ops, Value, either, optional, pattern
 
 
 @pattern
@@ -73,9 +73,38 @@ def grouped_bottleneck(
     we: Value,
     be: Value,
 ) -> Value:
-    """A bottleneck whose 3x3 convolution works in groups, and an activation at its end: ResNeXt, RegNet."""
+    """A bottleneck whose 3x3 convolution works in groups, and an activation at its end: ResNeXt, RegNet.
+
+    RegNet weighs the channels inside, ResNeXt those at its end.
+    """
     y = activation(op, op.Conv(x, w1, b1, kernel_shape=(1, 1), group=1, name="reduce"))
     y = activation(op, op.Conv(y, w2, b2, kernel_shape=(3, 3), group=several, depthwise=False, name="conv"))
-    y = squeeze_excite(op, y, wq, bq, we, be)
+    y = squeeze_excite(op, y, wq, bq, we, be, "inner_gate")
     y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="expand")
+    y = squeeze_excite(op, y, wq, bq, we, be)
     return activation(op, op.Add(y, shortcut(op, x, ws, bs), name="add"))
+
+
+@pattern
+def preactivation_bottleneck(
+    op: Ops,
+    x: Value,
+    scale: Value,
+    shift: Value,
+    mean: Value,
+    variance: Value,
+    w1: Value,
+    b1: Value,
+    w2: Value,
+    b2: Value,
+    w3: Value,
+    b3: Value,
+    ws: Value,
+    bs: Value,
+) -> Value:
+    """A bottleneck behind normalization and activation, whose sum is left as it is: ResNet V2 (arXiv 1603.05027)."""
+    active = activation(op, op.BatchNormalization(x, scale, shift, mean, variance, name="norm"))
+    y = activation(op, op.Conv(active, w1, b1, kernel_shape=(1, 1), group=1, name="reduce"))
+    y = activation(op, op.Conv(y, w2, b2, kernel_shape=(3, 3), group=1, name="conv"))
+    y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="expand")
+    return op.Add(y, either(x, shortcut(op, active, ws, bs)), name="add")

@@ -723,6 +723,24 @@ def test_more_outputs():
         with_outputs(proto, ["nothing"])
 
 
+def test_written_names_are_not_taken_twice():
+    scale = {"s": floats(4), "t": floats(4)}
+    norm = [node("LayerNormalization", "l s t", "n", "norm"), node("Transpose", "n", "y", perm=[0, 3, 1, 2])]
+    nodes = [
+        node("Softmax", "x", "f", "norm.first"),
+        node("Transpose", "f", "l", "norm.last", perm=[0, 2, 3, 1]),
+        *norm,
+    ]
+    canonical(model(nodes, constants=scale), "Softmax", "LayerNormalization")
+    nodes = [node("Softmax", "x", "f", "s.gate"), node("Sigmoid", "f", "g", "g"), node("Mul", "f g", "y", "s")]
+    canonical(model(nodes), "Softmax", "Swish")
+
+
+def test_constants_of_no_dimension_are_written_as_such():
+    nodes = [node("Gather", "x k", "g", axis=2), node("MatMul", "g w", "y")]
+    canonical(model(nodes, constants={"k": np.array(3), "w": floats(8, 5)}), "Gather", "MatMul")
+
+
 def test_writing_what_onnx_lacks_is_refused():
     with pytest.raises(UnsupportedModelError, match="Fuse 'op' is no operator"):
         to_onnx(graph_of("Fuse", {}, IMAGE))

@@ -82,6 +82,24 @@ def test_grouped_bottleneck(gated, stride):
     assert (grouped.groups, grouped.channels) == (4, 16)
 
 
+def test_grouped_bottleneck_with_its_gate_at_the_end():
+    net = Net((2, 16, 7, 6))
+    y = net.relu(net.conv(net.relu(net.conv("x", 16, 1)), 16, group=4))
+    y = net.squeeze_excite(net.conv(y, 16, 1))
+    found_whole(net.graph(net.relu(net.add(y, "x"))), "grouped_bottleneck")
+
+
+@pytest.mark.parametrize("project", [False, True])
+def test_preactivation_bottleneck(project):
+    net = Net((2, 8, 7, 6))
+    parts = [net.constant(f"p{i}", abs(net.rng.standard_normal(8)) + 0.5) for i in range(4)]
+    active = net.relu(net.op("BatchNormalization", ("x", *parts), net.shape("x"), epsilon=1e-3))
+    y = net.conv(net.relu(net.conv(net.relu(net.conv(active, 4, 1)), 4)), 8, 1)
+    shortcut = net.conv(active, 8, 1) if project else "x"
+    block = found_whole(net.graph(net.add(y, shortcut)), "preactivation_bottleneck")
+    assert kinds(block)[:2] == ["Scale", "Activation"]
+
+
 # ---- inverted residuals ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("activation", ["Relu", "Swish", "HardSwish", "Gelu", "LeakyRelu", "Tanh"])
 @pytest.mark.parametrize("sigmoid", ["", "Sigmoid", "HardSigmoid"])
@@ -94,6 +112,13 @@ def test_inverted_residual(activation, sigmoid, size):
     y = net.squeeze_excite(y, sigmoid) if sigmoid else y
     block = found_whole(net.graph(net.add(net.conv(y, 4, 1), "x")), "inverted_residual")
     assert len(block.stages) == (12 if sigmoid else 6)
+
+
+def test_inverted_residual_behind_another_depthwise_convolution():
+    net = Net((2, 4, 7, 6))
+    y = net.relu(net.conv(net.depthwise("x", 5), 16, 1))
+    y = net.conv(net.relu(net.depthwise(y)), 4, 1)
+    assert len(found_whole(net.graph(net.add(y, "x")), "inverted_residual").stages) == 7
 
 
 @pytest.mark.parametrize("shortcut", [False, True])
