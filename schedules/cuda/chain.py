@@ -39,7 +39,9 @@ def lower(kernel: Kernel, node: Epilogue) -> None:
 
 def hold(kernel: Kernel, node: Load) -> None:
     """All pixels of this warp into registers."""
-    gemm = next(n for n in kernel.program.walk() if isinstance(n, Gemm) and n.source is node.target)
+    gemm = next((n for n in kernel.program.walk() if isinstance(n, Gemm) and n.source is node.target), None)
+    if gemm is None:
+        raise InternalError(f"program {kernel.program.name}: nothing reads {node.target}")
     mine = share(kernel, gemm.acc)
     count = -(-mine.tiles // mine.wm)
     depth = node.target.channels // K
