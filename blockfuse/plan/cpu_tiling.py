@@ -11,6 +11,8 @@ from blockfuse.plan.units import Folded
 FLOAT = 4
 """Bytes of a value."""
 _LARGE_PANEL = 400_000  # bytes of one weight panel beyond which it is applied one filter row at a time
+_WAYS = 7  # pixels that fit the 8 places of one set of the nearest cache, next to weights
+_TIE = 1.02  # tiles predicted this close are equally fast; more pixels read the weights fewer times
 _UNROLLED = 224  # multiply-adds of one filter row that are written out, for narrow groups
 
 
@@ -36,12 +38,15 @@ def unit_tiling(folded: Folded, index: int, device: Device) -> UnitTiling:
     if unit.shape.pixels == 1:
         return UnitTiling(1, 4, prefetch=unit.kind == "contract")
     depth, channels = folded.depth(index), channels // unit.groups
+    crowded = any(t.source < folded.input_count and is_page(folded.shapes[t.source].channels) for t in unit.terms)
     options = [
         (mr, nr)
         for mr, nr in itertools.product(range(1, 15), range(1, 17))
-        if mr * nr + nr + 1 <= device.registers and mr <= width
+        if mr * nr + nr + 1 <= device.registers and mr <= (min(width, _WAYS) if crowded else width)
     ]
-    pixels, vectors = min(options, key=lambda o: (tile_cycles(width, channels, device.lanes, depth, *o), o[1]))
+    cycles = {option: tile_cycles(width, channels, device.lanes, depth, *option) for option in options}
+    near = [option for option in options if cycles[option] <= min(cycles.values()) * _TIE]
+    pixels, vectors = min(near, key=lambda option: (-option[0], cycles[option]))
     panel_bytes = depth * vectors * device.lanes * FLOAT
     kxk = unit.kind == "contract" and all(term.window.r > 1 for term in unit.terms)
     sweeps = unit.shape.height * -(-width // pixels)
@@ -51,6 +56,14 @@ def unit_tiling(folded: Folded, index: int, device: Device) -> UnitTiling:
         and depth * channels * FLOAT > device.local_bytes // 4
     )
     return UnitTiling(pixels, vectors, prefetch, kxk and panel_bytes > _LARGE_PANEL)
+
+
+def is_page(channels: int) -> bool:
+    """Whether neighbouring pixels are a multiple of 4096 bytes apart, so that all fall into one set of the cache.
+
+    Rings of rows then get a pitch of their own; what comes from memory gets narrower tiles.
+    """
+    return channels * FLOAT % 4096 == 0
 
 
 def is_narrow(folded: Folded, index: int, lanes: int) -> bool:

@@ -16,6 +16,7 @@ from blockfuse.errors import InternalError
 from blockfuse.machine import Level, Load, Loop, LoopKind, Node, Program, ReduceAcross, Tile, Zero, global_tile
 from blockfuse.machine.affine import Affine, Range, clip, first, span, var
 from blockfuse.plan.cpu import CpuPlan
+from blockfuse.plan.cpu_tiling import is_page
 from blockfuse.plan.row_span import RowSpan, row_spans
 from blockfuse.plan.units import Folded
 from blockfuse.program.cpu_units import Units, box
@@ -165,7 +166,8 @@ class _Builder:
         name = (
             f"{self.tiles[value].name}_rows" if value < inputs else f"v{value}_{self.folded.units[value - inputs].name}"
         )
-        tile = Tile(name, Level.LOCAL, shape, rows, shape.width, channels, _pitch(channels))
+        pitch = channels + self.plan.lanes if is_page(channels) else channels
+        tile = Tile(name, Level.LOCAL, shape, rows, shape.width, channels, pitch)
         tile.ring = rows < shape.height
         tile.first_channel = first_channel or Affine()
         self.local.append(tile)
@@ -173,11 +175,6 @@ class _Builder:
 
     def _load(self, value: int, rows: Range) -> Load:
         return Load(self.tiles[value], self.readable[value], box(self.shapes[value], rows))
-
-
-def _pitch(channels: int) -> int:
-    """Elements from pixel to pixel; pixels 4096 bytes apart would share the few places of one set of a cache."""
-    return channels + 16 if channels % 1024 == 0 else channels
 
 
 def _size(shape: ImageShape) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ from blockfuse.block import Block, accumulation_depth, reference
 from blockfuse.machine import Map, MultiplyBy, Region, Residual, global_tile, reads
 from blockfuse.machine.affine import span
 from blockfuse.plan.choose_cpu import plan_cpu
+from blockfuse.plan.cpu_tiling import unit_tiling
 from blockfuse.plan.cut import into_units
 from blockfuse.plan.device import cpu_device
 from blockfuse.plan.fold import AddBias, AddValue, MultiplyValue, ScaleChannels, fold, unfoldable
@@ -92,6 +93,12 @@ def test_units_apart_compute_the_block(seed: int):
         part.check()
         known[part.tensors[-1]] = reference(part, [known[name] for name in part.tensors[:-1]])[-1]
     np.testing.assert_allclose(known["out"], wanted, rtol=0, atol=1e-9 * np.abs(wanted).max() + 1e-12)
+
+
+@pytest.mark.parametrize(("channels", "pixels"), [(1024, 7), (2048, 7), (1008, 14)])
+def test_pixels_one_page_apart_are_few(channels: int, pixels: int):
+    block = Block((ImageShape(14, 14, channels),), (Conv("conv", (0,), 64, Window()),))
+    assert unit_tiling(fold(block), 0, ONE).pixels == pixels
 
 
 # ---- barriers --------------------------------------------------------------------------------------------------------
