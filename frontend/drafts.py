@@ -46,7 +46,7 @@ def is_view(graph: Graph, op: Op) -> bool:
         return False
     before, after = graph.tensor(op.inputs[0]), graph.tensor(op.output)
     shape = image_shape(before)
-    return shape is not None and shape.pixels == 1 and shape == image_shape(after) and before.shape[0] == after.shape[0]
+    return shape is not None and shape == image_shape(after) and before.shape[0] == after.shape[0]
 
 
 def image_shape(tensor: Tensor) -> ImageShape | None:

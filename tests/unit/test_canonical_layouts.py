@@ -99,22 +99,29 @@ def test_normalization_over_the_last_of_three_axes():
     assert op.attrs["axis"] == -1
 
 
+def test_a_summand_before_a_factor_is_scaled_too():
+    nodes = [*written_out(1, "legacy"), node("Add", "n t", "p"), node("Mul", "p s", "y")]
+    canonical(model(nodes, constants=NUMBERS, opset=13), "LayerNormalization")
+
+
 NEAR_MISSES = {
-    "the variance along another axis": (3, node("ReduceMean", "q", "v", axes=[2])),
-    "no square": (2, node("Pow", "d one", "q")),
-    "another mean": (0, node("ReduceMean", "eps", "m", axes=[0])),
-    "an epsilon per channel": (4, node("Add", "v t", "e")),
+    "the variance along another axis": ("legacy", 3, node("ReduceMean", "q", "v", axes=[2])),
+    "no square": ("legacy", 2, node("Pow", "d one", "q")),
+    "another mean": ("legacy", 0, node("ReduceMean", "eps", "m", axes=[0])),
+    "a mean that broadcasts over the images": ("legacy", 0, node("ReduceMean", "x", "m", axes=[1], keepdims=0)),
+    "an epsilon per channel": ("legacy", 4, node("Add", "v t", "e")),
+    "the variance of something else": ("again", 2, node("Sub", "w m", "d2")),
 }
 
 
 @pytest.mark.parametrize("miss", NEAR_MISSES)
 def test_what_looks_like_a_normalization_stays(miss):
-    nodes = written_out(1, "legacy")
-    position, other = NEAR_MISSES[miss]
+    style, position, other = NEAR_MISSES[miss]
+    nodes = written_out(1, style)
     nodes[position] = other
     constants = {"two": np.float32(2), "one": np.float32(1), "eps": np.full((1, 1, 1, 1), 20, np.float32)}
-    constants["t"] = abs(floats(4, 1, 1)) + 0.5
-    graph = canonicalize(read(model(nodes, constants=constants, opset=13, outputs=("n",))))
+    constants |= {"t": abs(floats(4, 1, 1)) + 0.5, "w": floats(4, 4, 8, 8)}
+    graph = canonicalize(read(model(nodes, (4, 4, 8, 8), constants, opset=13, outputs=("n",))))
     assert "LayerNormalization" not in [op.kind for op in graph.ops()]
 
 
@@ -156,6 +163,9 @@ def test_transposes_that_meet_no_inverse_stay():
     canonical(model([LAST, node("Add", "l x", "y")], (1, 4, 4, 4)), "Transpose", "Add")
     canonical(model([LAST, node("Relu", "l", "r"), node("Transpose", "r", "y", perm=TO_LAST)]), "Relu", "Transpose")
     canonical(model([LAST, node("MatMul", "x l", "y")], (1, 4, 4, 4)), "Transpose", "MatMul")
+    rows = {"s": floats(8, 4), "t": floats(8, 4)}
+    nodes = [LAST, node("LayerNormalization", "l s t", "n", axis=2), first("n")]
+    canonical(model(nodes, constants=rows), "Transpose", "LayerNormalization", "Transpose")
 
 
 def test_transposes_without_a_permutation_turn_all_axes_around():
