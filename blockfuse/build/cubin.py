@@ -58,7 +58,7 @@ def find_nvcc() -> str:
             "compiling for GPUs needs nvcc of the CUDA toolkit, as NVRTC alone is not used: put nvcc on the path or "
             "set CUDA_HOME"
         )
-    return found
+    return str(Path(found).absolute())
 
 
 def generations(archs: Sequence[str]) -> list[str]:

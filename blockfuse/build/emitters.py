@@ -153,8 +153,16 @@ def _gelu(o: Operands) -> Any:
     return (relax.op.nn.gelu_tanh if tanh else relax.op.nn.gelu)(o.tensor())
 
 
+def _in_single(o: Operands, function: Callable[[Any], Any]) -> Any:
+    """A function of the first input that adds many terms up: in float32, whatever the type of its operands is."""
+    dtype = o.writer.network.tensors[o.op.output].dtype
+    if dtype not in {"float16", "bfloat16"}:
+        return function(o.tensor())
+    return relax.op.astype(function(relax.op.astype(o.tensor(), "float32")), dtype)
+
+
 def _softmax(o: Operands) -> Any:
-    return relax.op.nn.softmax(o.tensor(), o.axis(o.op.attrs.get("axis", -1)))
+    return _in_single(o, lambda value: relax.op.nn.softmax(value, o.axis(o.op.attrs.get("axis", -1))))
 
 
 def _reshape(o: Operands) -> Any:
@@ -175,13 +183,16 @@ def _reduce(function: Callable[..., Any]) -> Emitter:
         if axes is None:
             data = o.data(1)
             axes = range(o.rank) if data is None else data.tolist()
-        return function(o.tensor(), [o.axis(axis) for axis in axes], keepdims=bool(o.op.attrs.get("keepdims", 1)))
+        keep = bool(o.op.attrs.get("keepdims", 1))
+        return _in_single(o, lambda value: function(value, [o.axis(axis) for axis in axes], keepdims=keep))
 
     return emit
 
 
 def _global_pool(function: Callable[..., Any]) -> Emitter:
-    return lambda o: function(o.tensor(), [o.axis(axis) for axis in range(2, o.rank)], keepdims=True)
+    return lambda o: _in_single(
+        o, lambda value: function(value, [o.axis(axis) for axis in range(2, o.rank)], keepdims=True)
+    )
 
 
 def _pool(function: Callable[..., Any]) -> Emitter:

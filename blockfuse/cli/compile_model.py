@@ -23,6 +23,9 @@ def add_command(commands: Commands) -> None:
         action="store_true",
         help="keep tile programs and generated code in the file, for blockfuse kernels --source",
     )
+    parser.add_argument(
+        "--cuda-graph", action="store_true", help="on a GPU, record the launches of the first run and repeat them"
+    )
     add_compile_options(parser)
 
 
@@ -30,6 +33,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Compile, save, report."""
     check_output(options.output)
     more = {"dtype": options.dtype, "dump": options.dump, "keep_sources": options.keep_sources}
+    more["cuda_graph"] = options.cuda_graph
     executable = compile_with_progress(options.model, options, terminal, **more)
     executable.save(options.output)
     size = options.output.stat().st_size

@@ -83,7 +83,11 @@ def add_parser(commands: Commands, name: str, run: Callable[..., int], summary: 
 def add_compile_options(parser: argparse.ArgumentParser, *, dtype: bool = True) -> None:
     """How a model is compiled."""
     group = parser.add_argument_group("compiling")
-    group.add_argument("--target", help="cpu (default: this machine's best class), cpu:avx512, cpu:avx2, cpu:generic")
+    group.add_argument(
+        "--target",
+        help="cpu (default: this machine's best class), cpu:avx512, cpu:avx2, cpu:generic; cuda (this machine's GPU), "
+        "or GPU architectures such as sm_80,sm_90",
+    )
     if dtype:
         group.add_argument("--dtype", help="type to compute in (default: the model's)")
     group.add_argument("--fuse", choices=("auto", "always", "never"), help="when to fuse blocks (default: auto)")

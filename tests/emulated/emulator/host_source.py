@@ -15,6 +15,8 @@ _DYNAMIC_SHARED = re.compile(
 )
 # g++ wants alignas before the storage class that __shared__ stands for.
 _ALIGNED_SHARED = re.compile(r"__shared__\s+(alignas\(\d+\))")
+# What TVM prints around wgmma.
+_OPERANDS = re.compile(r"void \w*wgmma\w*mma_async\w*\([^)]*\)")
 # Barriers are told apart by line, so the helper has to pass on the line of its caller.
 _BARRIER_HELPER = re.compile(r"(void\s+\w+)\(\)\s*(\{\s*__syncthreads\()(\)\s*;\s*\})")
 
@@ -38,7 +40,7 @@ class HostKernel:
 
 def host_kernel(source: str, name: str | None = None) -> HostKernel:
     """The C++ of one kernel of a CUDA source; ``name`` is needed when there are several."""
-    body = replace_asm(_without_preamble(source), translate)
+    body = replace_asm(_OPERANDS.sub(_by_reference, _without_preamble(source)), translate)
     body = _BARRIER_HELPER.sub(r"\1(int caller_line = __builtin_LINE()) \2caller_line\3", body)
     body = _DYNAMIC_SHARED.sub(r"\g<type>* \g<name> = (\g<type>*)emulated_dynamic_shared;", body)
     body = _ALIGNED_SHARED.sub(r"\1 __shared__", body)
@@ -46,6 +48,11 @@ def host_kernel(source: str, name: str | None = None) -> HostKernel:
     parameters = _parameters(body, match)
     text = f'#include "cuda_host.h"\n#line 1 "kernel.cpp"\n{body}\n{_entry(match["name"], parameters)}'
     return HostKernel(text, parameters, _launch_bounds(match))
+
+
+def _by_reference(helper: re.Match[str]) -> str:
+    """The head of a helper that passes registers on by reference: products use them after the call."""
+    return re.sub(r"\buint32_t (__a\d)", r"const uint32_t& \1", helper[0])
 
 
 def _without_preamble(source: str) -> str:

@@ -13,6 +13,14 @@ _ELEMENTS = {"f16": "kHalf", "bf16": "kBfloat16"}
 _NO_EFFECT = ("fence.", "membar.", "prefetch.", "griddepcontrol.")
 
 
+# TVM wraps the instruction in a block that turns its last operand but three into a predicate.
+_PRODUCT = re.compile(
+    r"setp\.ne\.b32 (?P<name>\w+), (?P<predicate>%\d+), 0; "
+    r"(?P<mnemonic>wgmma\.mma_async\.sync\.aligned\.m64n(?P<columns>\d+)k16\.f32\.(?P<element>b?f16)\.(?P=element)) "
+    r"\{(?P<d>[^}]*)\}, \{(?P<a>[^}]*)\}, (?P<descriptor>%\d+), (?P=name), 1, 1, 0;"
+)
+
+
 class UnsupportedInstruction(EmulationError):  # noqa: N818 - reads better at the place of use
     """The kernel uses a PTX instruction the emulator does not know."""
 
@@ -22,6 +30,8 @@ def translate(statement: AsmStatement) -> str:
     instructions = statement.instructions()
     if not instructions:
         return ";"  # a pure compiler barrier
+    if match := _PRODUCT.search(" ".join(statement.template.split())):
+        return "{ " + _product(match, statement.operands) + " }"
     if len(instructions) > 1:
         raise UnsupportedInstruction(f"several PTX instructions in one asm statement: {statement.template}")
     mnemonic, _, text = instructions[0].partition(" ")
@@ -100,6 +110,22 @@ def _wait_group(_match: re.Match[str], groups: list[list[str]]) -> str:
     return f"emulator::wait_copies({groups[0][0]});"
 
 
+def _product(match: re.Match[str], operands: tuple[str, ...]) -> str:
+    """wgmma with A in registers, a predicate that says whether to accumulate, and B as it is (not transposed)."""
+    sums, a = ([_substitute(token.strip(), operands) for token in match[part].split(",")] for part in ("d", "a"))
+    if len(sums) * 2 != int(match["columns"]) or len(a) != 4:
+        raise UnsupportedInstruction(f"operands do not fit the shape of {match['mnemonic']}")
+    return " ".join(
+        [
+            _array("float* const", "emulated_d", [f"&({value})" for value in sums]),
+            _array("const uint32_t* const", "emulated_a", [f"&({value})" for value in a]),
+            f"emulator::multiply_warpgroup(emulated_d, {match['columns']}, emulated_a,",
+            f"{_substitute(match['descriptor'], operands)}, {_substitute(match['predicate'], operands)} != 0,",
+            f"emulator::MatrixElement::{_ELEMENTS[match['element']]});",
+        ]
+    )
+
+
 def _call(text: str) -> Callable[[re.Match[str], list[list[str]]], str]:
     """A rule for a plain expression; {0}, {1}, ... are the operands."""
     return lambda _match, groups: text.format(*(group[0] for group in groups))
@@ -112,6 +138,10 @@ _RULES: list[tuple[str, Callable[[re.Match[str], list[list[str]]], str]]] = [
     (r"cp\.async\.c[ag]\.shared(::cta)?\.global(\.L2::\d+B)?", _copy_async),
     (r"cp\.async\.commit_group", _call("emulator::commit_copies();")),
     (r"cp\.async\.wait_group", _wait_group),
+    (r"wgmma\.fence\.sync\.aligned", _call("emulator::fence_products();")),
+    (r"wgmma\.commit_group\.sync\.aligned", _call("emulator::commit_products();")),
+    (r"wgmma\.wait_group\.sync\.aligned", _call("emulator::wait_products({0});")),
+    (r"fence\.proxy\.async(\.shared::cta)?", _call("emulator::fence_proxy();")),
     (r"cp\.async\.wait_all", _call("emulator::commit_copies(); emulator::wait_copies(0);")),
     (r"tanh\.approx\.f32", _call("{0} = tanhf({1});")),
     (r"ex2\.approx(\.ftz)?\.f32", _call("{0} = exp2f({1});")),

@@ -14,6 +14,11 @@ class Finding:
     Kinds: ``race-read-write``, ``race-write-write``, ``uninitialised-shared``, ``global-out-of-bounds``,
     ``shared-out-of-bounds``, ``write-to-input``, ``copy-not-waited``, ``copy-left-pending``, ``misaligned``,
     ``divergent-collective``, ``barrier-divergence``, ``deadlock`` and, where nothing explains it, ``crash``.
+    Of wgmma: ``sums-in-flight`` and ``operand-in-flight`` (registers touched before the wait), ``product-not-fenced``
+    (registers touched since the last wgmma.fence), ``product-overtaken`` (weights changed before the wait),
+    ``product-left-pending``, ``proxy-fence-missing`` (no fence.proxy.async of the writer, or none that a barrier
+    orders before the product), ``divergent-descriptor``, ``unsupported-descriptor``. These are rules of the programming
+    model; whether keeping them is enough, only a GPU can show.
 
     A race is two accesses to one byte by two threads, one of them a write, that no barrier orders: in shared
     memory, and in outputs also between blocks. ``misaligned``, wild pointers, ``deadlock`` and ``crash`` end
@@ -31,6 +36,7 @@ class Counters:
 
     All are zero unless counting was asked for.
 
+    * ``wgmma`` counts instructions per warpgroup, ``wgmma_shared_bytes`` the bytes of weights that they read.
     * ``mma``, ``ldmatrix``, ``shared_loads`` and ``shared_stores`` count instructions per warp. Shared loads and
       stores are those of the source as g++ sees it; nvcc may merge or split some.
     * ``*_wavefronts`` are passes through the 32 banks, ``*_ideal`` the passes without any conflict.
@@ -42,6 +48,8 @@ class Counters:
     * ``barriers`` counts ``__syncthreads`` per block.
     """
 
+    wgmma: int = 0
+    wgmma_shared_bytes: int = 0
     mma: int = 0
     ldmatrix: int = 0
     ldmatrix_wavefronts: int = 0

@@ -149,6 +149,7 @@ const char* name_of(CollectiveKind kind) {
     case CollectiveKind::kMultiply: return "mma.sync";
     case CollectiveKind::kLoadMatrices: return "ldmatrix";
     case CollectiveKind::kStoreMatrices: return "stmatrix";
+    case CollectiveKind::kProductControl: return "wgmma.fence, commit_group or wait_group";
   }
   return "?";
 }
@@ -166,6 +167,7 @@ void execute(const Lanes& lanes, int representative) {
     case CollectiveKind::kMultiply: return run_multiply(lanes, variant & 31, (MatrixElement)(variant >> 5));
     case CollectiveKind::kLoadMatrices: return run_matrix_access(lanes, variant & 7, variant >> 3, false);
     case CollectiveKind::kStoreMatrices: return run_matrix_access(lanes, variant & 7, variant >> 3, true);
+    case CollectiveKind::kProductControl: return;
   }
 }
 
@@ -238,6 +240,11 @@ void store_matrices(const uint32_t* registers, int matrices, bool transposed, ui
   Collective& request = enter(CollectiveKind::kStoreMatrices, variant, kFullMask, __builtin_return_address(0));
   request.address = address;
   memcpy(request.a, registers, matrices * sizeof *registers);
+  wait_for_warp();
+}
+
+void join_for_product_control(uint32_t variant, const void* pc) {
+  enter(CollectiveKind::kProductControl, variant, kFullMask, pc);
   wait_for_warp();
 }
 

@@ -72,6 +72,14 @@ inline T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32) 
   return emulated_shuffle(mask, value, lane_mask, width, emulator::ShuffleMode::kXor);
 }
 
+// All lanes of the warp that the block has: emulated lanes wait for each other wherever the mask is used.
+inline unsigned __activemask() {
+  unsigned threads = blockDim.x * blockDim.y * blockDim.z;
+  unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  unsigned lanes = threads - thread / 32 * 32;
+  return lanes >= 32 ? 0xffffffffu : (1u << lanes) - 1;
+}
+
 // Integer and floating-point built-ins that <cmath> does not have.
 template <typename T>
 inline T min(T a, T b) {

@@ -24,6 +24,16 @@ void multiply_matrices(float* d, const uint32_t* a, const uint32_t* b, const flo
 // ldmatrix / stmatrix of 1, 2 or 4 matrices of 8x8 16-bit elements.
 void load_matrices(uint32_t* registers, int matrices, bool transposed, uint32_t address);
 void store_matrices(const uint32_t* registers, int matrices, bool transposed, uint32_t address);
+// wgmma.mma_async.m64nNk16.f32 with A in registers and B behind a descriptor, for N = `columns`. `sums` and `a` say
+// where the registers are: products use them until they are waited for.
+void multiply_warpgroup(float* const* sums, int columns, const uint32_t* const* a, uint64_t descriptor,
+                        bool accumulate, MatrixElement element);
+// wgmma.fence, wgmma.commit_group, wgmma.wait_group.
+void fence_products();
+void commit_products();
+void wait_products(int groups_left);
+// fence.proxy.async: what this thread has written becomes visible to wgmma.
+void fence_proxy();
 // cp.async: `bytes` are written, of which the first `source_bytes` are copied and the rest are zero.
 void copy_async(uint32_t destination, const void* source, int bytes, int source_bytes);
 void commit_copies();

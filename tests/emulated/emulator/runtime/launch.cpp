@@ -64,6 +64,7 @@ void run_kernel() {
 void start_block(dim3 index) {
   blockIdx = index;
   reset_shared_memory();
+  reset_products();
   order_new_block();
   for (size_t i = 0; i < threads.size(); ++i) {
     threads[i].state = ThreadState::kRunnable;
@@ -96,7 +97,7 @@ bool run_warps() {
     int warp = request.reverse ? warps - 1 - k : k;
     while (run_lanes(warp) || run_collective(warp)) progress = true;
   }
-  return progress;
+  return run_product() || progress;
 }
 
 // All live threads are at a barrier: checks that it is the same one, and lets them continue.
@@ -135,6 +136,7 @@ void report_stuck_block() {
   int warps = (threads.size() + kWarpSize - 1) / kWarpSize;
   bool explained = false;
   for (int warp = 0; warp < warps; ++warp) explained |= report_stuck_collective(warp);
+  explained |= report_stuck_product();
   if (!explained) report("deadlock", nullptr, "no thread can continue");
   finish();
 }
@@ -142,13 +144,15 @@ void report_stuck_block() {
 void run_block(dim3 index) {
   start_block(index);
   for (;;) {
-    run_warps();
+    while (run_warps()) {
+    }
     size_t finished = threads_in(ThreadState::kFinished);
     if (finished == threads.size()) break;
     if (finished + threads_in(ThreadState::kAtBlockBarrier) < threads.size()) report_stuck_block();
     release_block_barrier(finished);
   }
   check_copies_at_exit();
+  check_products_at_exit();
   if (!counting) return;
   flush_access_log();
   count_block_sectors();

@@ -53,7 +53,9 @@ long offset_in(const void* pointer, const unsigned char* begin) {
   return (const unsigned char*)pointer - begin;
 }
 
-const char* verb(AccessKind kind) { return kind == AccessKind::kRead ? "reads" : "writes"; }
+const char* verb(AccessKind kind) {
+  return kind == AccessKind::kRead || kind == AccessKind::kProxyRead ? "reads" : "writes";
+}
 
 void check_dynamic(const void* pointer, size_t bytes, AccessKind kind, const void* pc) {
   long offset = offset_in(pointer, emulated_dynamic_shared);
@@ -136,7 +138,8 @@ void reset_shared_memory() {
 }
 
 void check_access(const void* pointer, size_t bytes, AccessKind kind, const void* pc) {
-  if (current < 0 || on_stack_of(current, pointer)) return;
+  if (current < 0) return;
+  if (on_stack_of(current, pointer)) return check_register(pointer, bytes, kind == AccessKind::kWrite, pc);
   if (is_misaligned(pointer, bytes)) {
     report("misaligned", pc, "%s %zu bytes at an address that is %zu past a multiple of %zu", verb(kind), bytes,
            (uintptr_t)pointer % bytes, bytes);

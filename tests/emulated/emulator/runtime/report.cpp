@@ -39,6 +39,8 @@ void print_counters() {
     const char* name;
     long value;
   } values[] = {
+      {"wgmma", counters.wgmma},
+      {"wgmma_shared_bytes", counters.wgmma_shared_bytes},
       {"mma", counters.mma},
       {"ldmatrix", counters.ldmatrix},
       {"ldmatrix_wavefronts", counters.ldmatrix_wavefronts},

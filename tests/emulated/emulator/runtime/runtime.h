@@ -6,6 +6,7 @@
 //   shadow.cpp       who touched each byte last: races, uninitialised reads, copies in flight
 //   hooks.cpp        the __tsan_* functions the compiler calls before every memory access
 //   collectives.cpp  instructions a whole warp executes together
+//   wgmma.cpp        products of four warps that run until they are waited for
 //   async_copy.cpp   cp.async: data that lands only at the wait
 //   counters.cpp     instruction counts, bank conflicts, global sectors
 //   report.cpp       findings, and the text handed back at the end
@@ -31,8 +32,8 @@ constexpr int kWarpSize = 32;
 
 // ---- threads and their scheduling -------------------------------------------------------------
 
-enum class ThreadState { kRunnable, kAtBlockBarrier, kAtCollective, kFinished };
-enum class CollectiveKind { kWarpBarrier, kShuffle, kMultiply, kLoadMatrices, kStoreMatrices };
+enum class ThreadState { kRunnable, kAtBlockBarrier, kAtCollective, kAtProduct, kFinished };
+enum class CollectiveKind { kWarpBarrier, kShuffle, kMultiply, kLoadMatrices, kStoreMatrices, kProductControl };
 
 // What a lane brings to a collective instruction, and what it takes away.
 struct Collective {
@@ -88,7 +89,8 @@ struct Argument {
 void set_up_memory(const std::vector<Argument>& arguments, unsigned char* data, size_t data_bytes,
                    size_t shared_bytes);
 void reset_shared_memory();
-enum class AccessKind { kRead, kWrite, kAsyncWrite };
+// Products read through the asynchronous proxy, which sees what was fenced for it.
+enum class AccessKind { kRead, kWrite, kAsyncWrite, kProxyRead };
 // Reports what is wrong with one access of the current thread.
 void check_access(const void* pointer, size_t bytes, AccessKind kind, const void* pc);
 // Adds one access of the current thread to the access log of counters.cpp.
@@ -112,10 +114,12 @@ class Shadow {
   struct Cell {
     uint32_t write_time, read_time;  // 0: never
     int32_t writer, reader;          // reader may stand for several, see shadow.cpp
+    uint32_t proxy_epoch;            // of the writer, when it wrote
     bool initialised, pending;
   };
   bool check_write(Cell& cell, size_t offset, bool pending, const void* pc);
   bool check_read(Cell& cell, size_t offset, const void* pc);
+  bool check_fenced(const Cell& cell, size_t offset, const void* pc);
   const char* memory_;  // for messages
   std::vector<Cell> cells_;
 };
@@ -124,13 +128,29 @@ class Shadow {
 void order_new_block();
 void order_block_barrier();
 void order_warp_barrier(int warp);
+// The current thread's fence.proxy.async.
+void order_proxy();
 
 // ---- collectives.cpp --------------------------------------------------------------------------
 
 // Executes one collective that is complete in this warp; false where none is.
 bool run_collective(int warp);
+// Waits for the other lanes of the warp, which must execute the same wgmma instruction.
+void join_for_product_control(uint32_t variant, const void* pc);
 // Reports the lanes of this warp that wait for a collective that cannot complete.
 bool report_stuck_collective(int warp);
+
+// ---- wgmma.cpp --------------------------------------------------------------------------------
+
+// Forgets all products; called at the start of a block.
+void reset_products();
+// Starts a product that all threads of a warpgroup have come to; false where there is none.
+bool run_product();
+// Reports threads that wait for a product that cannot start.
+bool report_stuck_product();
+void check_products_at_exit();
+// One access of the current thread to its registers and stack.
+void check_register(const void* pointer, size_t bytes, bool write, const void* pc);
 
 // ---- async_copy.cpp ---------------------------------------------------------------------------
 
@@ -139,6 +159,7 @@ void check_copies_at_exit();
 // ---- counters.cpp -----------------------------------------------------------------------------
 
 struct Counters {
+  long wgmma, wgmma_shared_bytes;
   long mma, ldmatrix, ldmatrix_wavefronts, ldmatrix_ideal;
   long shared_loads, shared_load_wavefronts, shared_load_ideal;
   long shared_stores, shared_store_wavefronts, shared_store_ideal;

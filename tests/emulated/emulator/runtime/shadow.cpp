@@ -18,6 +18,7 @@ constexpr int32_t kSeveralWarps = INT_MIN;
 
 uint32_t now = 1, block_start = 1, last_block_barrier = 1;
 std::vector<uint32_t> last_warp_barrier;
+std::vector<std::vector<uint32_t>> proxy_fences;  // by thread: when each of its epochs ended
 
 int32_t several_of_warp(int warp) { return -2 - warp; }
 
@@ -44,20 +45,25 @@ int32_t merge_readers(int32_t earlier, int32_t reader) {
 void order_new_block() {
   block_start = last_block_barrier = ++now;
   last_warp_barrier.assign((threads.size() + kWarpSize - 1) / kWarpSize, now);
+  proxy_fences.assign(threads.size(), {});
 }
 
 void order_block_barrier() { last_block_barrier = ++now; }
 
 void order_warp_barrier(int warp) { last_warp_barrier[warp] = ++now; }
 
+void order_proxy() { proxy_fences[current].push_back(now); }
+
 void Shadow::reset(size_t bytes, bool initialised) {
-  cells_.assign(bytes, Cell{0, 0, kNobody, kNobody, initialised, false});
+  cells_.assign(bytes, Cell{0, 0, kNobody, kNobody, 0, initialised, false});
 }
 
 void Shadow::check(size_t offset, size_t bytes, AccessKind kind, const void* pc) {
   for (size_t i = offset; i < offset + bytes; ++i) {
-    bool fine = kind == AccessKind::kRead ? check_read(cells_[i], i, pc)
-                                          : check_write(cells_[i], i, kind == AccessKind::kAsyncWrite, pc);
+    bool reads = kind == AccessKind::kRead || kind == AccessKind::kProxyRead;
+    bool fine = reads ? check_read(cells_[i], i, pc)
+                      : check_write(cells_[i], i, kind == AccessKind::kAsyncWrite, pc);
+    if (fine && kind == AccessKind::kProxyRead) fine = check_fenced(cells_[i], i, pc);
     if (!fine) return;  // one report per access
   }
 }
@@ -67,7 +73,8 @@ bool Shadow::check_write(Cell& cell, size_t offset, bool pending, const void* pc
   bool write_race = cell.write_time != 0 && !is_ordered(cell.write_time, cell.writer);
   bool read_race = cell.read_time != 0 && !is_ordered(cell.read_time, cell.reader);
   int32_t writer = cell.writer;
-  cell = Cell{now, read_race ? 0 : cell.read_time, current, cell.reader, true, pending};
+  uint32_t epoch = current < 0 ? 0 : proxy_fences[current].size();
+  cell = Cell{now, read_race ? 0 : cell.read_time, current, cell.reader, epoch, true, pending};
   if (write_race) {
     report("race-write-write", pc, "writes byte %zu of %s, also written by thread %d", offset, memory_, writer);
   } else if (read_race) {
@@ -98,11 +105,23 @@ bool Shadow::check_read(Cell& cell, size_t offset, const void* pc) {
   return true;
 }
 
+// The writer must have fenced after the write, and a barrier must have come after the fence.
+bool Shadow::check_fenced(const Cell& cell, size_t offset, const void* pc) {
+  if (cell.writer < 0) return true;
+  const std::vector<uint32_t>& fences = proxy_fences[cell.writer];
+  if (cell.proxy_epoch < fences.size() && is_ordered(fences[cell.proxy_epoch], cell.writer)) return true;
+  report("proxy-fence-missing", pc, "reads byte %zu of %s, which thread %d wrote, without fence.proxy.async between",
+         offset, memory_, cell.writer);
+  return false;
+}
+
 void Shadow::land(size_t offset, size_t bytes) {
   for (size_t i = offset; i < offset + bytes; ++i) {
     cells_[i].pending = false;
     // A barrier before the wait does not order the data: it arrived only now.
-    if (cells_[i].writer == current) cells_[i].write_time = now;
+    if (cells_[i].writer != current) continue;
+    cells_[i].write_time = now;
+    cells_[i].proxy_epoch = proxy_fences[current].size();
   }
 }
 

@@ -1,0 +1,53 @@
+"""Operators without a stage on the stand-in device: TVM's own code for GPUs between kernels of ours."""
+
+import numpy as np
+import pytest
+
+from blockfuse.verification.compare import compare, tolerance
+from tests.onnx_models import floats, model, node, run
+from tests.standin import run_network
+
+DEPTH = 9 * 8 + 40
+STEPS = 8
+
+
+def check(compile_to, proto, inputs, **options):
+    executable, container = compile_to(proto, **options)
+    result = run_network(container, [inputs, inputs])
+    assert not result.error, result.log
+    assert not result.findings
+    for name, expected in run(proto, inputs).items():
+        for outputs in result.outputs:
+            assert outputs[name].dtype == expected.dtype
+            assert compare(outputs[name], expected, tolerance(DEPTH, "float16", STEPS)).passed, name
+    return executable
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_classifier_with_branches(compile_to, graph):
+    weights = {"v": floats(8, 8, 3, 3, seed=1) / 9, "w": floats(12, 20, 1, 1, seed=2) / 5, "f": floats(7, 12) / 4}
+    nodes = [
+        node("Conv", "x v", "a", pads=[1, 1, 1, 1]),
+        node("Tanh", "a", "b"),
+        node("Concat", "x b scaled", "c", axis=1),
+        node("Mul", "half y4", "scaled"),
+        node("Conv", "c w", "d"),
+        node("Relu", "d", "e"),
+        node("GlobalAveragePool", "e", "p"),
+        node("Flatten", "p", "q"),
+        node("Gemm", "q f", "z", transB=1),
+        node("Softmax", "z", "y", axis=1),
+    ]
+    nodes = [nodes[3], *nodes[:3], *nodes[4:]]
+    weights |= {"half": np.array(0.5, np.float32), "y4": floats(2, 4, 9, 7, seed=3)}
+    check(compile_to, model(nodes, (2, 8, 9, 7), weights, outputs=("y",)), {"x": floats(2, 8, 9, 7)}, cuda_graph=graph)
+
+
+def test_images_leave_as_the_model_has_them(compile_to):
+    proto = model(
+        [node("Conv", "x w", "a"), node("Sigmoid", "a", "y"), node("Transpose", "a", "z", perm=[0, 1, 3, 2])],
+        (2, 40, 5, 6),
+        {"w": floats(24, 40, 1, 1) / 6},
+        outputs=("y", "z"),
+    )
+    check(compile_to, proto, {"x": floats(2, 40, 5, 6)})
