@@ -1,52 +1,56 @@
-"""The cases of ``tests/emulated``, by name, for launches on a real GPU."""
+"""The kernels that ``tests/emulated`` emulates, collected by running those tests with a recorder for an emulator."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import io
+import os
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
+import pytest
 
-from blockfuse.block import Block
-from tests.cuda_kernels import Built, build
-from tests.emulated.test_cuda_kernels import SMALL
-from tests.emulated.test_cuda_nvcc import CASES as REAL_SIZES
-from tests.emulated.test_cuda_random import SMALL as LITTLE_MEMORY
-from tests.random_blocks import random_block
+import tests.cuda_kernels
+from tests.cuda_kernels import Built, Run
+from tests.emulated.emulator import Counters
 
-Make = Callable[[], Built]
-
-IN_BFLOAT16 = (0, 3, 5, 9, 12, 13)
-FLOAT16_SEEDS, BFLOAT16_SEEDS = range(40), range(40, 50)
-LITTLE_MEMORY_SEEDS = (400, 416, 417, 418, 443, 456, 458, 459, 469, 476)
+EMULATED = Path(__file__).parents[1] / "emulated"
+_NOT_KERNELS = ("mutations", "nvcc")  # broken on purpose; compiled only
 
 
-def all_cases() -> dict[str, Make]:
-    """Functions that build each case."""
-    found: dict[str, Make] = {}
-    for number, (block, tile) in enumerate(SMALL):
-        found[f"small_{number:02}_{_word(block)}"] = functools.partial(build, block, tile)
-    for number in IN_BFLOAT16:
-        block, tile = SMALL[number]
-        found[f"bfloat16_{number:02}_{_word(block)}"] = functools.partial(build, replace(block, dtype="bfloat16"), tile)
-    for number, (block, tile, warps) in enumerate(REAL_SIZES):
-        found[f"real_{number:02}_{_word(block)}"] = functools.partial(build, block, tile, warps)
-    for seed in FLOAT16_SEEDS:
-        found[f"random_{seed:03}"] = functools.partial(_random, seed, "float16")
-    for seed in BFLOAT16_SEEDS:
-        found[f"random_{seed:03}_bfloat16"] = functools.partial(_random, seed, "bfloat16")
-    for seed in LITTLE_MEMORY_SEEDS:
-        found[f"random_{seed:03}_little_memory"] = functools.partial(
-            build, random_block(np.random.default_rng(seed), dtype="float16"), device=LITTLE_MEMORY
-        )
-    return found
+def collected(keyword: str = "", limit: int | None = None) -> dict[str, Built]:
+    """Every kernel that a test would emulate, by a name made of the test's.
+
+    Args:
+        keyword: As for ``pytest -k``.
+        limit: How many at most.
+    """
+    recorder = _Recorder(limit)
+    files = sorted(str(path) for path in EMULATED.glob("test_cuda_*.py") if not path.stem.endswith(_NOT_KERNELS))
+    emulate, tests.cuda_kernels.run = tests.cuda_kernels.run, recorder.run
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            pytest.main(["-p", "no:cacheprovider", "-k", keyword, *files], plugins=[recorder])
+    finally:
+        tests.cuda_kernels.run = emulate
+    return recorder.found
 
 
-def _random(seed: int, dtype: str) -> Built:
-    return build(random_block(np.random.default_rng(seed), dtype=dtype))
+class _Recorder:
+    """Notes what is to be run, and says that it was right."""
 
+    def __init__(self, limit: int | None) -> None:
+        self.found: dict[str, Built] = {}
+        self._limit = limit
 
-def _word(block: Block) -> str:
-    return re.sub(r"\W+", "_", block.name)
+    def run(self, built: Built, source: str | None = None, **_: object) -> Run:
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").split("::")[-1].removesuffix(" (call)")
+        name = re.sub(r"\W+", "_", test.removeprefix("test_")).strip("_")
+        if source is None:
+            count = sum(known == name or known.startswith(f"{name}__") for known in self.found)
+            self.found[f"{name}__{count + 1}" if count else name] = built
+        return Run(0.0, (), Counters())
+
+    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+        if self._limit is not None and len(self.found) >= self._limit:
+            item.session.shouldstop = "enough cases"

@@ -22,7 +22,7 @@ from blockfuse.block import accumulation_depth, reference
 from blockfuse.build.cubin import compile_kernels
 from blockfuse.verification.compare import tolerance
 from tests.cuda_kernels import Built, inputs_of, kernel_arguments
-from tests.gpu.cases import all_cases
+from tests.gpu.cases import collected
 
 Case = dict[str, Any]
 
@@ -31,11 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Export kernels to check on a GPU.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--archs", nargs="+", default=["sm_90"])
-    parser.add_argument("--only", default="", help="a word in the names of cases")
+    parser.add_argument("--only", default="", help="a word in the names of tests, as for pytest -k")
     parser.add_argument("--limit", type=int, help="how many cases at most")
     options = parser.parse_args(arguments)
-    found = [(name, make) for name, make in all_cases().items() if options.only in name][: options.limit]
-    built = [(name, make()) for name, make in found]
+    built = list(collected(options.only, options.limit).items())
     cases = export(built, options.folder, options.archs)
     sys.stdout.write(f"{len(cases)} cases in {options.folder}\n")
 
