@@ -78,7 +78,7 @@ struct State {
   MatrixElement element;
   const void* pc;
   // Under way.
-  std::vector<std::unique_ptr<Sums>> sums_in_flight;
+  std::vector<std::shared_ptr<Sums>> sums_in_flight;
   std::vector<Part> open;
   std::deque<std::vector<Part>> groups;
   std::unordered_map<uintptr_t, int> sum_words, operand_words;  // how many products use them
@@ -146,10 +146,10 @@ void check_fenced(const State& state, const void* pointer) {
 
 // The sums of the current thread, which become unreadable.
 Sums* take_sums(State& state) {
-  for (std::unique_ptr<Sums>& sums : state.sums_in_flight) {
+  for (std::shared_ptr<Sums>& sums : state.sums_in_flight) {
     if (sums->registers == state.sums) return sums.get();
   }
-  auto sums = std::make_unique<Sums>();
+  auto sums = std::make_shared<Sums>();
   sums->registers = state.sums;
   for (float* pointer : state.sums) {
     check_fenced(state, pointer);
@@ -253,7 +253,7 @@ void end_for_current(const Part& part) {
   for (int r = 0; r < 4; ++r) release(state.operand_words, product.operands[in_group * 4 + r]);
   if (--sums.products > 0) return;
   for (size_t i = 0; i < sums.values.size(); ++i) *sums.registers[i] = sums.values[i];
-  auto is_these = [&](const std::unique_ptr<Sums>& other) { return other.get() == &sums; };
+  auto is_these = [&](const std::shared_ptr<Sums>& other) { return other.get() == &sums; };
   state.sums_in_flight.erase(std::find_if(state.sums_in_flight.begin(), state.sums_in_flight.end(), is_these));
 }
 
