@@ -1,5 +1,6 @@
 """What joins which unit, what becomes a unit of its own, and which rows of a value a gate needs."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from blockfuse.machine import Map, MultiplyBy, Region, Residual, global_tile, re
 from blockfuse.machine.affine import span
 from blockfuse.plan.choose_cpu import plan_cpu
 from blockfuse.plan.cpu_tiling import unit_tiling
-from blockfuse.plan.cut import into_units
+from blockfuse.plan.cut import into_units, is_closed, part
 from blockfuse.plan.device import cpu_device
 from blockfuse.plan.fold import AddBias, AddValue, MultiplyValue, ScaleChannels, fold, unfoldable
 from blockfuse.plan.infeasible import Infeasible
@@ -81,18 +82,30 @@ def test_an_unknown_stage_is_named():
     assert not unfoldable(Block((ImageShape(1, 1, 1),), (Shuffle("fine", (0,), RELU),)))
 
 
+def run_parts(block: Block, parts: Sequence[Block], inputs: list[np.ndarray]) -> np.ndarray:
+    """The parts one after the other in float64, passing values by their names."""
+    known = dict(zip(block.tensors[:-1], inputs, strict=True))
+    for each in parts:
+        each.check()
+        known[each.tensors[-1]] = reference(each, [known[name] for name in each.tensors[:-1]])[-1]
+    return known["out"]
+
+
 @pytest.mark.parametrize("seed", range(60))
-def test_units_apart_compute_the_block(seed: int):
+def test_parts_compute_the_block(seed: int):
+    """Each unit by itself, and all that lies before and behind every place where the block can be cut."""
     rng = np.random.default_rng(seed)
     block = random_block(rng, kinds=ALL_KINDS)
     block = replace(block, tensors=(*(f"in{i}" for i in range(len(block.inputs))), "out"))
+    folded = fold(block)
     inputs = [rng.standard_normal((block.batch, s.height, s.width, s.channels)) for s in block.inputs]
     wanted = reference(block, inputs)[-1]
-    known = dict(zip(block.tensors[:-1], inputs, strict=True))
-    for part in into_units(fold(block)):
-        part.check()
-        known[part.tensors[-1]] = reference(part, [known[name] for name in part.tensors[:-1]])[-1]
-    np.testing.assert_allclose(known["out"], wanted, rtol=0, atol=1e-9 * np.abs(wanted).max() + 1e-12)
+    count = len(folded.units)
+    halves = [(range(at), range(at, count)) for at in range(1, count)]
+    cuts = [[part(folded, half) for half in pair] for pair in halves if is_closed(folded, pair[0])]
+    for parts in (into_units(folded), *cuts):
+        got = run_parts(block, parts, inputs)
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-9 * np.abs(wanted).max() + 1e-12)
 
 
 @pytest.mark.parametrize(("channels", "pixels"), [(1024, 7), (2048, 7), (1008, 14)])
