@@ -1,0 +1,177 @@
+"""From kernels to fat binaries inside a library, and which GPUs they are for."""
+
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blockfuse import gpu
+from blockfuse.build import cubin
+from blockfuse.build.border import computed_in
+from blockfuse.build.imports import rewritten
+from blockfuse.build.kernel_cache import KernelCache
+from blockfuse.build.network import Call, Network
+from blockfuse.errors import InternalError, TargetError, UnsupportedModelError
+from blockfuse.graph import Op, Tensor
+from blockfuse.plan.device import device_of
+from blockfuse.runtime.library import Port
+from blockfuse.target import newest_plain, parse_target, runs_on
+
+KERNEL = 'extern "C" __global__ void bf_scale_kernel(float* y) { y[threadIdx.x] *= 2; }\n'
+
+
+# ---- architectures ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("archs", "here", "runs"),
+    [
+        ("sm_80", "sm_80", True),
+        ("sm_80", "sm_86", True),
+        ("sm_86", "sm_80", False),
+        ("sm_80", "sm_90", True),  # as PTX
+        ("sm_90", "sm_89", False),
+        ("sm_90a", "sm_90", True),
+        ("sm_90a", "sm_100", False),
+        ("sm_90a,sm_80", "sm_120", True),
+        ("sm_120", "sm_100", False),
+    ],
+)
+def test_where_code_runs(archs, here, runs):
+    assert runs_on(archs.split(","), here) is runs
+
+
+def test_ptx_is_made_of_the_newest_that_has_a_successor():
+    assert newest_plain(["sm_80", "sm_90", "sm_100a"]) == 90
+    assert newest_plain(["sm_90a"]) is None
+    assert cubin.generations(["sm_80", "sm_90a"]) == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_80,code=compute_80",
+    ]
+
+
+def test_plans_for_several_gpus_fit_the_smallest():
+    device = device_of(parse_target("sm_90,sm_86"))
+    assert (device.name, device.local_bytes) == ("H200", 99 * 1024)
+    with pytest.raises(TargetError, match="no device figures for sm_70; known are sm_80, sm_86"):
+        device_of(parse_target("sm_80,sm_70"))
+
+
+def test_no_driver_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(gpu, "_DRIVER", "libno_such_driver.so.1")
+    with pytest.raises(TargetError, match=r"^there is no GPU driver on this machine: libno_such_driver.so.1 is not"):
+        gpu.this_gpu()
+
+
+# ---- nvcc ------------------------------------------------------------------------------------------------------------
+def test_no_compiler_is_one_clear_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(cubin, "_USUAL_PLACE", str(tmp_path))
+    for name in ("CUDA_HOME", "CUDA_PATH", "PATH"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(TargetError, match="needs nvcc of the CUDA toolkit, as NVRTC alone is not used: put nvcc on"):
+        cubin.find_nvcc()
+
+
+@pytest.fixture
+def fake_nvcc(monkeypatch, tmp_path):
+    """A function that makes an nvcc of a shell script; it returns a file with a line per call."""
+
+    def install(script):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        path, log = tmp_path / "bin" / "nvcc", tmp_path / "log"
+        path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec echo one\necho "$@" >> {log}\n{script}\n')
+        path.chmod(0o755)
+        monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+        return log
+
+    return install
+
+
+def test_equal_kernels_are_compiled_once(fake_nvcc, tmp_path):
+    log = fake_nvcc("cp kernel.cu kernel.fatbin")
+    cache = KernelCache(tmp_path / "cache")
+    for _ in range(2):
+        assert cubin.compile_kernels(["a", "b"], ["sm_90"], cache) == [b"a", b"b"]
+    assert len(log.read_text().splitlines()) == 2
+    cubin.compile_kernels(["a"], ["sm_80"], cache)
+    assert len(log.read_text().splitlines()) == 3
+
+
+def test_what_nvcc_rejects_is_named(fake_nvcc):
+    fake_nvcc('echo "kernel.cu(3): error: no such thing" >&2; echo more >&2; exit 1')
+    with pytest.raises(InternalError, match=r"^nvcc rejects kernel bf_scale_kernel: kernel.cu\(3\): error: no such"):
+        cubin.compile_kernels([KERNEL], ["sm_90"], KernelCache(None))
+    fake_nvcc("echo \"nvcc fatal   : Unsupported gpu architecture 'compute_70'\" >&2; exit 1")
+    with pytest.raises(TargetError, match=r"^nvcc cannot compile for sm_70: nvcc fatal"):
+        cubin.compile_kernels([KERNEL], ["sm_70"], KernelCache(None))
+
+
+def test_a_real_nvcc_makes_code_for_every_architecture(tmp_path):
+    try:
+        compiler = Path(cubin.find_nvcc())
+    except TargetError as error:
+        pytest.skip(str(error))
+    (code,) = cubin.compile_kernels([KERNEL], ["sm_80", "sm_90a"], KernelCache(None))
+    assert code[:4] == b"\x50\xed\x55\xba"
+    lister = compiler.resolve().with_name("cuobjdump")
+    if not lister.exists():
+        return
+    (tmp_path / "kernel.fatbin").write_bytes(code)
+    command = [lister, "-lelf", "-lptx", tmp_path / "kernel.fatbin"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert all(arch in listed for arch in ("sm_80", "sm_90a", "ptx"))
+
+
+# ---- the import tree -------------------------------------------------------------------------------------------------
+def packed(*parts):
+    """As TVM packs it: lengths before everything."""
+    return b"".join(struct.pack("<Q", len(part)) + part for part in parts)
+
+
+def test_sources_in_a_library_become_machine_code():
+    tree = struct.pack("<3Q", 2, 0, 1) + struct.pack("<2Q", 1, 1)
+    module = packed(b"cuda") + b"functions" + packed(b"source")
+    data = packed(tree + packed(b"_lib", b"relax.VMExecutable", b"bytecode", b"cuda", module))
+    expected = packed(b"cubin") + b"functions" + packed(b"machine code")
+    assert rewritten(data, {"other": b"", "source": b"machine code"}) == packed(
+        tree + packed(b"_lib", b"relax.VMExecutable", b"bytecode", b"cuda", expected)
+    )
+    with pytest.raises(InternalError, match="holds no source that was compiled"):
+        rewritten(data, {"other": b""})
+
+
+# ---- the border ------------------------------------------------------------------------------------------------------
+def network(value=1.0):
+    shape = (2, 3, 4, 5)
+    tensors = {name: Tensor(name, shape, "float32") for name in "xay"}
+    tensors["c"] = Tensor("c", (1,), "float32", np.array([value], np.float32))
+    tensors["n"] = Tensor("n", (1,), "int64", np.array([1 << 40]))
+    steps = (Call("k", ("x",), (), "a", (2, 4, 5, 3)), Op("Mul", "mul", ("a", "c"), ("y",)))
+    ports = [(Port(name, shape),) for name in "xy"]
+    return Network("net", *ports, steps, tensors)
+
+
+def test_a_network_is_computed_in_half_precision_between_its_ports():
+    inner, casts = computed_in(network(), "float16")
+    inner.check()
+    assert [(cast.source, cast.target, cast.shape, cast.transposed) for cast in casts.values()] == [
+        ("float32", "float16", (2, 3, 4, 5), True),
+        ("float16", "float32", (2, 4, 5, 3), False),
+    ]
+    assert [step.inputs for step in inner.steps] == [("x",), ("x.float16",), ("a", "c"), ("y.float16",)]
+    types = {name: tensor.dtype for name, tensor in inner.tensors.items()}
+    assert (types["x"], types["y"], types["a"], types["c"], types["n"]) == (
+        "float32",
+        "float32",
+        "float16",
+        "float16",
+        "int64",
+    )
+    assert inner.tensors["c"].value.dtype == np.float16
+
+
+def test_constants_too_large_for_the_type_are_named():
+    with pytest.raises(UnsupportedModelError, match="constant 'c' holds 7e"):
+        computed_in(network(7e4), "float16")
+    computed_in(network(np.inf), "float16")
