@@ -4,11 +4,11 @@
 
 Needs a Python with PyTorch and numpy; neither ONNX nor TVM's compiler. All sides of a figure take turns in one process:
 ours fused and unfused (the same instructions, a kernel per convolution), PyTorch eager with channels last, and
-``torch.compile`` with CUDA graphs, all in half precision. Every side is compared with PyTorch in float32 first; what is
-wrong is not timed. Results are written after each network and block, so a run that is stopped loses one of them;
-what the file has already is skipped (``--again`` measures anew). Whole networks of ours start from float32
-N, C, H, W images, which PyTorch's sides are spared: our two conversions are in our times. Blocks start from half
-precision with channels last on all sides, each recorded as one CUDA graph.
+``torch.compile`` recorded as a CUDA graph, all in half precision. Every side is compared with PyTorch in float32 first;
+what is wrong is not timed. Results are written after each network and block, so a run that is stopped loses one of
+them; what the file has already is skipped, unless it lacks a side (``--again`` measures anew). Whole networks of ours
+start from float32 N, C, H, W images, which PyTorch's sides are spared: our two conversions are in our times. Blocks
+start from half precision with channels last on all sides, each recorded as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     index = read_json(options.folder / "export.json")
     use_runtime(options.folder)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(options.folder.resolve() / "inductor"))
     setting = setting_of(options, index)
     results = Results(options.output or RESULTS / f"gpu_{options.name}.json", setting, options)
     deadline = time.monotonic() + 60 * options.minutes
     wrong = 0
     for key, run in parts(setting, index, options):
-        if key in results and not options.again:
+        if results.has(key, options.sides) and not options.again:
             continue
         if time.monotonic() > deadline:
             print(f"stopped after {options.minutes} minutes before {' '.join(map(str, key))}; run it again to go on")
@@ -139,8 +140,10 @@ class Results:
             "sides": {"fused": f"fuse={setting.fused}", "unfused": "fuse=never", TORCH_COMPILE: options.mode},
         }
 
-    def __contains__(self, key: tuple[Any, ...]) -> bool:
-        return key in self._records
+    def has(self, key: tuple[Any, ...], sides: Sequence[str]) -> bool:
+        """Whether there is a record with all these sides, measured or found wrong or failing."""
+        record = self._records.get(key)
+        return record is not None and set(sides) <= {*record["times"], *record["wrong"], *record["failed"]}
 
     def add(self, key: tuple[Any, ...], record: Json) -> None:
         """Keep a record and write the file."""
@@ -161,6 +164,7 @@ def line(key: tuple[Any, ...], record: Json) -> str:
         f"{name}: {one['of_minima']:.2f}/{one['of_medians']:.2f}" for name, one in record["ratios"].items()
     )
     wrong = "".join(f"  WRONG: {name}" for name in record["wrong"])
+    wrong += "".join(f"  failed: {name}: {why}" for name, why in record["failed"].items())
     return f"{' '.join(map(str, key))}: min/median ms: {times}; ratios: {pairs}{wrong}"
 
 

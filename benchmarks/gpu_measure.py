@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from blockfuse.plan.cost import waterline
 from blockfuse.plan.device import GPUS, Device
@@ -28,8 +28,8 @@ Json: TypeAlias = dict[str, Any]
 CONVENTION = "ratio = our time / the other's; below 1 we are faster; times are milliseconds per call"
 
 _WARM_UP = 0.2  # seconds per side
-_MMA_SYNC = {"sm_90": 0.62}
-"""Share of the tensor peak that mma.sync reaches by the planner's assumption; elsewhere all of it."""
+_SHARE_ON_HOPPER = {"mma.sync": 0.62, "wgmma": 0.96}
+"""Of the tensor peak, what an instruction reaches at best by the planner's assumption; on other chips all of it."""
 _PACKAGES = ("torch", "triton", "numpy", "apache-tvm-ffi", "nvidia-cudnn-cu13")
 _QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,power.draw,utilization.gpu"
 
@@ -92,6 +92,8 @@ def measure(
         turn: Seconds of one turn.
         fewest: Turns per side at least.
     """
+    if not sides:
+        return {}
     counts = {name: _calls_per_turn(call, clock, turn, min(_WARM_UP, seconds)) for name, call in sides.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     order, deadline = list(sides), time.monotonic() + seconds
@@ -136,40 +138,60 @@ def ratios(times: Mapping[str, Json]) -> dict[str, Json]:
     }
 
 
-def efficiency(times: Mapping[str, Json], operations: int, device: Device, arch: str) -> dict[str, Json]:
-    """Operations of the model per second of the fastest turn, over the tensor peaks of the chip and of ``mma.sync``."""
-    engine = engine_peak(device, arch)
-    return {
-        name: {
-            "tflops": operations / side["minimum"] / 1e9,
-            "of_chip": operations / side["minimum"] * 1e3 / device.tensor_peak,
-            "of_mma_sync": operations / side["minimum"] * 1e3 / engine,
-        }
-        for name, side in times.items()
-    }
+class Work(NamedTuple):
+    """What one kernel does.
+
+    Attributes:
+        operations: Of the model.
+        nbytes: Read and written, every tensor once.
+        plan: The choices, in words.
+    """
+
+    operations: int
+    nbytes: int
+    plan: str
+
+    @property
+    def engine(self) -> str:
+        """The instruction that makes its sums."""
+        return "wgmma" if "wgmma" in self.plan else "mma.sync"
 
 
-def engine_peak(device: Device, arch: str) -> float:
-    """Operations per second of the instruction our kernels use, by the planner's assumption."""
-    return device.tensor_peak * _MMA_SYNC.get(arch, 1.0)
+def efficiency(times: Mapping[str, Json], kernels: Mapping[str, Sequence[Work]], device: Device, arch: str) -> Json:
+    """Operations of the model per second of the fastest turn, over the tensor peaks of the chip and of our engines.
 
-
-def limits(kernels: Mapping[str, Sequence[tuple[int, int]]], device: Device, arch: str) -> Json:
-    """The waterline of each way to cut a network into kernels of (operations, bytes): predicted, not measured."""
+    A side that is not ours is compared with the engines of our first one, as it does the same operations.
+    """
     found = {}
-    for name, sizes in kernels.items():
-        if not sizes:
-            continue
-        data = asdict(waterline(sizes, device.tensor_peak, device.memory_bandwidth))
+    for name, side in times.items():
+        work = kernels.get(name) or next(iter(kernels.values()))
+        rate = sum(one.operations for one in work) / side["minimum"] * 1e3
+        peak = engine_peak(work, device, arch)
+        found[name] = {"tflops": rate / 1e12, "of_chip": rate / device.tensor_peak, "of_engine": rate / peak}
+    return found
+
+
+def engine_peak(kernels: Sequence[Work], device: Device, arch: str) -> float:
+    """Operations per second if every kernel ran at the peak of its instruction."""
+    shares = _SHARE_ON_HOPPER if arch.startswith("sm_90") else {}
+    all_of_it = sum(one.operations for one in kernels)
+    spent = sum(one.operations / shares.get(one.engine, 1.0) for one in kernels)
+    return device.tensor_peak * all_of_it / spent if spent else device.tensor_peak
+
+
+def limits(kernels: Mapping[str, Sequence[Work]], device: Device, arch: str) -> Json:
+    """The waterline of each way to cut a network into kernels: predicted from a data sheet, not measured."""
+    found = {}
+    for name, work in kernels.items():
+        data = asdict(
+            waterline([(one.operations, one.nbytes) for one in work], device.tensor_peak, device.memory_bandwidth)
+        )
         lost = data.pop("lost_seconds")
-        found[name] = {**data, "lost_seconds": sum(lost), "kernels": len(sizes)}
-    return {
-        "figures_of": device.name,
-        "chip_peak": device.tensor_peak,
-        "mma_sync_peak": engine_peak(device, arch),
-        "bandwidth": device.memory_bandwidth,
-        "predicted": found,
-    }
+        peak = engine_peak(work, device, arch)
+        engines = sorted({one.engine for one in work})
+        found[name] = {**data, "lost_seconds": sum(lost), "kernels": len(work), "engines": engines, "engine_peak": peak}
+    figures = {"figures_of": device.name, "chip_peak": device.tensor_peak, "bandwidth": device.memory_bandwidth}
+    return {**figures, "predicted": found}
 
 
 def figures_of(arch: str) -> Device:

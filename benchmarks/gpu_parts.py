@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from benchmarks.cuda_driver import Cuda
-from benchmarks.gpu_measure import Call, Json, efficiency, figures_of, limits, ratios
+from benchmarks.gpu_measure import Call, Json, Work, efficiency, figures_of, limits, ratios
 from benchmarks.gpu_sides import (
     TORCH_COMPILE,
     TORCH_EAGER,
@@ -104,21 +104,29 @@ class _Part:
             for name, array in results.items()
         }
 
-    def measured(self, calls: Mapping[str, Callable[[], Call]], errors: Mapping[str, float]) -> Json:
+    def measured(self, makers: Mapping[str, Callable[[], Call]], errors: Mapping[str, float]) -> Json:
         """Times and ratios of the sides that are right; an error above 1, or NaN, is wrong."""
         wrong = [name for name, error in errors.items() if not error <= 1]
-        times = self.setting.time({name: make() for name, make in calls.items() if name not in wrong})
+        calls, failed = {}, {}
+        for name, make in makers.items():
+            if name in wrong:
+                continue
+            try:
+                calls[name] = make()
+            except Exception as error:  # noqa: BLE001 - a baseline that does not compile must not take the others along
+                failed[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        times = self.setting.time(calls)
         finite = {name: error if math.isfinite(error) else None for name, error in errors.items()}
-        return {"times": times, "ratios": ratios(times), "errors": finite, "wrong": wrong}
+        return {"times": times, "ratios": ratios(times), "errors": finite, "wrong": wrong, "failed": failed}
 
-    def judged_figures(self, times: Mapping[str, Json], kernels: Mapping[str, list[tuple[int, int]]]) -> Json:
+    def figures(self, times: Mapping[str, Json], kernels: Mapping[str, list[Work]]) -> Json:
         """Efficiency beside the waterline; on a processor neither is known."""
-        operations = sum(n for n, _ in next(iter(kernels.values()), []))
-        if not self.setting.on_gpu:
+        operations = {name: sum(one.operations for one in work) for name, work in kernels.items()}
+        if not self.setting.on_gpu or not operations or not all(operations.values()):
             return {"operations": operations}
         arch = self.setting.device[1]
         device = figures_of(arch)
-        found = {"operations": operations, "efficiency": efficiency(times, operations, device, arch)}
+        found = {"operations": operations, "efficiency": efficiency(times, kernels, device, arch)}
         return {**found, "waterline": limits(kernels, device, arch)}
 
 
@@ -144,10 +152,14 @@ class NetworkPart(_Part):
             calls |= self._torch_calls(torch)
         data = self.measured(calls, self.judged(results, torch, graph["allowed"], inner=False))
         kernels = {
-            name: [(kernel.operations, kernel.global_bytes) for step in one.report().steps for kernel in step.kernels]
+            name: [
+                Work(kernel.operations, kernel.global_bytes, kernel.plan)
+                for step in one.report().steps
+                for kernel in step.kernels
+            ]
             for name, one in ours.items()
         }
-        return {**data, **self.judged_figures(data["times"], kernels)}
+        return {**data, **self.figures(data["times"], kernels)}
 
     def _torch_calls(self, torch: TorchSide) -> dict[str, Callable[[], Call]]:
         made = {
@@ -195,12 +207,13 @@ class BlockPart(_Part):
         finally:
             setting.cuda.free()
         sizes = {
-            way: [(kernel["operations"], kernel["global_bytes"]) for kernel in kernels]
+            way: [Work(kernel["operations"], kernel["global_bytes"], kernel["plan"]) for kernel in kernels]
             for way, kernels in block["ways"].items()
+            if way in setting.sides
         }
         about = {key: block[key] for key in ("pattern", "calls", "stages")}
         plans = {way: [kernel["plan"] for kernel in kernels] for way, kernels in block["ways"].items()}
-        return {**about, "plans": plans, **data, **self.judged_figures(data["times"], sizes)}
+        return {**about, "plans": plans, **data, **self.figures(data["times"], sizes)}
 
     def _call(self, kernels: BlockKernels) -> Call:
         return kernels if self.setting.torch is None else record(self.setting.torch, kernels)
