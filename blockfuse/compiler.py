@@ -151,6 +151,7 @@ def _run(
     with watch("build"):
         network, added = backend.border(assemble(parts, programs, backend.pack, taps=taps))
         importer = lambda op: frontend.to_onnx(alone(network, op))  # noqa: E731
+        target = replace(target, shared_bytes=programs.shared_bytes)
         library = build(network, functions | added, target, importer, cuda_graph=cuda_graph)
     if keep_sources:
         library = replace(library, sources=texts_of(programs.by_name, functions, cuda=target.kind == "cuda"))

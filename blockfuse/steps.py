@@ -74,6 +74,12 @@ class Programs:
     by_name: Mapping[str, Program]
     names: tuple[str, ...]
 
+    @property
+    def shared_bytes(self) -> int:
+        """The most shared memory that a CTA of any kernel uses; 0 on a CPU."""
+        programs = [program for program in self.by_name.values() if program.target == "cuda"]
+        return max((program.arena * (4 if program.dtype == "float32" else 2) for program in programs), default=0)
+
 
 def planar_values(graph: Graph, device: Device) -> frozenset[str]:
     """Names of images that kernels read as N, C, H, W: the network's inputs on a CPU; GPUs convert them beforehand."""

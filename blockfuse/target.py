@@ -33,6 +33,7 @@ class Target:
         registers: Vector registers for sums, weights and pixels of a kernel.
         threads: Threads that work is divided among.
         archs: CUDA architectures, such as ``("sm_80", "sm_90a")``; empty for CPUs.
+        shared_bytes: The most shared memory that a CTA of any kernel uses; 0 where that is not known yet.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Target:
     registers: int = 15
     threads: int = 1
     archs: tuple[str, ...] = ()
+    shared_bytes: int = 0
 
     def missing_features(self) -> tuple[str, ...]:
         """What this machine lacks to run code for the target; empty if it can."""

@@ -63,6 +63,12 @@ def require_gpu(library: Library) -> None:
     archs = library.target.archs
     if not runs_on(archs, gpu.arch):
         raise TargetError(f"{library.name} was compiled for {', '.join(archs)}, and this GPU is {gpu}")
+    need = library.target.shared_bytes
+    if need > gpu.shared_bytes:
+        raise TargetError(
+            f"{library.name} was planned for {', '.join(archs)} and needs {need:,} bytes of shared memory; this GPU, "
+            f"{gpu}, has {gpu.shared_bytes:,}"
+        )
 
 
 @functools.cache

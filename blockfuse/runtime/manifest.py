@@ -97,7 +97,7 @@ def _manifest(data: dict[str, Any]) -> Manifest:
 # ---- parts -----------------------------------------------------------------------------------------------------------
 def _target(data: dict[str, Any]) -> Target:
     strings = {name: _get(data, name, str) for name in ("name", "kind", "machine", "mcpu")}
-    numbers = {name: _natural(data, name) for name in ("lanes", "registers", "threads")}
+    numbers = {name: _natural(data, name) for name in ("lanes", "registers", "threads", "shared_bytes")}
     lists = {name: _strings(data, name) for name in ("features", "archs")}
     return Target(**strings, **numbers, **lists)  # type: ignore[arg-type] # the three groups have one type each
 

@@ -1,8 +1,11 @@
 """From kernels to fat binaries inside a library, and which GPUs they are for."""
 
+import re
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from blockfuse.build.network import Call, Network
 from blockfuse.errors import InternalError, TargetError, UnsupportedModelError
 from blockfuse.graph import Op, Tensor
 from blockfuse.plan.device import device_of
+from blockfuse.runtime import cuda
 from blockfuse.runtime.library import Port
 from blockfuse.target import newest_plain, parse_target, runs_on
 
@@ -62,6 +66,24 @@ def test_no_driver_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(gpu, "_DRIVER", "libno_such_driver.so.1")
     with pytest.raises(TargetError, match=r"^there is no GPU driver on this machine: libno_such_driver.so.1 is not"):
         gpu.this_gpu()
+
+
+def test_a_gpu_that_cannot_run_the_code_is_named_beside_it(monkeypatch):
+    """The second one is newer than the code, and would translate it."""
+    target = replace(parse_target("sm_90"), shared_bytes=150_000)
+    library = SimpleNamespace(name="net", target=target)
+    for other, message in (
+        (gpu.Gpu("old", "sm_80", 166_912), "net was compiled for sm_90, and this GPU is old (sm_80)"),
+        (
+            gpu.Gpu("small", "sm_120", 101_376),
+            "net was planned for sm_90 and needs 150,000 bytes of shared memory; this GPU, small (sm_120), has 101,376",
+        ),
+    ):
+        monkeypatch.setattr(cuda, "this_gpu", lambda other=other: other)
+        with pytest.raises(TargetError, match=f"^{re.escape(message)}$"):
+            cuda.require_gpu(library)
+    monkeypatch.setattr(cuda, "this_gpu", lambda: gpu.Gpu("fine", "sm_100", 232_448))
+    cuda.require_gpu(library)
 
 
 # ---- nvcc ------------------------------------------------------------------------------------------------------------
