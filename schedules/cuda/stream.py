@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blockfuse.errors import InternalError
-from blockfuse.machine import Engine, Node, Ring, Step
+from blockfuse.machine import Engine, Gemm, Node, Ring, Step, walk
 from blockfuse.program.ahead import Ahead, Branch, Frame, Upcoming, ahead
 from blockfuse.schedules.cuda.emitter import address
 from blockfuse.schedules.cuda.kernel import Kernel, shifted
@@ -42,7 +42,7 @@ def begin(kernel: Kernel, step: Step, path: Sequence[Frame]) -> None:
     """What happens before the body of a step."""
     ring, emit = _ring(kernel), kernel.emit
     emit.ptx(WAIT, ring.depth - 2)
-    if kernel.program.uses(Engine.WGMMA):
+    if any(isinstance(node, Gemm) and kernel.tiling(node.acc).engine is Engine.WGMMA for node in walk(step.body)):
         emit.ptx(PROXY_FENCE)
     emit.barrier()
     kernel.copies_pending = False

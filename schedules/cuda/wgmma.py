@@ -12,7 +12,7 @@ while the next pixels are loaded: each of the last S steps has registers of its 
         close the group
     wait for all groups
 
-Where the pixels are in registers already, all products are one group.
+Where there are no more than S steps, or the pixels are in registers already, all products are one group.
 
 Of the m64 tile, warp w of the four has rows 16 w to 16 w + 15, with sums and pixels in its registers as for m16n8k16,
 so EPILOGUE, CHAIN and HOLD do not know which engine made the sums. m16 tiles that do not exist repeat pixels that do;
@@ -107,8 +107,10 @@ def _product(kernel: Kernel, node: Gemm) -> _Product:
     parts = next(p for p in range(1, mine.ni + 1) if mine.ni % p == 0 and mine.ni * N // p <= _WIDEST)
     first = kernel.weight_offset(node.weights, kernel.vector) + mine.col * (mine.ni * N * width)
     start = T.cuda.cvta_generic_to_shared(address(kernel.shared, first))
-    wide = tirx.Cast("uint64", T.shift_right(start, T.uint32(4)))
-    weights = kernel.emit.bind("weights", T.bitwise_or(T.uint64(descriptor_bits(width)), wide))
+    high, low = divmod(descriptor_bits(width), 1 << 32)
+    halves = (T.uint32(high), T.bitwise_or(T.shift_right(start, T.uint32(4)), T.uint32(low)))
+    upper, below = (tirx.Cast("uint64", half) for half in halves)
+    weights = kernel.emit.bind("weights", T.bitwise_or(T.shift_left(upper, T.uint64(32)), below))
     return _Product(mine, depth // K, width, outputs, parts, weights)
 
 
@@ -117,6 +119,7 @@ def _from_shared(kernel: Kernel, node: Gemm, product: _Product) -> None:
     emit, mine, depth = kernel.emit, product.mine, product.depth
     inner = max(d for d in range(1, _UNROLL + 1) if depth % d == 0 and d * K % product.width == 0)
     steps = min(WGMMA_STEPS, inner)
+    again = node.weights.taps.size.const * depth > inner
     pixels = kernel.registers("pixels", A_WORDS * WGMMA_STEPS * kernel.most_tiles, "uint32")
     rows = row_offsets(kernel, node, mine)
     with emit.loop(node.weights.taps.size.const, "tap") as tap:
@@ -126,14 +129,16 @@ def _from_shared(kernel: Kernel, node: Gemm, product: _Product) -> None:
             for ki in range(inner):
                 held = ki % steps * mine.mb * A_WORDS
                 words = [[load(pixels, held + j * A_WORDS + i) for i in range(A_WORDS)] for j in range(mine.mb)]
-                emit.ptx(_WAIT, _later(ki, inner, steps))
+                if again or ki >= steps:
+                    emit.ptx(_WAIT, _later(ki, inner, steps))
                 for j in range(mine.mb):
                     with emit.when(_exists(mine, j)):
                         source = first + (outer * inner + ki) * K + load(rows, j)
                         emit.ptx(LOAD_MATRICES, *words[j], address(kernel.shared, source))
                 emit.ptx(_FENCE)
                 _multiply(kernel, node, product, words, _moved(weights, product.offset(ki)))
-                emit.ptx(_COMMIT)
+                if again or inner > steps or ki == inner - 1:
+                    emit.ptx(_COMMIT)
 
 
 def _later(ki: int, inner: int, steps: int) -> int:

@@ -237,5 +237,5 @@ def test_both_thread_orders_agree_unless_there_is_a_race() -> None:
 
 
 def test_unknown_instructions_are_named() -> None:
-    with pytest.raises(UnsupportedInstruction, match=r"wgmma\.fence\.sync\.aligned"):
-        run('asm volatile("wgmma.fence.sync.aligned;" ::: "memory");')
+    with pytest.raises(UnsupportedInstruction, match=r"cp\.async\.bulk\.commit_group"):
+        run('asm volatile("cp.async.bulk.commit_group;" ::: "memory");')

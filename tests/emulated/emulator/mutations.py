@@ -11,6 +11,7 @@ from dataclasses import dataclass
 _KERNEL = re.compile(r"__global__\s+void[^;{]*\{")
 _BARRIER = re.compile(r"\b(?:tvm_builtin_cuda_cta_sync|__syncthreads)\(\);")
 _WAIT = re.compile(r"\b\w*cp_async_wait_(?:group|all)\w*\(\);|asm volatile\(\"cp\.async\.wait_\w+[^;]*;[^;]*;")
+_PRODUCT_RULE = re.compile(r"\b\w*(?:wgmma_fence|wgmma_commit_group|wgmma_wait_group|fence_proxy)\w*\(\);", re.ASCII)
 _MMA = re.compile(r"\b\w*mma_sync\w*\((?P<arguments>[^;]*)\);")
 
 
@@ -30,6 +31,11 @@ def without_each_barrier(source: str) -> list[Mutation]:
 def without_each_wait(source: str) -> list[Mutation]:
     """The source without its first wait for asynchronous copies, without its second, ..."""
     return [_replace(source, match, ";", "without") for match in _in_kernels(_WAIT, source)]
+
+
+def without_each_product_rule(source: str) -> list[Mutation]:
+    """The source without its first fence, commit or wait of wgmma, or fence.proxy.async, without its second, ..."""
+    return [_replace(source, match, ";", "without") for match in _in_kernels(_PRODUCT_RULE, source)]
 
 
 def without_one_mma(source: str, index: int = 0) -> Mutation:
