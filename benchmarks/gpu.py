@@ -42,7 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     index = read_json(options.folder / "export.json")
     use_runtime(options.folder)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(options.folder.resolve() / "inductor"))
     setting = setting_of(options, index)
     results = Results(options.output or RESULTS / f"gpu_{options.name}.json", setting, options)
     deadline = time.monotonic() + 60 * options.minutes
@@ -82,6 +81,7 @@ def setting_of(options: argparse.Namespace, index: Json) -> Setting:
     on_gpu = not index["target"].startswith("cpu")
     torch = None
     if any(side.startswith("torch") for side in options.sides):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(options.folder.resolve() / "inductor"))
         import torch  # noqa: PLC0415 - not a dependency of the project
 
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

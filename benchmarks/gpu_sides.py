@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -34,13 +35,15 @@ def seeded_input(shape: Sequence[int], seed: int = 0) -> Array:
 
 # ---- our containers --------------------------------------------------------------------------------------------------
 def use_runtime(export: Path) -> None:
-    """Take TVM's runtime from an exported folder, unless it is installed."""
-    sys.path.append(str(export / "python"))
-    os.environ.setdefault("BLOCKFUSE_RUNTIME_DIR", str(export / "python" / "blockfuse" / "runtime" / "lib"))
+    """Take ``tvm_ffi`` and TVM's runtime from an exported folder where they are not installed."""
+    if importlib.util.find_spec("tvm_ffi") is None:
+        sys.path.append(str(export / "python"))
+    if importlib.util.find_spec("tvm") is None:
+        os.environ.setdefault("BLOCKFUSE_RUNTIME_DIR", str(export / "python" / "blockfuse" / "runtime" / "lib"))
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None  # type: ignore[assignment] # else tvm_ffi loads it, which takes seconds
-    import tvm_ffi  # noqa: F401, PLC0415
+    import tvm_ffi  # noqa: F401, PLC0415 - not before its path is known
 
     if hidden:
         del sys.modules["torch"]
