@@ -14,9 +14,6 @@ from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded
 from blockfuse.plan.infeasible import Infeasible
 
-_ON_GPUS = ("contract", "depthwise", "pool")
-"""Kinds of units that CUDA programs hold."""
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -35,9 +32,6 @@ def choose(folded: Folded, device: Device, planar: tuple[bool, ...] = ()) -> Cho
         planar: For each input, whether memory holds it as N, C, H, W; on a GPU none does.
     """
     if device.kind == "cuda":
-        other = [unit for unit in folded.units if unit.kind not in _ON_GPUS]
-        if other:
-            return Infeasible(f"{other[0].kind} units on a GPU", len(other), 0, "units")
         plan = plan_cuda(folded, device)
         return plan if isinstance(plan, Infeasible) else Choice(plan, predict(folded, plan, device))
     found = plan_cpu(folded, device, planar)
