@@ -2,10 +2,12 @@
 
     python -m benchmarks.cuda_kernels_static                 a table of every case
     python -m benchmarks.cuda_kernels_static basic --json    cases whose name contains a word, as JSON
+    python -m benchmarks.cuda_kernels_static --engine wgmma  with the other engine, for sm_90a
 
 Registers and spills are those nvcc reports (rows are missing where it is not installed). Everything else
 is counted by the emulator, per CTA: ``conflicts`` are passes through the shared-memory banks over passes without any
-conflict. Cycles per SM are a model, not a measurement: mma / 0.62, wavefronts + asynchronous bytes / 128, and 32-byte
+conflict. Products of wgmma count as the mma of m16n8k16 that do the same. Cycles per SM are a model, not a
+measurement: mma / 0.62, or / 0.96 with wgmma; wavefronts + asynchronous bytes / 128 + what wgmma reads / 128; 32-byte
 sectors * 32 / 28.
 """
 
@@ -16,13 +18,15 @@ import json
 from dataclasses import dataclass
 
 from blockfuse.block import Block
+from blockfuse.machine import Engine
 from blockfuse.report import table
 from tests.cuda_kernels import Built, Run, build, grid, run
 from tests.emulated.nvcc import compile_cubin, find_nvcc
 from tests.residual_blocks import basic, bottleneck, mbconv
 
-ARCHS = ("sm_80", "sm_90")
-_FLOP_SHARE = 0.62  # of the tensor peak, for mma.sync
+ARCHS = {Engine.MMA: ("sm_80", "sm_90"), Engine.WGMMA: ("sm_90a",)}
+_FLOP_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of the tensor peak
+_MMA_BYTES = 64  # of weights that wgmma reads for the work of one mma: 256 of them for four
 _BANK_BYTES = 128  # of shared memory per cycle
 _SECTOR, _L2_BYTES = 32, 28  # bytes; bytes of L2 per cycle and SM
 
@@ -48,11 +52,12 @@ CASES = [
 ]
 
 
-def measure(case: Case) -> dict[str, object]:
+def measure(case: Case, engine: Engine) -> dict[str, object]:
     """One row of figures."""
-    built = build(case.block, case.tile, case.warps)
+    built = build(case.block, case.tile, case.warps, engine=engine)
     return {
         "kernel": case.name,
+        "engine": str(engine),
         "tile": f"{built.plan.tile_p}x{built.plan.tile_q}",
         "warps": built.plan.warps,
         "depth": built.plan.depth,
@@ -67,7 +72,7 @@ def _compiled(built: Built) -> dict[str, object]:
     if find_nvcc() is None:
         return {}
     row: dict[str, object] = {}
-    for arch in ARCHS:
+    for arch in ARCHS[built.plan.engine]:
         stats = compile_cubin(built.source, arch, dynamic_shared_bytes=2 * built.program.arena)
         row[f"registers {arch}"] = stats.registers
         row[f"spilled bytes {arch}"] = stats.spill_load_bytes + stats.spill_store_bytes
@@ -77,20 +82,22 @@ def _compiled(built: Built) -> dict[str, object]:
 def _executed(built: Built, result: Run) -> dict[str, object]:
     c, ctas = result.counters, grid(built.program)
     wavefronts = c.ldmatrix_wavefronts + c.shared_load_wavefronts + c.shared_store_wavefronts
+    mma = c.mma + c.wgmma_shared_bytes // _MMA_BYTES
     return {
         "error of allowed": round(result.error, 3),
         "findings": len(result.findings),
-        "mma": c.mma // ctas,
+        "wgmma": c.wgmma // ctas,
+        "mma, or as many": mma // ctas,
         "ldmatrix": c.ldmatrix // ctas,
-        "ldmatrix per mma": round(c.ldmatrix / max(c.mma, 1), 3),
+        "ldmatrix per mma": round(c.ldmatrix / max(mma, 1), 3),
         "shared loads": c.shared_loads // ctas,
         "shared stores": c.shared_stores // ctas,
         "ldmatrix conflicts": round(c.ldmatrix_wavefronts / max(c.ldmatrix_ideal, 1), 2),
         "load conflicts": round(c.shared_load_wavefronts / max(c.shared_load_ideal, 1), 2),
         "store conflicts": round(c.shared_store_wavefronts / max(c.shared_store_ideal, 1), 2),
         "barriers": c.barriers // ctas,
-        "tensor cycles": round(c.mma / ctas / _FLOP_SHARE),
-        "shared cycles": round((wavefronts + c.async_copy_bytes / _BANK_BYTES) / ctas),
+        "tensor cycles": round(mma / ctas / _FLOP_SHARE[built.plan.engine]),
+        "shared cycles": round((wavefronts + (c.async_copy_bytes + c.wgmma_shared_bytes) / _BANK_BYTES) / ctas),
         "L2 cycles": round((c.global_load_sectors + c.global_store_sectors) * _SECTOR / _L2_BYTES / ctas),
     }
 
@@ -100,9 +107,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="cases whose name contains one of these; all by default")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--engine", choices=[str(e) for e in Engine], default=str(Engine.MMA), help="what makes sums")
     options = parser.parse_args()
     chosen = [case for case in CASES if not options.words or any(word in case.name for word in options.words)]
-    rows = [measure(case) for case in chosen]
+    rows = [measure(case, Engine(options.engine)) for case in chosen]
     if options.json:
         print(json.dumps(rows, indent=2))
         return
