@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean emulate
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,9 @@ demo: $(VENV)/.installed  ## Install, then compile, verify and time two networks
 
 test: $(VENV)/.installed lint  ## Install, then check style and types and run all tests.
 	$(BIN)/python -m pytest -q -n 2
+
+emulate: $(VENV)/.installed  ## All emulated kernels of every family of blocks; CI runs a share of them.
+	BLOCKFUSE_EMULATE_ALL=1 $(BIN)/python -m pytest -q -n 2 tests/emulated/test_cuda_covering.py tests/emulated/test_cuda_random.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,0 +1,133 @@
+"""Blocks of every family at awkward sizes: a set in which every pair of choices occurs together at least once.
+
+A greedy construction over shuffled candidates, seeded, so the set is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from blockfuse.block import Block
+from blockfuse.stages import Conv, Window
+from tests.residual_blocks import (
+    basic,
+    bottleneck,
+    convfirst,
+    convnext,
+    custom,
+    finished,
+    fused_mbconv,
+    mbconv,
+    resnext,
+    same,
+    single,
+)
+
+Maker = Callable[[int, int, int, int], Block]
+"""A block from height, width, channels, batch."""
+
+TILE = (4, 6)
+SIZES = {"divisible": (8, 12), "ragged": (7, 9), "smaller": (3, 4), "one_pixel": (1, 1)}
+CHANNELS = (3, 16, 24, 40, 64, 112, 200)
+BATCHES = (1, 3)
+DTYPES = ("float16", "bfloat16")
+
+_CANDIDATES = 60  # tried for every case that is added
+
+
+def _inverted(r: int, stride: int, expansion: int, *, residual: bool) -> Maker:
+    def make(h: int, w: int, c: int, n: int) -> Block:
+        out = c if residual and stride == 1 else c + 8
+        if expansion > 1:
+            return mbconv(h, w, c, expansion * c, out, r, stride, n)
+        block = mbconv(h, w, c, c, out, r, stride, n)
+        stages = [replace(s, inputs=tuple(max(0, i - 2) for i in s.inputs)) for s in block.stages[2:]]
+        return finished("mbconv1", block.inputs[0], stages, n)
+
+    return make
+
+
+def _dense(r: int, stride: int = 1) -> Maker:
+    return lambda h, w, c, n: single(h, w, c, Conv(f"conv{r}x{r}_{stride}", (0,), 24, same(r, stride)), n)
+
+
+def _grouped(width: int, channels: int) -> int:
+    """A number of channels close to ``channels`` that has groups of ``width``."""
+    return max(1, round(channels / width)) * width
+
+
+FAMILIES: dict[str, Maker] = {
+    **{
+        f"mbconv{r}x{r}_s{stride}_e{e}{'_add' if residual else ''}": _inverted(r, stride, e, residual=residual)
+        for r in (3, 5)
+        for stride, residual in ((1, True), (1, False), (2, False))
+        for e in (1, 3, 6)
+    },
+    "basic": lambda h, w, c, n: basic(h, w, c, batch=n),
+    "basic_stride2": lambda h, w, c, n: basic(h, w, c, 32, 2, n),
+    "bottleneck": lambda h, w, c, n: bottleneck(h, w, c, 32, batch=n),
+    "bottleneck_projection": lambda h, w, c, n: bottleneck(h, w, c, 24, c + 16, batch=n),
+    "bottleneck_stride2": lambda h, w, c, n: bottleneck(h, w, c, 32, c + 16, 2, n),
+    "convnext": lambda h, w, c, n: convnext(h, w, c, batch=n),
+    "convfirst_g8": lambda h, w, c, n: convfirst(h, w, _grouped(8, c), 8, 4, n),
+    "convfirst_g16": lambda h, w, c, n: convfirst(h, w, _grouped(16, c), 16, 4, n),
+    "fused_mbconv": lambda h, w, c, n: fused_mbconv(h, w, c, 4 * min(c, 64), batch=n),
+    "resnext_g4": lambda h, w, c, n: resnext(h, w, c, 32, 4, batch=n),
+    "resnext_g8": lambda h, w, c, n: resnext(h, w, c, 40, 8, 2, n),
+    "resnext_g32": lambda h, w, c, n: resnext(h, w, c, 64, 32, batch=n),
+    "stem7x7": _dense(7, 2),
+    "stem3x3": _dense(3, 2),
+    "single1x1": lambda h, w, c, n: single(h, w, c, Conv("conv1x1", (0,), 40, Window()), n),
+    "single3x3": _dense(3),
+    "single5x5": _dense(5),
+    "custom": lambda h, w, c, n: custom(h, w, c, 24, n),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One choice of everything."""
+
+    family: str
+    size: str
+    channels: int
+    batch: int
+    dtype: str
+
+    @property
+    def pairs(self) -> set[tuple[tuple[str, object], ...]]:
+        """All pairs of its choices."""
+        choices = [(name, getattr(self, name)) for name in ("family", "size", "channels", "batch", "dtype")]
+        return set(combinations(choices, 2))
+
+    def block(self) -> Block:
+        """The block, with parameters."""
+        height, width = SIZES[self.size]
+        block = FAMILIES[self.family](height, width, self.channels, self.batch)
+        return replace(block, dtype=self.dtype, name=str(self))
+
+    def __str__(self) -> str:
+        return f"{self.family}_{self.size}_{self.channels}_{self.batch}_{self.dtype}"
+
+
+def covering_set(at_least: int, seed: int = 0) -> list[Case]:
+    """Cases in which every pair of choices occurs; more than needed for that if fewer than ``at_least``."""
+    rng = random.Random(seed)  # noqa: S311 - nothing secret
+    axes: Sequence[Sequence[object]] = (tuple(FAMILIES), tuple(SIZES), CHANNELS, BATCHES, DTYPES)
+    missing = {pair for a, b in combinations(range(len(axes)), 2) for pair in _pairs(axes, a, b)}
+    chosen: list[Case] = []
+    while missing or len(chosen) < at_least:
+        candidates = [Case(*(rng.choice(axis) for axis in axes)) for _ in range(_CANDIDATES)]  # type: ignore[arg-type]
+        best = max(candidates, key=lambda case: len(case.pairs & missing))
+        if best.pairs & missing or not missing:
+            chosen.append(best)
+            missing -= best.pairs
+    return chosen
+
+
+def _pairs(axes: Sequence[Sequence[object]], a: int, b: int) -> set[tuple[tuple[str, object], ...]]:
+    names = ("family", "size", "channels", "batch", "dtype")
+    return {((names[a], x), (names[b], y)) for x in axes[a] for y in axes[b]}

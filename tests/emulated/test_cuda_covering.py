@@ -1,0 +1,32 @@
+"""Kernels of every family of blocks at awkward sizes, emulated; every pair of choices occurs together.
+
+CI runs every sixth case; ``make emulate`` runs all.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.cuda_kernels import build, run
+from tests.emulated.covering import TILE, Case, covering_set
+
+_SHARE = 6
+
+CASES = covering_set(200)
+CHOSEN = CASES if os.environ.get("BLOCKFUSE_EMULATE_ALL") else CASES[::_SHARE]
+
+
+def test_every_pair_occurs():
+    pairs = set().union(*(case.pairs for case in CASES))
+    axes = [{getattr(case, axis) for case in CASES} for axis in ("family", "size", "channels", "batch", "dtype")]
+    sizes = [len(axis) for axis in axes]
+    assert len(pairs) == sum(a * b for i, a in enumerate(sizes) for b in sizes[:i])
+
+
+@pytest.mark.parametrize("case", CHOSEN, ids=str)
+def test_family(case: Case):
+    result = run(build(case.block(), TILE, 4))
+    assert not result.findings
+    assert result.error <= 1
