@@ -27,7 +27,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.gpu_measure import CONVENTION, EventClock, HostClock, facts, gpu_state, measure  # noqa: E402
+from benchmarks.cuda_driver import Cuda  # noqa: E402 - the path comes first
+from benchmarks.gpu_measure import CONVENTION, Clock, EventClock, HostClock, facts, gpu_state, measure  # noqa: E402
 from benchmarks.gpu_parts import BlockPart, NetworkPart, Setting  # noqa: E402
 from benchmarks.gpu_sides import TORCH_COMPILE, TORCH_EAGER, constants_in, read_json, use_runtime  # noqa: E402
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     index = read_json(options.folder / "export.json")
     use_runtime(options.folder)
     setting = setting_of(options, index)
-    results = Results(options.output or RESULTS / f"gpu_{options.name}.json", setting, options)
+    results = Results(options.output or RESULTS / f"gpu_{options.name}.json", setting, index, options)
     deadline = time.monotonic() + 60 * options.minutes
     wrong = 0
     for key, run in parts(setting, index, options):
@@ -78,7 +79,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def setting_of(options: argparse.Namespace, index: Json) -> Setting:
     """Where and how to measure: PyTorch's device and clock, or without it the processor's clock."""
-    on_gpu = not index["target"].startswith("cpu")
     torch = None
     if any(side.startswith("torch") for side in options.sides):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(options.folder.resolve() / "inductor"))
@@ -86,17 +86,24 @@ def setting_of(options: argparse.Namespace, index: Json) -> Setting:
 
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
-    events = on_gpu and torch is not None
+    cuda = None if index["target"].startswith("cpu") else Cuda()
     return Setting(
         folder=options.folder,
         dtype=index["dtype"],
         sides=tuple(options.sides),
         fused=next(policy for policy in index["policies"] if policy != "never"),
         torch=torch,
-        on_gpu=on_gpu,
+        cuda=cuda,
         mode=options.mode,
-        time=lambda sides: measure(sides, EventClock(torch) if events else HostClock(), options.seconds),
+        time=lambda sides: measure(sides, clock_of(torch, cuda), options.seconds),
     )
+
+
+def clock_of(torch: Any, cuda: Cuda | None) -> Clock:
+    """Events of the GPU if PyTorch can record them."""
+    if torch is not None and cuda is not None:
+        return EventClock(torch)
+    return HostClock(None if cuda is None else cuda.synchronize)
 
 
 def parts(
@@ -126,10 +133,11 @@ class Results:
     Args:
         path: The file; what it has already is kept.
         setting: Where it is measured.
+        index: Of what was exported.
         options: The command line.
     """
 
-    def __init__(self, path: Path, setting: Setting, options: argparse.Namespace) -> None:
+    def __init__(self, path: Path, setting: Setting, index: Json, options: argparse.Namespace) -> None:
         self._path = path
         self._setting = setting
         old = read_json(path) if path.exists() else {"records": []}
@@ -137,6 +145,7 @@ class Results:
         self._head = {
             "command": f"python benchmarks/gpu.py {options.folder.name}",
             "convention": CONVENTION,
+            "compiled": {"for": index["target"], "with": index["compiled_with"]},
             "sides": {"fused": f"fuse={setting.fused}", "unfused": "fuse=never", TORCH_COMPILE: options.mode},
         }
 

@@ -14,6 +14,7 @@ from benchmarks.gpu_kernels import constant_names, export_kernels
 from benchmarks.gpu_weights import Constants, PackedWeights, trace
 from benchmarks.torch_graph import describe_part
 from blockfuse.block import Block, accumulation_depth
+from blockfuse.graph import Graph
 from blockfuse.plan.decide import Decision
 from blockfuse.plan.device import device_of
 from blockfuse.plan.fold import fold, unfoldable
@@ -41,7 +42,7 @@ def export_blocks(model: Any, constants: Constants, folder: Path, target: str, d
     folder.mkdir(parents=True, exist_ok=True)
     parts = bf.compile(model, target=target, dtype=dtype, fuse="always", stop_after="partition")
     device, archs = device_of(parse_target(target)), parse_target(target).archs
-    several = [block for block in parts.blocks if not unfoldable(block) and len(fold(block).units) > 1]
+    several = [block for block in parts.blocks if _is_measured(block, parts.graph)]
     calls = Counter(several)
     chosen = replace(parts, steps=tuple(calls))
     weights = PackedWeights(constants)
@@ -58,7 +59,14 @@ def export_blocks(model: Any, constants: Constants, folder: Path, target: str, d
     weights.save(folder / "weights.npz")
 
 
-def _block(block: Block, calls: int, graph: Any, dtype: str) -> Json:
+def _is_measured(block: Block, graph: Graph) -> bool:
+    """Whether a block is several stages that read images."""
+    if unfoldable(block) or len(fold(block).units) < 2:
+        return False
+    return all(len(graph.tensor(name).shape) == 4 for name in block.tensors[:-1])
+
+
+def _block(block: Block, calls: int, graph: Graph, dtype: str) -> Json:
     return {
         "name": block.name,
         "pattern": block.pattern,

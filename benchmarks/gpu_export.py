@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,11 +31,13 @@ from benchmarks.gpu_blocks import export_blocks
 from benchmarks.gpu_weights import Constants, PackedWeights, make_constants, recipe_of_constants, trace
 from benchmarks.torch_graph import constants_of, describe
 from blockfuse.build.backend import backend_of
+from blockfuse.build.cubin import find_nvcc
 from blockfuse.frontend import to_onnx, zoo
 from blockfuse.graph import Graph, Tensor
 from blockfuse.runtime import artifact
 from blockfuse.steps import Programs
 from blockfuse.target import parse_target
+from blockfuse.tools.facts import machine_facts
 from blockfuse.tools.runtime_files import runtime_files
 from blockfuse.verification.compare import tolerance
 from blockfuse.verification.depth import path_depths
@@ -58,7 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name}, batch {batch} ...", file=sys.stderr, flush=True)
             export_network(name, batch, options)
             done.append({"network": name, "batch": batch, "size": options.size, "width": options.width})
-    index = {"target": options.target, "dtype": options.dtype, "policies": options.policies, "networks": done}
+    compiled = {**machine_facts()["versions"], "nvcc": nvcc_release() if cuda else None}
+    index = {
+        "compiled_with": compiled,
+        "target": options.target,
+        "dtype": options.dtype,
+        "policies": options.policies,
+        "networks": done,
+    }
     write_json(options.folder / "export.json", index)
     size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
     print(f"{options.folder}: {size / 2**20:.1f} MiB" + (", more than 64 MiB" if size > LIMIT else ""))
@@ -156,6 +166,12 @@ def write_runtime(folder: Path, wheels: Sequence[Path], *, cuda: bool) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+
+
+def nvcc_release() -> str:
+    """What nvcc says of itself, in one line."""
+    done = subprocess.run([find_nvcc(), "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+    return next((line for line in done.stdout.splitlines() if "release" in line), done.stdout.strip())
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from blockfuse.plan.cost import waterline
 from blockfuse.plan.device import GPUS, Device
 from blockfuse.target import runs_on
+from blockfuse.tools.facts import version
 
 Call: TypeAlias = Callable[[], object]
 Json: TypeAlias = dict[str, Any]
@@ -30,7 +30,7 @@ CONVENTION = "ratio = our time / the other's; below 1 we are faster; times are m
 _WARM_UP = 0.2  # seconds per side
 _SHARE_ON_HOPPER = {"mma.sync": 0.62, "wgmma": 0.96}
 """Of the tensor peak, what an instruction reaches at best by the planner's assumption; on other chips all of it."""
-_PACKAGES = ("torch", "triton", "numpy", "apache-tvm-ffi", "nvidia-cudnn-cu13")
+_PACKAGES = ("blockfuse", "torch", "triton", "numpy", "apache-tvm-ffi", "nvidia-cudnn-cu13")
 _QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,power.draw,utilization.gpu"
 
 
@@ -44,15 +44,24 @@ class Clock(Protocol):
 
 
 class HostClock:
-    """The processor's clock: for calls that return when they are done."""
+    """The processor's clock.
+
+    Args:
+        finish: Waits for what the calls of a turn have only begun.
+    """
 
     name = "host"
 
+    def __init__(self, finish: Call | None = None) -> None:
+        self._finish = finish or (lambda: None)
+
     def seconds(self, call: Call, count: int) -> float:
         """Duration of that many calls."""
+        self._finish()
         started = time.perf_counter()
         for _ in range(count):
             call()
+        self._finish()
         return time.perf_counter() - started
 
 
@@ -208,7 +217,7 @@ def facts(device: str, arch: str) -> Json:
         "arch": arch,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: version(name) for name in _PACKAGES},
         "state": gpu_state(),
     }
 
@@ -224,10 +233,3 @@ def gpu_state() -> Json | None:
         return None
     values = done.stdout.strip().splitlines()[0].split(", ")
     return dict(zip(_QUERY.split(","), values, strict=False))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

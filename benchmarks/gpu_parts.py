@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.cuda_driver import Cuda
+from benchmarks.cuda_driver import Cuda, CudaError
 from benchmarks.gpu_measure import Call, Json, Work, efficiency, figures_of, limits, ratios
 from benchmarks.gpu_sides import (
     TORCH_COMPILE,
@@ -42,7 +42,7 @@ class Setting:
         sides: Names of the sides wanted.
         fused: The policy that ``fused`` was compiled with.
         torch: PyTorch, or None where only our sides are measured.
-        on_gpu: Whether our kernels are a GPU's.
+        cuda: The GPU; None where everything runs on the processor.
         mode: Of ``torch.compile``.
         time: Times sides in turns.
     """
@@ -52,25 +52,20 @@ class Setting:
     sides: tuple[str, ...]
     fused: str
     torch: Any
-    on_gpu: bool
+    cuda: Cuda | None
     mode: str
     time: Callable[[Mapping[str, Call]], dict[str, Json]]
-
-    @functools.cached_property
-    def cuda(self) -> Cuda:
-        """The GPU."""
-        return Cuda()
 
     @property
     def device(self) -> tuple[str, str]:
         """Name and architecture of what is measured."""
-        return (self.cuda.name, self.cuda.arch) if self.on_gpu else ("processor", "")
+        return ("processor", "") if self.cuda is None else (self.cuda.name, self.cuda.arch)
 
     def torch_side(self, graph: Json, constants: Constants, inputs: Mapping[str, Array]) -> TorchSide | None:
         """PyTorch on a graph; None where it is not measured."""
         if self.torch is None:
             return None
-        return TorchSide(self.torch, graph, constants, inputs, self.dtype, "cuda" if self.on_gpu else "cpu")
+        return TorchSide(self.torch, graph, constants, inputs, self.dtype, "cpu" if self.cuda is None else "cuda")
 
 
 class _Part:
@@ -122,7 +117,7 @@ class _Part:
     def figures(self, times: Mapping[str, Json], kernels: Mapping[str, list[Work]]) -> Json:
         """Efficiency beside the waterline; on a processor neither is known."""
         operations = {name: sum(one.operations for one in work) for name, work in kernels.items()}
-        if not self.setting.on_gpu or not operations or not all(operations.values()):
+        if self.setting.cuda is None or not operations or not all(operations.values()):
             return {"operations": operations}
         arch = self.setting.device[1]
         device = figures_of(arch)
@@ -185,13 +180,15 @@ class BlockPart(_Part):
 
     def run(self, constants: Constants) -> Json:
         """Check and time all sides."""
-        setting, block = self.setting, self.block
+        setting, block, cuda = self.setting, self.block, self.setting.cuda
+        if cuda is None:
+            raise CudaError("blocks are measured on GPUs alone")
         graph = block["graph"]
         images = {port["name"]: _image(port["shape"], number) for number, port in enumerate(graph["inputs"])}
         torch = setting.torch_side(graph, constants, {name: _first(array) for name, array in images.items()})
         try:
             ours = {
-                way: BlockKernels(setting.cuda, self.folder / "blocks", kernels, constants, images)
+                way: BlockKernels(cuda, self.folder / "blocks", kernels, constants, images)
                 for way, kernels in block["ways"].items()
                 if way in setting.sides
             }
@@ -205,7 +202,7 @@ class BlockPart(_Part):
                 calls |= self._torch_calls(torch)
             data = self.measured(calls, self.judged(results, torch, block["allowed"], inner=True))
         finally:
-            setting.cuda.free()
+            cuda.free()
         sizes = {
             way: [Work(kernel["operations"], kernel["global_bytes"], kernel["plan"]) for kernel in kernels]
             for way, kernels in block["ways"].items()
@@ -220,7 +217,7 @@ class BlockPart(_Part):
 
     def _torch_calls(self, torch: TorchSide) -> dict[str, Callable[[], Call]]:
         made = {
-            TORCH_EAGER: functools.partial(torch.eager, graphed=self.setting.on_gpu),
+            TORCH_EAGER: functools.partial(torch.eager, graphed=self.setting.cuda is not None),
             TORCH_COMPILE: functools.partial(torch.compiled, self.setting.mode),
         }
         return {name: make for name, make in made.items() if name in self.setting.sides}

@@ -124,6 +124,19 @@ def test_the_host_clock_counts_calls():
     assert len(calls) == 3
 
 
+def test_the_host_clock_waits_for_what_was_begun():
+    done = []
+    HostClock(lambda: done.append("wait")).seconds(lambda: done.append("call"), 2)
+    assert done == ["wait", "call", "call", "wait"]
+
+
+def test_the_clock_is_the_gpus_where_pytorch_can_record_events():
+    cuda = SimpleNamespace(synchronize=lambda: None)
+    assert isinstance(gpu.clock_of(Notes(), cuda), EventClock)
+    assert isinstance(gpu.clock_of(Notes(), None), HostClock)
+    assert isinstance(gpu.clock_of(None, cuda), HostClock)
+
+
 def side(minimum, median):
     return {"minimum": minimum, "median": median}
 
@@ -266,10 +279,11 @@ def test_a_run_goes_on_where_another_stopped(exported, tmp_path, capsys):
 
 def test_what_lacks_a_side_is_measured_again(tmp_path):
     options = SimpleNamespace(folder=tmp_path, mode="default")
+    index = {"target": "sm_90", "compiled_with": {}}
     setting = SimpleNamespace(fused="auto", device=("device", "sm_90"))
-    results = gpu.Results(tmp_path / "gpu_test.json", setting, options)
+    results = gpu.Results(tmp_path / "gpu_test.json", setting, index, options)
     results.add(("network", "n", 1), {"times": {"fused": {}}, "wrong": ["unfused"], "failed": {"torch compile": "why"}})
-    again = gpu.Results(tmp_path / "gpu_test.json", setting, options)
+    again = gpu.Results(tmp_path / "gpu_test.json", setting, index, options)
     assert again.has(("network", "n", 1), ["fused", "unfused", "torch compile"])
     assert not again.has(("network", "n", 1), ["fused", "torch eager"])
     assert not again.has(("network", "n", 8), ["fused"])
