@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +21,8 @@ from blockfuse.graph import Graph, Op, Tensor
 
 Model: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
 """What can be read: the path of an ``.onnx`` file, or a model in memory."""
+
+_NAMES_OF_EXPORTERS = {"", "graph", "main", "main_graph", "torch_jit", "torch-jit-export"}
 
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
 """Shapes of graph inputs by name."""
@@ -56,10 +59,17 @@ def _read(source: Model, shape: Shapes) -> Graph:
     draft = _draft(model, shape)
     check_operators(draft.nodes, draft.opset)
     settle(draft)
-    graph = _graph(model.graph.name, draft)
+    graph = _graph(_name(model, source), draft)
     graph.prune()
     check_ops(graph, draft.opset)
     return graph
+
+
+def _name(model: onnx.ModelProto, source: Model) -> str:
+    """The graph's name; the file's where exporters gave it none of its own."""
+    if model.graph.name not in _NAMES_OF_EXPORTERS or isinstance(source, onnx.ModelProto):
+        return model.graph.name
+    return Path(source).stem
 
 
 def _draft(model: onnx.ModelProto, shape: Shapes) -> Draft:

@@ -31,6 +31,13 @@ def ops(proto, **options):
     return [op.kind for op in read(proto, **options).ops()]
 
 
+def test_the_file_names_what_the_exporter_did_not(tmp_path):
+    proto = model(RELU)
+    proto.graph.name = "main_graph"
+    onnx.save(proto, tmp_path / "net.onnx")
+    assert (read(tmp_path / "net.onnx").name, read(proto).name) == ("net", "main_graph")
+
+
 # ---- what is read ----------------------------------------------------------------------------------------------------
 def test_a_file_and_a_model_read_alike(tmp_path):
     proto = zoo.resnet18(size=32, width=0.25, classes=5)
