@@ -51,6 +51,7 @@ class Kernel:
         threads: Threads of the CTA.
         copies_pending: Whether LOAD has started copies that no barrier has waited for yet.
         piece: The piece of the ``pixels`` loop around, or None.
+        fresh: Sums that are zero although nothing has been stored there: the next product must overwrite them.
     """
 
     def __init__(self, program: Program) -> None:
@@ -69,6 +70,7 @@ class Kernel:
         self._done: set[object] = set()
         self.copies_pending = False
         self.piece: Piece | None = None
+        self.fresh: set[Accumulators] = set()
         self._parameters()
         alignment = {"alignment": WGMMA_ALIGNMENT} if program.uses(Engine.WGMMA) else {}
         self.shared = self.emit.shared("shared", program.arena, self.dtype, **alignment)

@@ -16,7 +16,8 @@ Where there are no more than S steps, or the pixels are in registers already, al
 
 Of the m64 tile, warp w of the four has rows 16 w to 16 w + 15, with sums and pixels in its registers as for m16n8k16,
 so EPILOGUE, CHAIN and HOLD do not know which engine made the sums. m16 tiles that do not exist repeat pixels that do;
-their sums are never stored. The order of products, and what the asynchronous proxy sees of shared memory, are the
+their sums are never stored. They are not left out: the compiler runs products one by one where any is under a
+condition. The order of products, and what the asynchronous proxy sees of shared memory, are the
 hardware's; emulation checks the rules that this file keeps, not that the rules are enough.
 """
 
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T  # noqa: N812 - its name in TVM
 
-from blockfuse.machine import WARPGROUP, Gemm, Level
+from blockfuse.machine import Gemm, Level
 from blockfuse.program.check import WGMMA_STEPS
 from blockfuse.schedules.cuda import chain
 from blockfuse.schedules.cuda.emitter import address
@@ -36,7 +37,7 @@ from blockfuse.schedules.cuda.mma import A_WORDS, LOAD_MATRICES, SUMS, K, N
 from blockfuse.schedules.cuda.packing_wgmma import descriptor_bits, offset_of, slab_width
 from blockfuse.schedules.cuda.pixels import corner, row_offsets
 from blockfuse.schedules.cuda.warps import WarpShare, share
-from blockfuse.schedules.emit import Expr, Index, load, quotient
+from blockfuse.schedules.emit import Expr, Index, load
 
 _TYPES = {"float16": "f16", "bfloat16": "bf16"}
 _WIDEST = 256  # output channels of one instruction
@@ -62,6 +63,7 @@ class _Product:
         outputs: Output channels of a slab.
         parts: Instructions side by side; each makes an equal share of this warp's output channels.
         weights: Descriptor of the first tap's weights for this warp's output channels.
+        fresh: Whether the first product overwrites the sums.
     """
 
     mine: WarpShare
@@ -70,6 +72,7 @@ class _Product:
     outputs: int
     parts: int
     weights: Expr
+    fresh: bool
 
     @property
     def channels(self) -> int:
@@ -111,7 +114,9 @@ def _product(kernel: Kernel, node: Gemm) -> _Product:
     halves = (T.uint32(high), T.bitwise_or(T.shift_right(start, T.uint32(4)), T.uint32(low)))
     upper, below = (tirx.Cast("uint64", half) for half in halves)
     weights = kernel.emit.bind("weights", T.bitwise_or(T.shift_left(upper, T.uint64(32)), below))
-    return _Product(mine, depth // K, width, outputs, parts, weights)
+    fresh = node.acc in kernel.fresh
+    kernel.fresh.discard(node.acc)
+    return _Product(mine, depth // K, width, outputs, parts, weights, fresh)
 
 
 def _from_shared(kernel: Kernel, node: Gemm, product: _Product) -> None:
@@ -132,11 +137,11 @@ def _from_shared(kernel: Kernel, node: Gemm, product: _Product) -> None:
                 if again or ki >= steps:
                     emit.ptx(_WAIT, _later(ki, inner, steps))
                 for j in range(mine.mb):
-                    with emit.when(_exists(mine, j)):
-                        source = first + (outer * inner + ki) * K + load(rows, j)
-                        emit.ptx(LOAD_MATRICES, *words[j], address(kernel.shared, source))
+                    source = first + (outer * inner + ki) * K + load(rows, j)
+                    emit.ptx(LOAD_MATRICES, *words[j], address(kernel.shared, source))
                 emit.ptx(_FENCE)
-                _multiply(kernel, node, product, words, _moved(weights, product.offset(ki)))
+                later = ki > 0 or not product.fresh or _either(tap > 0, outer > 0)
+                _multiply(kernel, node, product, words, _moved(weights, product.offset(ki)), later)
                 if again or inner > steps or ki == inner - 1:
                     emit.ptx(_COMMIT)
 
@@ -153,7 +158,8 @@ def _from_registers(kernel: Kernel, node: Gemm, product: _Product) -> None:
     kernel.emit.ptx(_FENCE)
     for k in range(product.depth):
         words = [chain.operand(kernel, node.source, mine, j, k) for j in range(mine.mb)]
-        _multiply(kernel, node, product, words, _moved(product.weights, product.offset(k)))
+        weights = _moved(product.weights, product.offset(k))
+        _multiply(kernel, node, product, words, weights, k > 0 or not product.fresh)
     kernel.emit.ptx(_COMMIT)
 
 
@@ -162,22 +168,25 @@ def _moved(descriptor: Expr, offset: int) -> Expr:
     return descriptor + T.uint64(offset) if offset else descriptor
 
 
-def _exists(mine: WarpShare, j: int) -> Expr:
-    """Whether any of the four warps has a ``j``-th m16 tile; the same for all of them."""
-    if mine.last(j) - WARPGROUP + 1 < mine.tiles:
-        return True
-    return mine.tile(j) - mine.row + quotient(mine.row, WARPGROUP) * WARPGROUP < mine.tiles
+def _either(left: Expr, right: Expr) -> Expr:
+    """Whether one of two conditions holds; Python bools fold."""
+    if isinstance(left, bool):
+        return True if left else right
+    if isinstance(right, bool):
+        return True if right else left
+    return tirx.Or(left, right)
 
 
-def _multiply(kernel: Kernel, node: Gemm, product: _Product, pixels: list[list[Expr]], weights: Expr) -> None:
-    """The sums of all m64 tiles, for one k16 step."""
+def _multiply(
+    kernel: Kernel, node: Gemm, product: _Product, pixels: list[list[Expr]], weights: Expr, accumulate: Expr
+) -> None:
+    """The sums of all m64 tiles, for one k16 step; what was there counts where ``accumulate`` holds."""
     mine, channels = product.mine, product.channels
     name, sums = _TYPES[kernel.dtype], kernel.sums(node.acc)
     mnemonic = f"wgmma.mma_async.sync.aligned.m64n{channels}k16.f32.{name}.{name}"
     for j in range(mine.mb):
-        with kernel.emit.when(_exists(mine, j)):
-            for part in range(product.parts):
-                first = ((mine.first + j) * mine.ni) * SUMS + part * channels // 2
-                d = [load(sums, first + i) for i in range(channels // 2)]
-                at = part * channels * product.width * 2 // 16
-                kernel.emit.ptx(mnemonic, *d, *pixels[j], _moved(weights, at), T.ptx.pred(True), 1, 1, 0)
+        for part in range(product.parts):
+            first = ((mine.first + j) * mine.ni) * SUMS + part * channels // 2
+            d = [load(sums, first + i) for i in range(channels // 2)]
+            at = part * channels * product.width * 2 // 16
+            kernel.emit.ptx(mnemonic, *d, *pixels[j], _moved(weights, at), T.ptx.pred(accumulate), 1, 1, 0)

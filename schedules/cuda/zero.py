@@ -2,7 +2,7 @@
 
 ::
 
-    for i in sums of this thread:  acc[i] = 0
+    for i in sums of this thread:  acc[i] = 0        unless wgmma is about to overwrite them
     for v in threads:              16 bytes of the tile = 0
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from tvm import tirx
 
 from blockfuse.errors import InternalError
-from blockfuse.machine import Accumulators, Tile, Zero
+from blockfuse.machine import Accumulators, Engine, Tile, Zero
 from blockfuse.schedules.cuda.kernel import Kernel
 from blockfuse.schedules.emit import constant
 
@@ -30,6 +30,9 @@ def lower(kernel: Kernel, node: Zero) -> None:
 
 def _clear_sums(kernel: Kernel, acc: Accumulators) -> None:
     sums = kernel.sums(acc)
+    if kernel.tiling(acc).engine is Engine.WGMMA and kernel.piece is not None and acc in kernel.piece.own:
+        kernel.fresh.add(acc)  # the first product of the piece does not read them
+        return
     with kernel.emit.loop(acc.registers, "i", "unrolled") as i:
         kernel.emit.store(sums, i, constant(0.0))
 

@@ -29,6 +29,7 @@ class CubinStats:
     ``sass`` counts instructions by opcode (``HMMA``, ``LDSM``, ``LDL``, ...) as they stand in the code, loops
     once; it is None where ``cuobjdump`` is not installed. Dynamic shared memory is chosen at launch, so
     ``static_shared_bytes`` is all the compiler knows; ``shared_bytes`` adds what the launch asks for.
+    ``remarks`` are what ptxas says of wgmma: waits that it puts in, products that it runs one by one.
     """
 
     kernel: str
@@ -40,6 +41,7 @@ class CubinStats:
     static_shared_bytes: int
     dynamic_shared_bytes: int
     sass: Mapping[str, int] | None
+    remarks: tuple[str, ...] = ()
 
     @property
     def shared_bytes(self) -> int:
@@ -106,6 +108,7 @@ def _statistics(
         static_shared_bytes=_number(r"(\d+) bytes smem", section),
         dynamic_shared_bytes=dynamic,
         sass=None if sass is None else sass.get(name, {}),
+        remarks=tuple(re.findall(r"\(C75\d\d\).*", log)),
     )
 
 

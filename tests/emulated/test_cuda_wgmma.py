@@ -25,7 +25,7 @@ from tests.cuda_kernels import Built, build, run
 from tests.emulated.emulator.mutations import without_each_barrier, without_each_product_rule, without_each_wait
 from tests.emulated.nvcc import compile_cubin, find_nvcc
 from tests.random_blocks import random_block
-from tests.residual_blocks import basic, bottleneck, mbconv, same, single
+from tests.residual_blocks import basic, bottleneck, convnext, mbconv, same, single
 
 H200 = replace(GPUS["sm_90"], wgmma=True)
 
@@ -40,6 +40,7 @@ SMALL: list[tuple[Block, tuple[int, int]]] = [
     (single(5, 6, 144, Conv("wide", (0,), 320, Window())), (5, 6)),
     (single(9, 11, 3, Conv("stem", (0,), 24, same(3, 2)), batch=2), (3, 4)),
     (single(12, 12, 64, Conv("dense", (0,), 64, same(3))), (12, 12)),
+    (convnext(9, 10, 24, batch=2), (4, 6)),
 ]
 
 
@@ -163,13 +164,14 @@ def test_plans_use_wgmma_where_it_is_faster_and_there(device, expected):
 @pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed")
 @pytest.mark.parametrize(
     ("block", "tile", "warps"),
-    [(basic(28, 28, 128), (7, 14), 8), (mbconv(28, 28, 32, 192), (7, 14), 4)],
+    [(bottleneck(56, 56, 256, 64), (8, 14), 8), (mbconv(28, 28, 32, 192), (7, 14), 4), (convnext(8, 8, 32), (4, 8), 4)],
     ids=lambda value: getattr(value, "name", str(value)),
 )
-def test_no_spills_and_the_planned_shared_memory(block, tile, warps):
+def test_products_overlap_without_spills(block, tile, warps):
     built = built_with_wgmma(block, tile, warps)
     planned = 2 * built.program.arena
     found = compile_cubin(built.source, "sm_90a", dynamic_shared_bytes=planned)
     assert (found.spill_load_bytes, found.spill_store_bytes, found.stack_bytes) == (0, 0, 0)
     assert found.shared_bytes == planned <= H200.local_bytes
     assert found.registers * built.program.threads <= 65536
+    assert not [remark for remark in found.remarks if "serialized" in remark]
