@@ -1,5 +1,6 @@
 """Compiles networks for the stand-in device."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -8,16 +9,18 @@ import blockfuse
 from tests.standin import TOOLKIT
 
 
-@pytest.fixture
-def compile_to(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def compile_to(tmp_path_factory):
     """A function that compiles a model for the stand-in device and returns the executable and its container."""
-    monkeypatch.setenv("CUDA_HOME", str(TOOLKIT))
-    monkeypatch.setenv("BLOCKFUSE_CACHE_DIR", "")
+    folder, numbers = tmp_path_factory.mktemp("containers"), itertools.count()
 
     def compile_model(model, target="sm_90", **options) -> tuple[blockfuse.Executable, Path]:
         executable = blockfuse.compile(model, target=target, dtype="float16", **options)
-        path = tmp_path / f"network{len(list(tmp_path.iterdir()))}.bf"
+        path = folder / f"{next(numbers)}.bf"
         executable.save(path)
         return executable, path
 
-    return compile_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_HOME", str(TOOLKIT))
+        patch.setenv("BLOCKFUSE_CACHE_DIR", "")
+        yield compile_model
