@@ -102,9 +102,7 @@ def test_loading_without_a_driver_says_so(compile_to, monkeypatch):
     monkeypatch.setattr(gpu, "_DRIVER", "libno_such_driver.so.1")
     executable, container = compile_to(model([node("Conv", "x w", "y")], constants={"w": floats(8, 4, 1, 1)}))
     for start in (executable.start, lambda: bf.load(container)):
-        with pytest.raises(
-            TargetError, match=r"^there is no GPU driver on this machine: libno_such_driver"
-        ):
+        with pytest.raises(TargetError, match=r"^there is no GPU driver on this machine: libno_such_driver"):
             start()
 
 
