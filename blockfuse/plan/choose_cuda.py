@@ -40,10 +40,12 @@ _FALLBACKS = (
 )
 
 
-def _limits(device: Device, engine: Engine) -> list[Limits]:
-    """How generous plans for a device may be, most generous first."""
-    resident = _RESIDENT * device.local_bytes
-    return [Limits(depth, item, chunk, round(part * resident), engine) for depth, item, chunk, part in _FALLBACKS]
+def _limits(device: Device, engine: Engine, size: int) -> list[Limits]:
+    """How generous plans for a device may be, most generous first; an element has ``size`` times the usual bytes."""
+    resident = _RESIDENT * device.local_bytes // size
+    return [
+        Limits(depth, item // size, chunk, round(part * resident), engine) for depth, item, chunk, part in _FALLBACKS
+    ]
 
 
 def plan_cuda(
@@ -94,7 +96,12 @@ def _candidates(
             continue
         for count, chosen in product((warps,) if warps else (4, 8), engines):
             if chosen is not Engine.WGMMA or count % WARPGROUP == 0:
-                yield apply_rules(folded, tile_p, tile_q, count, _limits(device, chosen)[0])
+                yield apply_rules(folded, tile_p, tile_q, count, _limits(device, chosen, _size(folded))[0])
+
+
+def _size(folded: Folded) -> int:
+    """Elements of half precision in the place of one of the block's."""
+    return 2 if folded.block.dtype == "float32" else 1
 
 
 def _engines(folded: Folded, device: Device) -> list[Engine]:
@@ -113,10 +120,10 @@ def _fitted(folded: Folded, plan: CudaPlan, device: Device) -> CudaPlan | Infeas
     """The plan, or the first of its fallbacks that fits; else the least need of shared memory."""
     registers = min(device.registers, _REGISTER_FILE // (32 * plan.warps)) - _OTHER_REGISTERS
     failures = []
-    for limits in _limits(device, plan.engine):
+    for limits in _limits(device, plan.engine, _size(folded)):
         smaller = apply_rules(folded, plan.tile_p, plan.tile_q, plan.warps, limits)
         program = program_cuda(folded, smaller, "candidate")
-        need, live = program.arena * _HALF, live_registers(program)
+        need, live = program.arena * _HALF * _size(folded), live_registers(program)
         if need > device.local_bytes:
             failures.append(Infeasible("shared memory", need, device.local_bytes, "bytes", _REMEDY))
         elif live > registers:

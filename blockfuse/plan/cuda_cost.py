@@ -47,9 +47,7 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     out = folded.shapes[-1]
     ctas = folded.block.batch * -(-out.height // plan.tile_p) * -(-out.width // plan.tile_q)
     pipes = {
-        "arithmetic": max(
-            work.tensor / (device.tensor_peak * _TENSOR_SHARE[plan.engine]), work.vector / device.vector_peak
-        ),
+        "arithmetic": max(work.tensor / _rate(folded, plan, device), work.vector / device.vector_peak),
         "shared memory": work.local / device.local_bandwidth,
         "cache": work.cache / device.cache_bandwidth,
     }
@@ -80,6 +78,13 @@ def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> _Work:
         _add_unit(work, folded, plan, prints, index, unit)
     work.cache += prints[-1].pixels * folded.shapes[-1].channels * _HALF
     return work
+
+
+def _rate(folded: Folded, plan: CudaPlan, device: Device) -> float:
+    """Operations per second of sums: float32 has no tensor cores here."""
+    if folded.block.dtype == "float32":
+        return device.vector_peak
+    return device.tensor_peak * _TENSOR_SHARE[plan.engine]
 
 
 def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:

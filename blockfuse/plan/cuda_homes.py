@@ -14,7 +14,6 @@ HALF = 2  # bytes
 _LARGE_TILE = 64 * 1024  # bytes: a hidden value above this lives a chunk at a time
 _MAX_SUMS = 96  # float32 registers for the sums of a value that is made chunk by chunk
 _MAX_STREAMED_SUMS = 144  # the same where chunks mean that the input is read again
-_MAX_STREAMED_ITEM = 40 * 1024  # bytes of weights that come with a chunk of the input
 _MAX_PASS = 128  # channels of one DEPTHWISE, REDUCE, MAP
 _CHAIN_CHUNK = 32  # channels of a value in registers
 
@@ -84,10 +83,12 @@ class Homes:
         if unit.kind != "contract" or len(unit.terms) > 1:
             return whole
         per_channel = term.window.taps * min(self.cores[self._value(unit)], _MAX_PASS) * HALF
-        most = min(self.limits.chunk, _MAX_STREAMED_ITEM // per_channel)
-        chunk = divisor(self.cores[value], max(most, CORE))
+        most = min(self.limits.chunk, max(CORE, self.limits.item // per_channel))
+        chunk = divisor(self.cores[value], most)
         slots = self.limits.depth * chunk * (per_channel + pixel_bytes)
-        pays = most >= CORE and slots < pixel_bytes * self.cores[value]
+        pays = (
+            chunk < self.cores[value] and slots < pixel_bytes * self.cores[value] + self.limits.depth * self.limits.item
+        )
         return Home(chunk, whole=False) if pays else whole
 
     # ---- hidden values -----------------------------------------------------------------------------------------------
@@ -118,7 +119,9 @@ class Homes:
         """Channels of a value in registers between two pointwise contractions; 0 where that cannot be."""
         (first, *others), reader = maker.terms, unit.terms[0]
         home = self.found.get(first.source, Home(CORE))
-        if others or maker.added or not home.whole or not first.window.is_pointwise or not reader.window.is_pointwise:
+        if others or maker.added or not home.whole or self.folded.block.dtype == "float32":
+            return 0
+        if not (first.window.is_pointwise and reader.window.is_pointwise):
             return 0
         wide = self.cores[self._value(unit)]
         sums = in_rows(self.prints[self._value(unit)].pixels, self.warps).mb * wide // 2

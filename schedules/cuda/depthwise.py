@@ -87,7 +87,7 @@ def _cached_weights(kernel: Kernel, node: Depthwise, channel: Index) -> Buffer |
 def _load_weights(kernel: Kernel, node: Depthwise, channel: Index, tap: Index, into: Buffer, at: int) -> None:
     emit, lanes = kernel.emit, kernel.program.lanes
     halves = kernel.elements("halves")
-    base = kernel.weight_offset(node.weights, 8) + tap * node.region.channels.size.const + channel
+    base = kernel.weight_offset(node.weights, kernel.vector) + tap * node.region.channels.size.const + channel
     emit.store(halves, 0, load(kernel.shared, base, lanes), lanes)
     for lane in range(lanes):
         emit.store(into, at + lane, fp32(load(halves, lane)))

@@ -1,6 +1,6 @@
 """GEMM: sums of m16 x n16 tiles on the tensor cores; with several taps it is a dense convolution.
 
-With mma.sync; :mod:`blockfuse.schedules.cuda.wgmma` has the other engine::
+With mma.sync; :mod:`blockfuse.schedules.cuda.wgmma` has the other engine, :mod:`blockfuse.schedules.cuda.fma` float32::
 
     for tap:                                       row gather: a tap only shifts the addresses
       for k16:
@@ -12,7 +12,7 @@ With mma.sync; :mod:`blockfuse.schedules.cuda.wgmma` has the other engine::
 from __future__ import annotations
 
 from blockfuse.machine import Engine, Gemm, Level
-from blockfuse.schedules.cuda import chain, wgmma
+from blockfuse.schedules.cuda import chain, fma, wgmma
 from blockfuse.schedules.cuda.emitter import address
 from blockfuse.schedules.cuda.kernel import Kernel
 from blockfuse.schedules.cuda.mma import A_WORDS, B_WORDS, FRAGMENT, LOAD_MATRICES, MMA, SUMS, K
@@ -25,6 +25,9 @@ _UNROLL = 8  # k16 steps
 
 def lower(kernel: Kernel, node: Gemm) -> None:
     """Emit the loops over taps and input channels."""
+    if kernel.dtype == "float32":
+        fma.lower(kernel, node)
+        return
     if kernel.tiling(node.acc).engine is Engine.WGMMA:
         wgmma.lower(kernel, node)
         return

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from blockfuse.machine import Grouped
 from blockfuse.machine.groups import NARROW, block_steps, block_width, tap_pairs
-from blockfuse.schedules.cuda import grouped_rows
+from blockfuse.schedules.cuda import grouped_fma, grouped_rows
 from blockfuse.schedules.cuda.emitter import address
 from blockfuse.schedules.cuda.finish import load_constants
 from blockfuse.schedules.cuda.kernel import Kernel
@@ -29,6 +29,9 @@ _MOST = 8  # n8 tiles of a unit
 
 def lower(kernel: Kernel, node: Grouped) -> None:
     """Emit the loop over units."""
+    if kernel.dtype == "float32":
+        grouped_fma.lower(kernel, node)
+        return
     block = block_width(node.width, node.source.image.channels)
     if grouped_rows.suits(node, block):
         grouped_rows.lower(kernel, node)

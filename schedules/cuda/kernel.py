@@ -15,7 +15,7 @@ from blockfuse.schedules.cuda.emitter import CudaEmitter, both
 from blockfuse.schedules.cuda.packing import slice_offset, vector_layout, vector_length
 from blockfuse.schedules.emit import Buffer, Expr, Index, index, quotient, remainder, smaller
 
-BYTES = {"float16": 2, "bfloat16": 2}
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 """Size of an element of every type that images may have."""
 
 
@@ -155,7 +155,7 @@ class Kernel:
 
     def narrow(self, value: Expr) -> Expr:
         """A float32 value rounded to the type of images."""
-        return tirx.Cast(self.dtype, value)
+        return value if self.dtype == "float32" else tirx.Cast(self.dtype, value)
 
     def sums(self, acc: Accumulators) -> Buffer:
         """The registers of a sum."""

@@ -34,7 +34,7 @@ from blockfuse.schedules.cuda.packing_wgmma import swizzled
 from blockfuse.stages import Array
 
 _VECTOR = 4  # float32 elements of a 16-byte load
-_TYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_TYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
 
 
 def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Array, ...]:
@@ -121,15 +121,17 @@ def _stream(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array
         base = step.item.base + step.item.index.at(env) * step.item.size
         for node in walk(step.body):
             if isinstance(node, Gemm | Depthwise | Grouped):
-                data = _packed(node, parameters[node.weights.key], env)
+                data = _packed(node, parameters[node.weights.key], env, program.dtype)
                 start = base + slice_offset(step, node.weights)
                 out[start : start + data.size] = data.ravel()
     return out
 
 
-def _packed(node: Gemm | Depthwise | Grouped, data: Array, env: Mapping[str, int]) -> Array:
-    """The filter of an instruction in the order it is read."""
+def _packed(node: Gemm | Depthwise | Grouped, data: Array, env: Mapping[str, int], dtype: str) -> Array:
+    """The filter of an instruction in the order it is read: [tap][input][output] in float32, else fragments."""
     box = _box(node.weights, data, env)
+    if dtype == "float32":
+        return box
     match node:
         case Depthwise():
             return box[:, 0]

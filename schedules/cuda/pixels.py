@@ -27,11 +27,16 @@ def row_offset(kernel: Kernel, source: Tile, mine: WarpShare, window: Window, nu
 def pixel_offset(kernel: Kernel, source: Tile, mine: WarpShare, window: Window, number: Index) -> Index:
     """The same for the first channel, in lanes 16-31 too."""
     pixel = clamped(number * M + remainder(kernel.lane, 16), mine.pixels)
+    return place_offset(source, mine, window, pixel, source.pitch)
+
+
+def place_offset(source: Tile, mine: WarpShare, window: Window, pixel: Index, pitch: int) -> Index:
+    """Distance from the first pixel under a tap to that of ``pixel``, where neighbours are ``pitch`` apart."""
     if (window.stride_h, window.stride_w) == (1, 1) and source.cols == mine.cols:
-        return pixel * source.pitch
+        return pixel * pitch
     y, x = quotient(pixel, mine.cols), remainder(pixel, mine.cols)
     step = 1 if source.split_columns else window.stride_w
-    return (y * (window.stride_h * source.cols) + x * step) * source.pitch
+    return (y * (window.stride_h * source.cols) + x * step) * pitch
 
 
 def tap_offset(kernel: Kernel, source: Tile, region: Region, window: Window, tap: Index) -> Index:

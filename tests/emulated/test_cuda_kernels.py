@@ -8,9 +8,25 @@ from dataclasses import replace
 import pytest
 
 from blockfuse.block import Block
+from blockfuse.plan.cuda_rules import Limits, apply_rules
+from blockfuse.plan.fold import fold
 from blockfuse.stages import Conv, Depthwise, Window
-from tests.cuda_kernels import Built, build, built_as, run
-from tests.residual_blocks import basic, bottleneck, global_pool, max_pool, mbconv, same, single
+from tests.cuda_kernels import Built, build, built_as, rounded_weights, run
+from tests.residual_blocks import (
+    basic,
+    bottleneck,
+    convfirst,
+    convnext,
+    fused_mbconv,
+    gated_project,
+    global_pool,
+    max_pool,
+    mbconv,
+    resnext,
+    same,
+    single,
+    squeeze_excite,
+)
 
 # A vector access whose alignment TVM cannot prove becomes one load per element, silently.
 GATHER = re.compile(r"make_(?:half|uint|float|bfloat16)\w*\(\w+\[|make_uint\d\(\(\(uint")
@@ -64,6 +80,54 @@ def test_bfloat16(index):
     block, tile = SMALL[index]
     built = build(replace(block, dtype="bfloat16"), tile)
     assert "half" not in built.source[built.source.rindex("__global__") :].replace("halves", "")
+    assert_right(built)
+
+
+FLOAT32 = [
+    *(SMALL[index] for index in (0, 3, 6, 9, 12, 13)),
+    (convnext(7, 6, 24), (4, 6)),
+    (convfirst(7, 6, 24, expansion=2), (4, 6)),
+    (resnext(7, 9, 40, 24, 12), (4, 6)),
+    (gated_project(7, 6, 20, 16), (4, 6)),
+]
+
+
+@pytest.mark.parametrize(("block", "tile"), FLOAT32, ids=[f"{b.name}_{b.inputs[0]}" for b, _ in FLOAT32])
+def test_float32(block, tile):
+    built = build(replace(block, dtype="float32"), tile)
+    assert "mma" not in built.source
+    assert_right(built)
+
+
+FAMILIES: list[tuple[Block, tuple[int, int]]] = [
+    (convnext(9, 10, 24, batch=2), (4, 6)),
+    (convfirst(9, 19, 32), (4, 16)),
+    (convfirst(9, 7, 48, 24), (4, 6)),
+    (resnext(9, 11, 40, 24, 12), (4, 6)),
+    (gated_project(9, 11, 40, 24, batch=2), (4, 6)),
+    (squeeze_excite(7, 7, 40, 8, batch=2), (7, 7)),
+]
+
+
+@pytest.mark.parametrize(("block", "tile"), FAMILIES, ids=[f"{b.name}_{b.inputs[0]}" for b, _ in FAMILIES])
+def test_families(block, tile):
+    assert_right(build(block, tile, 4))
+
+
+STREAMED: list[tuple[Block, tuple[int, int]]] = [
+    (bottleneck(10, 9, 64, 32), (4, 6)),
+    (basic(9, 7, 64), (4, 4)),
+    (single(9, 12, 64, Conv("conv3x3", (0,), 48, same(3, 2))), (4, 6)),
+    (fused_mbconv(9, 11, 32, 48), (4, 6)),
+]
+
+
+@pytest.mark.parametrize(("block", "tile"), STREAMED, ids=[f"{b.name}_{b.inputs[0]}" for b, _ in STREAMED])
+def test_inputs_that_arrive_with_the_weights(block, tile):
+    """The last one makes its hidden channels a chunk at a time, and reads the input again for each."""
+    block = rounded_weights(block)
+    built = built_as(block, apply_rules(fold(block), *tile, 4, Limits(2, 20480, 32, 0)))
+    assert built.program.tiles[0].streamed
     assert_right(built)
 
 

@@ -29,7 +29,7 @@ CASES: dict[str, tuple[Block, tuple[int, int]]] = {
     "resnext": (resnext(7, 6, 64, 32, 8), (4, 4)),
     "gated_project": (gated_project(5, 6, 32, 16), (4, 4)),
 }
-INSTRUCTIONS = {"basic": 9, "mbconv": 10, "convnext": 14, "resnext": 10, "gated_project": 8}
+INSTRUCTIONS = {"basic": 9, "mbconv": 10, "convnext": 14, "resnext": 9, "gated_project": 8}
 STREAMED = Limits(2, 20480, 32, 0)
 
 _KERNELS: dict[str, Built] = {}
