@@ -37,7 +37,7 @@ from blockfuse.schedules.cuda.mma import A_WORDS, LOAD_MATRICES, SUMS, K, N
 from blockfuse.schedules.cuda.packing_wgmma import descriptor_bits, offset_of, slab_width
 from blockfuse.schedules.cuda.pixels import corner, row_offsets
 from blockfuse.schedules.cuda.warps import WarpShare, share
-from blockfuse.schedules.emit import Expr, Index, load
+from blockfuse.schedules.emit import Buffer, Expr, Index, load
 
 _TYPES = {"float16": "f16", "bfloat16": "bf16"}
 _WIDEST = 256  # output channels of one instruction
@@ -121,35 +121,59 @@ def _product(kernel: Kernel, node: Gemm) -> _Product:
 
 def _from_shared(kernel: Kernel, node: Gemm, product: _Product) -> None:
     """Products of pixels in shared memory."""
-    emit, mine, depth = kernel.emit, product.mine, product.depth
-    inner = max(d for d in range(1, _UNROLL + 1) if depth % d == 0 and d * K % product.width == 0)
-    steps = min(WGMMA_STEPS, inner)
-    again = node.weights.taps.size.const * depth > inner
-    pixels = kernel.registers("pixels", A_WORDS * WGMMA_STEPS * kernel.most_tiles, "uint32")
-    rows = row_offsets(kernel, node, mine)
-    with emit.loop(node.weights.taps.size.const, "tap") as tap:
-        first = corner(kernel, node, kernel.at(node.weights.taps.low) + tap)
-        with emit.loop(depth // inner, "ko") as outer:
-            weights = product.at(tap, outer * inner)
-            for ki in range(inner):
-                held = ki % steps * mine.mb * A_WORDS
-                words = [[load(pixels, held + j * A_WORDS + i) for i in range(A_WORDS)] for j in range(mine.mb)]
-                if again or ki >= steps:
-                    emit.ptx(_WAIT, _later(ki, inner, steps))
-                for j in range(mine.mb):
-                    source = first + (outer * inner + ki) * K + load(rows, j)
-                    emit.ptx(LOAD_MATRICES, *words[j], address(kernel.shared, source))
-                emit.ptx(_FENCE)
-                later = ki > 0 or not product.fresh or _either(tap > 0, outer > 0)
-                _multiply(kernel, node, product, words, _moved(weights, product.offset(ki)), later)
-                if again or inner > steps or ki == inner - 1:
-                    emit.ptx(_COMMIT)
+    emit, taps = kernel.emit, node.weights.taps
+    inner = max(d for d in range(1, _UNROLL + 1) if product.depth % d == 0 and d * K % product.width == 0)
+    rows = row_offsets(kernel, node, product.mine)
+    with emit.loop(taps.size.const, "tap") as tap, emit.loop(product.depth // inner, "ko") as outer:
+        pixels = corner(kernel, node, kernel.at(taps.low) + tap) + outer * (inner * K)
+        weights = product.at(tap, outer * inner)
+        begun = not product.fresh or _either(tap > 0, outer > 0)
+        _steps(kernel, node, product, _Run(inner, rows, pixels, weights, begun))
 
 
-def _later(ki: int, inner: int, steps: int) -> int:
-    """Groups of products that were closed after the one that last read this step's registers, ``ki mod steps``."""
-    before = [i for i in range(ki - inner, ki) if i % inner % steps == ki % steps]
-    return ki - before[-1] - 1
+@dataclass(frozen=True)
+class _Run:
+    """k16 steps that are written one after the other: one trip of the loops around them.
+
+    Attributes:
+        count: How many.
+        rows: Of pixels, relative to the first.
+        pixels: Element of the first pixel's first channel.
+        weights: Descriptor of the first step's.
+        begun: Whether the sums hold anything yet.
+    """
+
+    count: int
+    rows: Buffer
+    pixels: Index
+    weights: Expr
+    begun: Expr
+
+
+def _steps(kernel: Kernel, node: Gemm, product: _Product, run: _Run) -> None:
+    """The steps of one trip, each with the registers of the step before the last few."""
+    emit, mb = kernel.emit, product.mine.mb
+    held = kernel.registers("pixels", A_WORDS * WGMMA_STEPS * kernel.most_tiles, "uint32")
+    apart = min(WGMMA_STEPS, run.count)
+    again = node.weights.taps.size.const * product.depth > run.count
+    for k in range(run.count):
+        first = k % apart * mb * A_WORDS
+        words = [[load(held, first + j * A_WORDS + i) for i in range(A_WORDS)] for j in range(mb)]
+        if again or k >= apart:
+            emit.ptx(_WAIT, _later(k, run.count, apart))
+        for j in range(mb):
+            emit.ptx(LOAD_MATRICES, *words[j], address(kernel.shared, run.pixels + k * K + load(run.rows, j)))
+        emit.ptx(_FENCE)
+        weights = _moved(run.weights, product.offset(k))
+        _multiply(kernel, node, product, words, weights, k > 0 or run.begun)
+        if again or run.count > apart or k == run.count - 1:
+            emit.ptx(_COMMIT)
+
+
+def _later(k: int, count: int, apart: int) -> int:
+    """Groups of products closed after the one that last read the registers of step ``k``: those of ``k mod apart``."""
+    before = [i for i in range(k - count, k) if i % count % apart == k % apart]
+    return k - before[-1] - 1
 
 
 def _from_registers(kernel: Kernel, node: Gemm, product: _Product) -> None:

@@ -7,6 +7,7 @@
 //   hooks.cpp        the __tsan_* functions the compiler calls before every memory access
 //   collectives.cpp  instructions a whole warp executes together
 //   wgmma.cpp        products of four warps that run until they are waited for
+//   products.cpp     what such a product reads and computes
 //   async_copy.cpp   cp.async: data that lands only at the wait
 //   counters.cpp     instruction counts, bank conflicts, global sectors
 //   report.cpp       findings, and the text handed back at the end
