@@ -6,22 +6,41 @@ the block are zeros. Each instruction sums 16 products: two taps of 8 channels, 
 
 from __future__ import annotations
 
-from math import lcm
+from dataclasses import dataclass
 
 NARROW = 8  # channels of the narrowest block
 DEPTH = 16  # products of one instruction
 
 
-def block_width(width: int, channels: int) -> int:
-    """Channels of a block of whole groups, or of all groups where no smaller multiple fits.
+@dataclass(frozen=True)
+class GroupBlock:
+    """Channels of a block of whole groups.
+
+    Attributes:
+        inputs: Of the source: 8, or a multiple of 16.
+        outputs: Of the result: a multiple of 8.
+    """
+
+    inputs: int
+    outputs: int
+
+
+def group_block(groups: int, channels: int, outputs: int) -> GroupBlock:
+    """The smallest block whose sizes an instruction has; all groups, rounded up, where none of them fits.
 
     Args:
-        width: Channels of a group.
-        channels: Channels of the image.
+        groups: Number of groups.
+        channels: Channels of the source.
+        outputs: Channels of the result.
     """
-    if NARROW % width == 0:
-        return NARROW
-    return min(lcm(width, DEPTH), -(-channels // DEPTH) * DEPTH)
+    into, out = channels // groups, outputs // groups
+    for count in range(1, groups + 1):
+        fits = count * into == NARROW or count * into % DEPTH == 0
+        if fits and count * out % NARROW == 0:
+            return GroupBlock(count * into, count * out)
+    if channels < NARROW and groups * out <= NARROW:
+        return GroupBlock(NARROW, NARROW)
+    return GroupBlock(-(-channels // DEPTH) * DEPTH, -(-outputs // DEPTH) * DEPTH)
 
 
 def tap_pairs(r: int, s: int) -> list[tuple[int, int | None]]:
@@ -38,6 +57,6 @@ def tap_pairs(r: int, s: int) -> list[tuple[int, int | None]]:
     return pairs
 
 
-def block_steps(block: int, r: int, s: int) -> int:
-    """Matrix instructions per 8 output channels of a block."""
-    return len(tap_pairs(r, s)) if block == NARROW else r * s * block // DEPTH
+def block_steps(inputs: int, r: int, s: int) -> int:
+    """Matrix instructions per 8 output channels of a block of so many input channels."""
+    return len(tap_pairs(r, s)) if inputs == NARROW else r * s * inputs // DEPTH

@@ -173,7 +173,7 @@ class Grouped:
     """``target[region] = steps(sum over taps and a group's channels of source * weights)``, for narrow groups.
 
     Attributes:
-        width: Channels of a group, of the source and of the target alike.
+        width: Channels of a group of the source.
     """
 
     source: Tile
@@ -184,6 +184,16 @@ class Grouped:
     region: Region
     steps: tuple[EpilogueStep, ...]
     pixels: int = 1
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return self.source.image.channels // self.width
+
+    @property
+    def outputs(self) -> int:
+        """Channels of a group of the target."""
+        return self.target.image.channels // self.groups
 
     def __str__(self) -> str:
         what = f"{self.source} * {self.weights} in groups of {self.width}"

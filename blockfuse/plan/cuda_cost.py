@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from blockfuse.errors import InternalError
 from blockfuse.machine import WARPGROUP, Engine
-from blockfuse.machine.groups import block_steps, block_width
+from blockfuse.machine.groups import block_steps, group_block
 from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
 from blockfuse.plan.cost import Cost, global_bytes
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
@@ -153,14 +153,14 @@ def _stored(folded: Folded, plan: CudaPlan, value: int) -> int:
 def _add_grouped(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit) -> None:
     """Blocks of groups are dense; every one loads its pixels for every step of two taps or 16 channels."""
     term, channels = unit.terms[0], folded.shapes[value].channels
-    window, block = term.window, block_width(channels // unit.groups, channels)
-    steps, tiles = block_steps(block, window.r, window.s), -(-prints[value].pixels // 16)
-    blocks = -(-channels // block)
-    work.tensor += 2 * tiles * 16 * blocks * block * steps * 16
+    window, block = term.window, group_block(unit.groups, folded.shapes[term.source].channels, channels)
+    steps, tiles = block_steps(block.inputs, window.r, window.s), -(-prints[value].pixels // 16)
+    blocks = -(-channels // block.outputs)
+    work.tensor += 2 * tiles * 16 * blocks * block.outputs * steps * 16
     together = plan.units[value - folded.input_count].segment
-    loads = tiles * 512 * _conflicts(prints, term, value) + -(-tiles // together) * 32 * block
+    loads = tiles * 512 * _conflicts(prints, term, value) + -(-tiles // together) * 32 * block.outputs
     work.local += blocks * steps * loads
-    work.cache += blocks * block * steps * 16 * _HALF
+    work.cache += blocks * block.outputs * steps * 16 * _HALF
     work.steps += -(-channels // plan.homes[value].chunk)
 
 

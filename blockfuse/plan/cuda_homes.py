@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import lcm
 
-from blockfuse.machine.groups import block_steps, block_width
+from blockfuse.machine.groups import GroupBlock, block_steps, group_block
 from blockfuse.plan.cuda import Home
 from blockfuse.plan.cuda_limits import CORE, Limits, divisor, in_rows, multiples, rounded, share, tiling
 from blockfuse.plan.footprint import Footprint
@@ -49,16 +49,21 @@ class Homes:
         """Whether a unit's first operand never leaves the registers."""
         return unit.kind == "contract" and self.found[unit.terms[0].source].registers
 
-    def block(self, unit: Unit) -> int:
+    def block(self, unit: Unit) -> GroupBlock:
         """Channels that a grouped unit works on together."""
         channels = self.folded.shapes[unit.terms[0].source].channels
-        return block_width(channels // unit.groups, channels)
+        return group_block(unit.groups, channels, unit.shape.channels)
+
+    def _widens(self, unit: Unit) -> bool:
+        """Whether a chunk of a unit's result is not made of the same channels of its operand."""
+        return unit.kind == "grouped" and self.block(unit).inputs != self.block(unit).outputs
 
     # ---- facts -------------------------------------------------------------------------------------------------------
     def _alignment(self, value: int) -> int:
         units = [u for u in self.folded.units if u.kind == "grouped"]
-        near = [u for u in units if value in (u.terms[0].source, self._value(u))]
-        return lcm(CORE, *(self.block(unit) for unit in near))
+        read = [self.block(unit).inputs for unit in units if value == unit.terms[0].source]
+        made = [self.block(unit).outputs for unit in units if value == self._value(unit)]
+        return lcm(CORE, *read, *made)
 
     def _maker(self, value: int) -> Unit | None:
         return None if value < self.folded.input_count else self.folded.units[value - self.folded.input_count]
@@ -141,7 +146,7 @@ class Homes:
             path.append(value)
             if maker.kind == "contract":
                 return path
-            if maker.kind not in {"depthwise", "grouped", "map"} or maker.added:
+            if maker.kind not in {"depthwise", "grouped", "map"} or maker.added or self._widens(maker):
                 return []
             value = maker.terms[0].source
 
@@ -153,7 +158,9 @@ class Homes:
                 return Home(channels)
             case "grouped":
                 window, block = unit.terms[0].window, self.block(unit)
-                per_channel = block_steps(block, window.r, window.s) * 2 * CORE
+                if block.inputs != block.outputs:
+                    return Home(channels)
+                per_channel = block_steps(block.inputs, window.r, window.s) * 2 * CORE
                 return Home(divisor(channels, self.limits.item // per_channel, self.align[value]))
             case "depthwise" | "pool" | "map":
                 return Home(divisor(channels, _MAX_PASS))

@@ -110,7 +110,7 @@ class _Units:
 
     def _group_tiles(self, unit: Unit, value: int) -> int:
         """m16 tiles that one warp takes together: as many as registers allow and as leave work for all warps."""
-        eighths = self.homes.block(unit) // 8
+        eighths = self.homes.block(unit).outputs // 8
         wide = max(d for d in range(1, _MAX_WIDE + 1) if eighths % d == 0)
         tiles = -(-self.prints[value].pixels // CORE)
         parts = self._home(value).chunk // 8 // wide

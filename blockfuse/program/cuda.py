@@ -40,7 +40,7 @@ from blockfuse.machine import (
     written,
 )
 from blockfuse.machine.affine import Affine, span
-from blockfuse.machine.groups import DEPTH, block_steps, block_width
+from blockfuse.machine.groups import DEPTH, block_steps, group_block
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.units import Folded, Unit
 from blockfuse.program.check import WGMMA_ALIGNMENT, check
@@ -156,7 +156,8 @@ class _Builder(Builder):
         term, chunk, window = unit.terms[0], self.plan.homes[value].chunk, unit.terms[0].window
         channels = self.shapes[term.source].channels
         width = channels // unit.groups
-        size = chunk * block_steps(block_width(width, channels), window.r, window.s) * DEPTH
+        block = group_block(unit.groups, channels, unit.shape.channels)
+        size = chunk * block_steps(block.inputs, window.r, window.s) * DEPTH
         before = self.source(term, c)
         base = self.reserve(size, self.stored[value] // chunk)
         name = self.stage_names[term.stage]

@@ -197,7 +197,7 @@ class _Run(Tiles):
         total = np.zeros(self.shape(instruction.region))
         for index, tap in enumerate(instruction.weights.taps.at(self.env)):
             for c in instruction.weights.inputs.at(self.env):
-                groups = [k // instruction.width if k < instruction.target.image.channels else 0 for k in outputs]
+                groups = [k // instruction.outputs if k < instruction.target.image.channels else 0 for k in outputs]
                 channels = [group * instruction.width + c for group in groups]
                 pixels = self.window(instruction.source, instruction.region, instruction.window, tap, channels)
                 total += pixels * weights[:, c, index]

@@ -1,6 +1,6 @@
 """Lowering of tile programs to CUDA kernels: one file per instruction, and the packing of weights.
 
-fp16 or bf16 images in N, H, W, C order, float32 sums on the tensor cores (mma.sync: sm_80 and later). Nothing here
+Images in N, H, W, C order; float32 sums, of fp16 and bf16 on the tensor cores (mma.sync: sm_80 and later). Nothing here
 knows blocks or plans.
 """
 

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from blockfuse.machine import Grouped
-from blockfuse.machine.groups import NARROW, block_steps, block_width, tap_pairs
+from blockfuse.machine.groups import NARROW, GroupBlock, block_steps, group_block, tap_pairs
 from blockfuse.schedules.cuda import grouped_fma, grouped_rows
 from blockfuse.schedules.cuda.emitter import address
 from blockfuse.schedules.cuda.finish import load_constants
@@ -22,7 +22,7 @@ from blockfuse.schedules.cuda.mma import A_WORDS, LOAD_MATRICES, MMA, K, M
 from blockfuse.schedules.cuda.pixels import pixel_offset, tap_offset
 from blockfuse.schedules.cuda.results import Results, pixels_of, store_pair
 from blockfuse.schedules.cuda.warps import WarpShare
-from blockfuse.schedules.emit import Index, constant, load, quotient, remainder
+from blockfuse.schedules.emit import Index, constant, load, quotient, remainder, smaller
 
 _MOST = 8  # n8 tiles of a unit
 
@@ -32,7 +32,7 @@ def lower(kernel: Kernel, node: Grouped) -> None:
     if kernel.dtype == "float32":
         grouped_fma.lower(kernel, node)
         return
-    block = block_width(node.width, node.source.image.channels)
+    block = group_block(node.groups, node.source.image.channels, node.target.image.channels)
     if grouped_rows.suits(node, block):
         grouped_rows.lower(kernel, node)
         return
@@ -40,9 +40,9 @@ def lower(kernel: Kernel, node: Grouped) -> None:
     pixels, cols = region.rows.size.const * region.cols.size.const, region.cols.size.const
     tiles = -(-pixels // M)
     together = -(-tiles // node.pixels)
-    wide = max(d for d in range(1, _MOST + 1) if block // 8 % d == 0)
-    parts = block // 8 // wide
-    units = region.channels.size.const // block * parts * together
+    wide = max(d for d in range(1, _MOST + 1) if block.outputs // 8 % d == 0)
+    parts = block.outputs // 8 // wide
+    units = region.channels.size.const // block.outputs * parts * together
     with kernel.emit.loop(-(-units // warps), "unit") as trip:
         unit = kernel.emit.bind("unit_of_warp", trip * warps + kernel.warp)
         with kernel.emit.when(units % warps == 0 or unit < units):
@@ -51,16 +51,16 @@ def lower(kernel: Kernel, node: Grouped) -> None:
             _unit(kernel, node, mine, block, part, wide)
 
 
-def _unit(kernel: Kernel, node: Grouped, mine: WarpShare, block: int, part: Index, wide: int) -> None:
+def _unit(kernel: Kernel, node: Grouped, mine: WarpShare, block: GroupBlock, part: Index, wide: int) -> None:
     """``wide`` n8 tiles of a block for ``mb`` m16 tiles: part number ``part`` of all blocks' n8 tiles."""
-    emit, parts = kernel.emit, block // 8 // wide
+    emit, parts = kernel.emit, block.outputs // 8 // wide
     sums = kernel.registers(f"acc_{node.weights.name}", mine.mb * wide * 4)
     rows = kernel.registers(f"rows_{node.weights.name}", mine.mb, "int32")
     for i in range(mine.mb * wide * 4):
         emit.store(sums, i, constant(0.0))
     for j in range(mine.mb):
         emit.store(rows, j, pixel_offset(kernel, node.source, mine, node.window, mine.tile(j)))
-    channel = kernel.channel(node.source, node.region.channels.low) + quotient(part, parts) * block
+    channel = _channel(kernel, node, block, quotient(part, parts))
     _sum(kernel, node, mine, block, channel, part, wide)
     results = Results(node.region, node.target, node.steps)
     pixels = pixels_of(kernel, results, mine)
@@ -73,14 +73,27 @@ def _unit(kernel: Kernel, node: Grouped, mine: WarpShare, block: int, part: Inde
                 store_pair(kernel, results, pixel, sums, first, channel, constants)
 
 
-def _sum(kernel: Kernel, node: Grouped, mine: WarpShare, block: int, channel: Index, part: Index, wide: int) -> None:
-    emit, parts, window = kernel.emit, block // 8 // wide, node.window
-    steps, all_n8 = block_steps(block, window.r, window.s), block // 8
+def _channel(kernel: Kernel, node: Grouped, block: GroupBlock, number: Index) -> Index:
+    """First channel of a block in the source.
+
+    Where blocks have more or fewer outputs, the region has all channels; the last block of the source stands in for
+    those that only outputs of the layout's padding have.
+    """
+    if block.inputs == block.outputs:
+        return kernel.channel(node.source, node.region.channels.low) + number * block.inputs
+    return smaller(number * block.inputs, node.source.channels - block.inputs)
+
+
+def _sum(
+    kernel: Kernel, node: Grouped, mine: WarpShare, block: GroupBlock, channel: Index, part: Index, wide: int
+) -> None:
+    emit, parts, window = kernel.emit, block.outputs // 8 // wide, node.window
+    steps, all_n8 = block_steps(block.inputs, window.r, window.s), block.outputs // 8
     b = kernel.registers("b_grouped", 2 * wide, "uint32")
     weights = kernel.weight_offset(node.weights, 4) + kernel.lane * 2
     base = quotient(part, parts) * (steps * all_n8) + remainder(part, parts) * wide
     corner = kernel.origin(node.source) + channel
-    if block == NARROW:
+    if block.inputs == NARROW:
         for step, offset in enumerate(_pair_offsets(kernel, node)):
             _load_weights(kernel, b, weights + (base + step * all_n8) * 64, wide)
             _multiply(kernel, node, mine, corner + offset, wide)
@@ -88,8 +101,8 @@ def _sum(kernel: Kernel, node: Grouped, mine: WarpShare, block: int, channel: In
     half = quotient(kernel.lane, 16) * 8
     with emit.loop(window.taps, "tap") as tap:
         place = corner + half + tap_offset(kernel, node.source, node.region, window, tap)
-        with emit.loop(block // K, "k", "unrolled" if block <= 4 * K else "serial") as k:
-            _load_weights(kernel, b, weights + (base + (tap * (block // K) + k) * all_n8) * 64, wide)
+        with emit.loop(block.inputs // K, "k", "unrolled" if block.inputs <= 4 * K else "serial") as k:
+            _load_weights(kernel, b, weights + (base + (tap * (block.inputs // K) + k) * all_n8) * 64, wide)
             _multiply(kernel, node, mine, place + k * K, wide)
 
 

@@ -33,8 +33,8 @@ def _element(kernel: Kernel, node: Grouped, row: Index, col: Index, channel: Ind
     emit, region, source, target = kernel.emit, node.region, node.source, node.target
     total, window, channels = kernel.registers("sum_fma", 1), node.window, node.region.channels.size.const
     weights = kernel.weight_offset(node.weights, kernel.vector) + channel
-    low = kernel.channel(source, region.channels.low) + channel
-    first = emit.bind("group", smaller(quotient(low, node.width) * node.width, source.channels - node.width))
+    group = smaller(quotient(kernel.at(region.channels.low) + channel, node.outputs), node.groups - 1)
+    first = emit.bind("group", group * node.width - kernel.at(source.first_channel))
     step = 1 if source.split_columns else window.stride_w
     pixel = (row * (window.stride_h * source.cols) + col * step) * source.pitch
     emit.store(total, 0, constant(0.0))

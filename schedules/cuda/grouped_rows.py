@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from blockfuse.machine import Grouped
-from blockfuse.machine.groups import NARROW, tap_pairs
+from blockfuse.machine.groups import NARROW, GroupBlock, tap_pairs
 from blockfuse.schedules.cuda.emitter import address
 from blockfuse.schedules.cuda.finish import Constants, Element, finish, has_mask, load_constants, load_values
 from blockfuse.schedules.cuda.kernel import Kernel
@@ -25,12 +25,12 @@ _MOST_ROWS = 32  # unrolled
 _LOAD_TWO = LOAD_MATRICES.replace("x4", "x2")
 
 
-def suits(node: Grouped, block: int) -> bool:
+def suits(node: Grouped, block: GroupBlock) -> bool:
     """Whether the convolution and its region have this form."""
     window, region = node.window, node.region
     shape = Window(3, 3, 1, 1, 1, 1, window.pad_top, window.pad_left, window.pad_bottom, window.pad_right)
     fits = region.cols.size.const % _COLUMNS == 0 and region.rows.size.const <= _MOST_ROWS
-    return block == NARROW and window == shape and fits and not node.source.split_columns
+    return block == GroupBlock(NARROW, NARROW) and window == shape and fits and not node.source.split_columns
 
 
 def lower(kernel: Kernel, node: Grouped) -> None:

@@ -27,7 +27,7 @@ from blockfuse.machine import (
     WeightSlice,
     walk,
 )
-from blockfuse.machine.groups import NARROW, block_width, tap_pairs
+from blockfuse.machine.groups import NARROW, group_block, tap_pairs
 from blockfuse.program.check import executions, stream_length
 from blockfuse.schedules.cuda.mma import K, fragments, narrow_fragments
 from blockfuse.schedules.cuda.packing_wgmma import swizzled
@@ -144,19 +144,19 @@ def _packed(node: Gemm | Depthwise | Grouped, data: Array, env: Mapping[str, int
 
 def _blocks(node: Grouped, box: Array) -> Array:
     """[taps, group width, outputs] -> the fragments [block, step, n8, lane, 4] of dense filters with zeros."""
-    width, block = node.width, block_width(node.width, node.source.image.channels)
+    width, block = node.width, group_block(node.groups, node.source.image.channels, node.target.image.channels)
     taps, _, outputs = box.shape
-    dense = np.zeros((outputs // block, taps, block, block), np.float32)
+    dense = np.zeros((outputs // block.outputs, taps, block.inputs, block.outputs), np.float32)
     for k in range(outputs):
-        low = k % block // width * width
-        count = min(width, block - low)
-        dense[k // block, :, low : low + count, k % block] = box[:, :count, k]
-    if block == NARROW:
-        none = np.zeros((NARROW, NARROW), np.float32)
+        low = min(k % block.outputs // node.outputs * width, block.inputs)
+        count = min(width, block.inputs - low)
+        dense[k // block.outputs, :, low : low + count, k % block.outputs] = box[:, :count, k]
+    if block.inputs == NARROW:
+        none = np.zeros((NARROW, block.outputs), np.float32)
         pairs = tap_pairs(node.window.r, node.window.s)
         parts = [[np.concatenate([b[i], none if j is None else b[j]]) for i, j in pairs] for b in dense]
     else:
-        parts = [[b[tap, k : k + K] for tap in range(taps) for k in range(0, block, K)] for b in dense]
+        parts = [[b[tap, k : k + K] for tap in range(taps) for k in range(0, block.inputs, K)] for b in dense]
     return np.stack([np.stack([narrow_fragments(part) for part in steps]) for steps in parts])
 
 
