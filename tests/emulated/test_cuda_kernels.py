@@ -10,7 +10,7 @@ import pytest
 from blockfuse.block import Block
 from blockfuse.plan.cuda_rules import Limits, apply_rules
 from blockfuse.plan.fold import fold
-from blockfuse.stages import Conv, Depthwise, Window
+from blockfuse.stages import Conv, Depthwise, Grouped, Window
 from tests.cuda_kernels import Built, build, built_as, rounded_weights, run
 from tests.residual_blocks import (
     basic,
@@ -112,6 +112,15 @@ FAMILIES: list[tuple[Block, tuple[int, int]]] = [
 @pytest.mark.parametrize(("block", "tile"), FAMILIES, ids=[f"{b.name}_{b.inputs[0]}" for b, _ in FAMILIES])
 def test_families(block, tile):
     assert_right(build(block, tile, 4))
+
+
+WIDTHS = [(24, 48, 3), (16, 8, 2), (16, 32, 16), (48, 24, 3), (3, 3, 3), (4, 20, 2), (20, 30, 5)]
+
+
+@pytest.mark.parametrize(("channels", "outputs", "groups"), WIDTHS)
+def test_groups_of_any_width(channels, outputs, groups):
+    stage = Grouped("grouped", (0,), outputs, groups, same(3))
+    assert_right(build(single(6, 7, channels, stage), (4, 4), 4))
 
 
 STREAMED: list[tuple[Block, tuple[int, int]]] = [
