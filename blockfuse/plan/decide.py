@@ -21,6 +21,7 @@ from blockfuse.plan.cut import into_units, is_closed, part
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, fold
 from blockfuse.plan.infeasible import Infeasible
+from blockfuse.plan.split_pool import split_pool
 
 FuseMode: TypeAlias = Literal["auto", "always", "never"]
 FUSE_MODES: tuple[FuseMode, ...] = ("auto", "always", "never")
@@ -76,7 +77,7 @@ def decide(block: Block, device: Device, fuse: FuseMode = "auto", planar: frozen
     folded = fold(block)
     count = len(folded.units)
     if fuse == "never" or count == 1:
-        kernels = tuple(_must(best(part, device, planar)) for part in into_units(folded))
+        kernels = tuple(kernel for unit in into_units(folded) for kernel in _must(unit, device, planar))
         return Decision(block, kernels, "a single stage" if count == 1 else "fuse=never", 0)
     ways = _ways(folded, device, planar)
     chosen = ways[min(ways)] if fuse == "always" else _fastest(ways, device)
@@ -100,14 +101,12 @@ def _ways(folded: Folded, device: Device, planar: frozenset[str]) -> Ways:
     for start, end in itertools.combinations(range(count + 1), 2):
         if not is_closed(folded, range(start, end)):
             continue
-        kernel = best(part(folded, range(start, end)), device, planar)
-        if not isinstance(kernel, Kernel):
-            continue
-        for kernels, before in table[start].items():
-            way = (*before, kernel)
-            known = table[end].get(kernels + 1)
+        kernels = _kernels(part(folded, range(start, end)), device, planar)
+        for before in table[start].values() if kernels else ():
+            way = (*before, *kernels)
+            known = table[end].get(len(way))
             if known is None or _seconds(way) < _seconds(known):
-                table[end][kernels + 1] = way
+                table[end][len(way)] = way
     if not table[count]:
         raise InternalError(f"block {folded.block.name}: a unit by itself has no plan")
     return table[count]
@@ -161,7 +160,21 @@ def _planned(block: Block, device: Device, planar: tuple[bool, ...]) -> Choice |
     return choose(fold(block), device, planar)
 
 
-def _must(kernel: Kernel | Infeasible) -> Kernel:
+def _kernels(block: Block, device: Device, planar: frozenset[str]) -> tuple[Kernel, ...]:
+    """One kernel for a group of units, two for a pool of more than a core can hold; none if that is impossible."""
+    kernel = best(block, device, planar)
     if isinstance(kernel, Kernel):
-        return kernel
-    raise InternalError(f"a single stage has no plan: {kernel}")
+        return (kernel,)
+    for first, second in split_pool(block):
+        halves = (best(first, device, planar), best(second, device, planar))
+        found = tuple(half for half in halves if isinstance(half, Kernel))
+        if len(found) == len(halves):
+            return found
+    return ()
+
+
+def _must(unit: Block, device: Device, planar: frozenset[str]) -> tuple[Kernel, ...]:
+    kernels = _kernels(unit, device, planar)
+    if kernels:
+        return kernels
+    raise InternalError(f"a single stage has no plan: {best(unit, device, planar)}")
