@@ -17,10 +17,11 @@ from blockfuse.errors import InternalError
 from blockfuse.machine import Engine, Gemm
 from blockfuse.plan.choose_cuda import plan_cuda
 from blockfuse.plan.cuda import CudaPlan
-from blockfuse.plan.device import GPUS
+from blockfuse.plan.device import GPUS, device_of
 from blockfuse.plan.fold import fold
 from blockfuse.program.cuda import program_cuda
 from blockfuse.stages import Conv, Window
+from blockfuse.target import parse_target
 from tests.cuda_kernels import Built, build, run
 from tests.emulated.emulator.mutations import without_each_barrier, without_each_product_rule, without_each_wait
 from tests.emulated.nvcc import compile_cubin, find_nvcc
@@ -159,6 +160,13 @@ def test_plans_use_wgmma_where_it_is_faster_and_there(device, expected):
     plan = plan_cuda(fold(basic(28, 28, 256, batch=32)), device)
     assert isinstance(plan, CudaPlan)
     assert plan.engine is expected
+
+
+@pytest.mark.parametrize(
+    ("archs", "expected"), [("sm_90a", True), ("sm_90", False), ("sm_80,sm_90a", False), ("sm_80", False)]
+)
+def test_only_code_for_hopper_alone_may_use_wgmma(archs, expected):
+    assert device_of(parse_target(archs)).wgmma is expected
 
 
 @pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed")
