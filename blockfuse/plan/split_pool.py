@@ -17,16 +17,16 @@ from blockfuse.stages import Pool, Window
 def split_pool(block: Block) -> Iterator[tuple[Block, Block]]:
     """Pairs of blocks that compute what a block does whose first stage pools its whole image, most even ones first.
 
-    There is none for other blocks, and for images whose height and width are prime.
+    There is none for other blocks, among them those that read the image again.
     """
     pool = block.stages[0]
-    if not isinstance(pool, Pool) or len(block.inputs) > 1:
+    if not isinstance(pool, Pool) or len(block.inputs) > 1 or any(0 in stage.inputs for stage in block.stages[1:]):
         return
     image = block.inputs[0]
     if pool.window != Window(image.height, image.width, pool.window.stride_h, pool.window.stride_w):
         return
     parts = [part for part in product(_divisors(image.height), _divisors(image.width)) if part[0] * part[1] > 1]
-    for r, s in sorted(parts, key=lambda part: (abs(log(image.pixels / (part[0] * part[1]) ** 2)), part)):
+    for r, s in sorted(parts, key=lambda part: (abs(log(image.pixels / (part[0] * part[1]) ** 2)), max(part))):
         if r * s < image.pixels:
             yield _halves(block, pool, r, s)
 

@@ -9,7 +9,7 @@ from blockfuse.block import Block, reference
 from blockfuse.plan.decide import Kernel, best, decide
 from blockfuse.plan.device import GPUS
 from blockfuse.plan.split_pool import split_pool
-from blockfuse.stages import Activation, Function, ImageShape, Pool, Window
+from blockfuse.stages import Activation, Function, ImageShape, Multiply, Pool, Window
 
 
 def pool(height, width, reduction="mean", channels=8, window=None):
@@ -44,6 +44,8 @@ def test_the_most_even_parts_come_first():
 def test_other_pools_stay():
     assert not list(split_pool(pool(1, 7)))
     assert not list(split_pool(pool(1, 1)))
+    gated = pool(8, 8)
+    assert not list(split_pool(replace(gated, stages=(*gated.stages, Multiply("gate", (0, 2))))))
     assert not list(split_pool(pool(8, 8, window=Window(4, 4, 4, 4))))
     assert not list(split_pool(pool(8, 8, window=Window(8, 8, pad_top=1))))
 
