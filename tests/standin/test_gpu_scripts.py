@@ -16,6 +16,7 @@ from tests.cuda_kernels import build
 from tests.gpu import export_cases, export_networks
 from tests.residual_blocks import mbconv
 from tests.standin import TOOLKIT
+from tests.torch_python import needs_torch, run
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--networks", "resnet18", "--size", "32", "--width", "0.125"]
@@ -111,19 +112,37 @@ def test_networks_are_run_and_checked(tmp_path):
 
 
 # ---- the benchmark ---------------------------------------------------------------------------------------------------
-def test_the_benchmark_measures_networks_and_blocks(tmp_path):
-    folder, output = tmp_path / "exported", tmp_path / "gpu_standin.json"
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
     gpu_export.main([str(folder), *TINY, "--batches", "1"])
-    words = [folder, "--output", output, "--sides", "fused", "unfused", "--seconds", 0]
-    done = on_device("benchmarks/gpu.py", *words)
+    return folder
+
+
+def test_the_benchmark_measures_networks_and_blocks(exported, tmp_path):
+    output = tmp_path / "gpu_standin.json"
+    done = on_device("benchmarks/gpu.py", exported, "--output", output, "--sides", "fused", "unfused", "--seconds", 0)
     assert done.returncode == 0, done.stdout + done.stderr
-    records = {tuple(record["key"]): record for record in json.loads(output.read_text())["records"]}
-    blocks = [record for key, record in records.items() if key[0] == "block"]
-    assert len(blocks) >= 2
+    records = records_in(output)
+    assert sum(key[0] == "block" for key in records) >= 2
     assert all(record["times"].keys() == {"fused", "unfused"} for record in records.values())
-    assert all(0 <= error <= 1 for record in records.values() for error in record["errors"].values())
     network = records["network", "resnet18", 1]
     assert network["measured"]["device"] == "stand-in device"
     assert network["efficiency"]["fused"]["of_chip"] < network["efficiency"]["fused"]["of_engine"]
     predicted = network["waterline"]["predicted"]
     assert predicted["fused"]["kernels"] < predicted["unfused"]["kernels"]
+
+
+@needs_torch
+def test_kernels_and_pytorch_agree_on_the_same_weights(exported, tmp_path):
+    output = tmp_path / "gpu_standin.json"
+    words = ["--output", output, "--torch-device", "cpu", "--sides", "fused", "unfused", "torch eager", "--seconds", 0]
+    run("-m", "tests.gpu.on_standin", "benchmarks/gpu.py", exported, *words)
+    for record in records_in(output).values():
+        assert record["errors"].keys() == {"fused", "unfused", "torch eager"}
+        assert max(record["errors"].values()) <= 1
+        assert not record["failed"]
+
+
+def records_in(output: Path) -> dict[tuple[object, ...], dict]:
+    return {tuple(record["key"]): record for record in json.loads(output.read_text())["records"]}

@@ -51,3 +51,10 @@ def test_images_leave_as_the_model_has_them(compile_to):
         outputs=("y", "z"),
     )
     check(compile_to, proto, {"x": floats(2, 40, 5, 6)})
+
+
+def test_a_pool_of_more_than_a_core_holds(compile_to):
+    proto = model([node("GlobalAveragePool", "x", "y")], (1, 96, 60, 45))
+    executable = check(compile_to, proto, {"x": floats(1, 96, 60, 45)})
+    (step,) = executable.report().steps
+    assert len(step.kernels) == 2
