@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.cuda_driver import Cuda  # noqa: E402 - the path comes first
-from benchmarks.gpu_measure import CONVENTION, Clock, EventClock, HostClock, facts, gpu_state, measure  # noqa: E402
+from benchmarks.gpu_measure import CONVENTION, EventClock, HostClock, facts, gpu_state, measure  # noqa: E402
 from benchmarks.gpu_parts import BlockPart, NetworkPart, Setting  # noqa: E402
 from benchmarks.gpu_sides import TORCH_COMPILE, TORCH_EAGER, constants_in, read_json, use_runtime  # noqa: E402
 
@@ -69,6 +69,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--part", choices=["networks", "blocks"], help="default: both")
     parser.add_argument("--sides", nargs="+", default=list(SIDES), metavar="SIDE", help=f"of {', '.join(SIDES)}")
     parser.add_argument("--mode", default="max-autotune-no-cudagraphs", help="of torch.compile; graphs are ours")
+    parser.add_argument(
+        "--torch-device", choices=["cuda", "cpu"], help="cpu to rehearse where the GPU is a stand-in (default: as ours)"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="of measuring each figure (default: 3)")
     parser.add_argument("--minutes", type=float, default=8.0, help="start nothing new after that (default: 8)")
     parser.add_argument("--name", default="h200", help="of the result file, gpu_NAME.json")
@@ -87,6 +90,8 @@ def setting_of(options: argparse.Namespace, index: Json) -> Setting:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
     cuda = None if index["target"].startswith("cpu") else Cuda()
+    device = options.torch_device or ("cpu" if cuda is None else "cuda")
+    clock = EventClock(torch) if torch is not None and device == "cuda" else HostClock(cuda and cuda.synchronize)
     return Setting(
         folder=options.folder,
         dtype=index["dtype"],
@@ -94,16 +99,10 @@ def setting_of(options: argparse.Namespace, index: Json) -> Setting:
         fused=next(policy for policy in index["policies"] if policy != "never"),
         torch=torch,
         cuda=cuda,
+        torch_device=device,
         mode=options.mode,
-        time=lambda sides: measure(sides, clock_of(torch, cuda), options.seconds),
+        time=lambda sides: measure(sides, clock, options.seconds),
     )
-
-
-def clock_of(torch: Any, cuda: Cuda | None) -> Clock:
-    """Events of the GPU if PyTorch can record them."""
-    if torch is not None and cuda is not None:
-        return EventClock(torch)
-    return HostClock(None if cuda is None else cuda.synchronize)
 
 
 def parts(

@@ -43,6 +43,7 @@ class Setting:
         fused: The policy that ``fused`` was compiled with.
         torch: PyTorch, or None where only our sides are measured.
         cuda: The GPU; None where everything runs on the processor.
+        torch_device: PyTorch's: ``cuda``, or ``cpu`` where nothing is to be learnt from its times.
         mode: Of ``torch.compile``.
         time: Times sides in turns.
     """
@@ -53,6 +54,7 @@ class Setting:
     fused: str
     torch: Any
     cuda: Cuda | None
+    torch_device: str
     mode: str
     time: Callable[[Mapping[str, Call]], dict[str, Json]]
 
@@ -65,7 +67,7 @@ class Setting:
         """PyTorch on a graph; None where it is not measured."""
         if self.torch is None:
             return None
-        return TorchSide(self.torch, graph, constants, inputs, self.dtype, "cpu" if self.cuda is None else "cuda")
+        return TorchSide(self.torch, graph, constants, inputs, self.dtype, self.torch_device)
 
 
 class _Part:
@@ -213,11 +215,12 @@ class BlockPart(_Part):
         return {**about, "plans": plans, **data, **self.figures(data["times"], sizes)}
 
     def _call(self, kernels: BlockKernels) -> Call:
-        return kernels if self.setting.torch is None else record(self.setting.torch, kernels)
+        on_gpu = self.setting.torch is not None and self.setting.torch_device == "cuda"
+        return record(self.setting.torch, kernels) if on_gpu else kernels
 
     def _torch_calls(self, torch: TorchSide) -> dict[str, Callable[[], Call]]:
         made = {
-            TORCH_EAGER: functools.partial(torch.eager, graphed=self.setting.cuda is not None),
+            TORCH_EAGER: functools.partial(torch.eager, graphed=self.setting.torch_device == "cuda"),
             TORCH_COMPILE: functools.partial(torch.compiled, self.setting.mode),
         }
         return {name: make for name, make in made.items() if name in self.setting.sides}

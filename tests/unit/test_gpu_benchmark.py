@@ -130,13 +130,6 @@ def test_the_host_clock_waits_for_what_was_begun():
     assert done == ["wait", "call", "call", "wait"]
 
 
-def test_the_clock_is_the_gpus_where_pytorch_can_record_events():
-    cuda = SimpleNamespace(synchronize=lambda: None)
-    assert isinstance(gpu.clock_of(Notes(), cuda), EventClock)
-    assert isinstance(gpu.clock_of(Notes(), None), HostClock)
-    assert isinstance(gpu.clock_of(None, cuda), HostClock)
-
-
 def side(minimum, median):
     return {"minimum": minimum, "median": median}
 
