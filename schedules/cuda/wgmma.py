@@ -49,7 +49,11 @@ _SETTLE = "blockfuse_settle"
 _SETTLE_SOURCE = f"""__forceinline__ __device__ void {_SETTLE}(float& sum) {{
   asm volatile("" : "+f"(sum) :: "memory");
 }}
+__forceinline__ __device__ void {_SETTLE}(unsigned int& pixels) {{
+  asm volatile("" : "+r"(pixels) :: "memory");
+}}
 """
+"""Keeps the compiler from moving uses of a register over what comes before, and its making over what comes after."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,11 @@ def lower(kernel: Kernel, node: Gemm) -> None:
     sums = kernel.sums(node.acc)
     with kernel.emit.loop(product.mine.mb * product.mine.ni * SUMS, "i", "unrolled") as i:
         place = product.mine.first * product.mine.ni * SUMS + i
-        kernel.emit.evaluate(T.cuda.func_call(_SETTLE, load(sums, place), source_code=_SETTLE_SOURCE))
+        _settle(kernel, load(sums, place))
+
+
+def _settle(kernel: Kernel, register: Expr) -> None:
+    kernel.emit.evaluate(T.cuda.func_call(_SETTLE, register, source_code=_SETTLE_SOURCE))
 
 
 def _product(kernel: Kernel, node: Gemm) -> _Product:
@@ -178,12 +186,14 @@ def _later(k: int, count: int, apart: int) -> int:
 
 def _from_registers(kernel: Kernel, node: Gemm, product: _Product) -> None:
     """Products of pixels that an EPILOGUE or a LOAD has left in registers; one tap."""
-    mine = product.mine
+    tiles, steps = range(product.mine.mb), range(product.depth)
+    pixels = [[chain.operand(kernel, node.source, product.mine, j, k) for j in tiles] for k in steps]
+    for word in (word for step in pixels for tile in step for word in tile):
+        _settle(kernel, word)
     kernel.emit.ptx(_FENCE)
-    for k in range(product.depth):
-        words = [chain.operand(kernel, node.source, mine, j, k) for j in range(mine.mb)]
+    for k in steps:
         weights = _moved(product.weights, product.offset(k))
-        _multiply(kernel, node, product, words, weights, k > 0 or not product.fresh)
+        _multiply(kernel, node, product, pixels[k], weights, k > 0 or not product.fresh)
     kernel.emit.ptx(_COMMIT)
 
 
