@@ -13,6 +13,7 @@ from blockfuse.plan.units import Folded, Term, Unit
 HALF = 2  # bytes
 _LARGE_TILE = 64 * 1024  # bytes: a hidden value above this lives a chunk at a time
 _MAX_SUMS = 96  # float32 registers for the sums of a value that is made chunk by chunk
+_MAX_WHOLE_SUMS = 128  # the same where all channels together save reading the operand again
 _MAX_STREAMED_SUMS = 144  # the same where chunks mean that the input is read again
 _MAX_PASS = 128  # channels of one DEPTHWISE, REDUCE, MAP
 _CHAIN_CHUNK = 32  # channels of a value in registers
@@ -167,7 +168,7 @@ class Homes:
         sources = [term.source for term in unit.terms]
         if any(not self.found[source].whole and source >= self.folded.input_count for source in sources):
             return Home(channels)
-        most = _MAX_SUMS if all(self.found[source].whole for source in sources) else _MAX_STREAMED_SUMS
+        most = _MAX_WHOLE_SUMS if all(self.found[source].whole for source in sources) else _MAX_STREAMED_SUMS
         fitting = [c for c in multiples(channels) if self._sums(value, c) <= most]
         return Home(max(fitting, default=CORE))
 

@@ -13,9 +13,12 @@ from blockfuse.machine import (
     Grouped,
     Level,
     Load,
+    Mask,
     Node,
     Program,
+    Residual,
     Tile,
+    Zero,
     walk,
 )
 from blockfuse.program.check import WGMMA_STEPS
@@ -31,6 +34,8 @@ def live_registers(program: Program) -> int:
     addresses: dict[tuple[Accumulators, Tile], int] = {}
     fragments = 0
     for at, node in enumerate(nodes):
+        if isinstance(node, Zero) and isinstance(node.target, Accumulators):
+            used.setdefault(node.target, []).append(at)
         if not isinstance(node, Gemm | Epilogue) or node.acc.tiling is None:
             continue
         used.setdefault(node.acc, []).append(at)
@@ -56,6 +61,9 @@ def _held(program: Program, node: Node) -> int:
         return node.pixels * lanes + (taps if taps <= _CACHED else node.window.r * lanes) + 2 * lanes
     if isinstance(node, Grouped):
         return node.pixels * (min(_MOST_WIDE, -(-node.width // 8)) * 4 + 1) + 12
+    if isinstance(node, Epilogue) and node.acc.tiling is not None and node.target.level is not Level.REGISTER:
+        places = 1 + sum(isinstance(step, Residual | Mask) for step in node.steps)
+        return 2 * node.acc.tiling.mb * places + 4
     return 0
 
 

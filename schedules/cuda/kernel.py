@@ -65,7 +65,7 @@ class Kernel:
         for loop in self.parallel:
             grid *= loop.count
         self.threads = program.threads
-        self.emit = CudaEmitter(grid, program.threads, program.min_blocks)
+        self.emit = CudaEmitter(grid, program.threads, max(1, program.min_blocks))  # else ptxas spills for occupancy
         self._registers: dict[str, Buffer] = {}
         self._done: set[object] = set()
         self.copies_pending = False

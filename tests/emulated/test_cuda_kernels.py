@@ -148,7 +148,7 @@ def test_text_of_a_kernel():
     """What people look for in generated code: names of stages, one kernel, parameters in the documented order."""
     source = build(mbconv(9, 10, 16, 128), (4, 6), 4).source
     assert all(name in source for name in ("acc_expand", "filter_depthwise", "acc_project", "depthwise_c"))
-    signature = re.search(r"__global__ void __launch_bounds__\(128\) (\w+)\(([^)]*)\)", source)
+    signature = re.search(r"__global__ void __launch_bounds__\(128, 1\) (\w+)\(([^)]*)\)", source)
     assert signature is not None
     assert signature[1] == "mbconv_kernel"
     assert re.findall(r"(\w+)_ptr", signature[2]) == ["input_0", "packed_vectors", "packed_weights", "result"]
