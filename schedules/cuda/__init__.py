@@ -1,7 +1,7 @@
 """Lowering of tile programs to CUDA kernels: one file per instruction, and the packing of weights.
 
-Images in N, H, W, C order; float32 sums, of fp16 and bf16 on the tensor cores (mma.sync: sm_80 and later). Nothing here
-knows blocks or plans.
+Images in N, H, W, C order; float32 sums, of fp16 and bf16 on the tensor cores (mma.sync: sm_80 and later; wgmma:
+sm_90a). Nothing here knows blocks or plans.
 """
 
 from blockfuse.schedules.cuda.cast import lower_cast

@@ -1,7 +1,8 @@
 """Weights as the kernel reads them: one stream in execution order, and one fp32 vector of biases and scales.
 
 An item of the stream holds the slices of its step one after the other: for GEMM per tap the mma fragments
-[C/16][K/16][lane][8], for GROUPED those of blocks of groups, for DEPTHWISE [tap][channel].
+[C/16][K/16][lane][8] or the swizzled slabs of wgmma, for GROUPED those of blocks of groups, for DEPTHWISE
+[tap][channel].
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ def cuda_source(function: Any, arch: str = "sm_80") -> str:
 
     Args:
         function: What :func:`blockfuse.schedules.cuda.lower` returned.
-        arch: The architecture TVM is told of; the text uses what sm_80 has.
+        arch: The architecture TVM is told of; the text uses what sm_80 has, or sm_90a with wgmma.
     """
     target = tvm.target.Target({"kind": "cuda", "arch": arch}, host="llvm")
     name = str(function.attrs["global_symbol"])

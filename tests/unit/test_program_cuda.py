@@ -138,7 +138,7 @@ def test_an_image_in_one_tile_is_computed_without_its_border():
 
 
 def test_a_plan_for_another_block_is_refused():
-    plan = apply_rules(fold(mbconv(8, 8, 16, 32)), 4, 4, 4, Limits(3, 20480, 64))
+    plan = apply_rules(fold(mbconv(8, 8, 16, 32)), 4, 4, 4, Limits(3, 20480, 64, 1 << 20))
     with pytest.raises(InternalError, match="has no tiling"):
         program_cuda(fold(basic(8, 8, 16, 32, stride=2)), replace(plan, homes=plan.homes), "wrong")
 
