@@ -1,7 +1,7 @@
 """Chooses a plan for a block on a GPU: tiles by a simple cost, everything else by rule.
 
-Candidates are output tiles and numbers of warps, cheapest prediction first; the first whose program fits into shared
-memory and registers is taken. Where none fits, the smallest need is reported.
+Candidates are output tiles and numbers of warps, cheapest prediction first; each is made to fit into shared memory and
+registers, and the cheapest of the first few that do is taken. Where none fits, the smallest need is reported.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _REGISTER_FILE = 65536  # per SM
 _OTHER_REGISTERS = 56  # addresses, loop variables, what the compiler keeps
 _REMEDY = "cut the block"
 _MAX_TILE = 32  # pixels along an axis
+_MAX_FITTING = 6  # plans that fit, of which the cheapest is taken
 _MAX_INPUTS = 10  # kernel parameters are ordered by name
 
 _RESIDENT = 0.4  # share of shared memory up to which an input is kept whole
@@ -74,12 +75,27 @@ def plan_cuda(
     if not candidates:
         out = folded.shapes[-1]
         return Infeasible("tile of an output whose paths differ in stride", out.pixels, _MAX_TILE**2, "pixels")
-    failures = []
-    for candidate in sorted(candidates, key=lambda plan: predict(folded, plan, device).seconds):
+    return _cheapest(folded, candidates, device)
+
+
+def _cheapest(folded: Folded, candidates: list[CudaPlan], device: Device) -> CudaPlan | Infeasible:
+    """The cheapest of the candidates' plans that fit.
+
+    A plan that had to be made to fit costs more than its candidate, so those that cost as much as it does cannot win.
+    """
+    failures: list[Infeasible] = []
+    fitting: list[tuple[float, CudaPlan]] = []
+    hopes = [(predict(folded, plan, device).seconds, plan) for plan in candidates]
+    for hope, candidate in sorted(hopes, key=lambda pair: pair[0]):
+        if fitting and (hope >= min(seconds for seconds, _ in fitting) or len(fitting) == _MAX_FITTING):
+            break
         result = _fitted(folded, candidate, device)
         if isinstance(result, CudaPlan):
-            return result
-        failures.append(result)
+            fitting.append((predict(folded, result, device).seconds, result))
+        else:
+            failures.append(result)
+    if fitting:
+        return min(fitting, key=lambda pair: pair[0])[1]
     return min(failures, key=lambda failure: (failure.limit, failure.need))
 
 
