@@ -79,7 +79,9 @@ def describe(
     """The report on a compiled network."""
     names = iter(programs.names)
     steps = tuple(
-        _op_record(step, parts) if isinstance(step, Op) else _block_record(step, [next(names) for _ in step.kernels], programs)
+        _op_record(step, parts)
+        if isinstance(step, Op)
+        else _block_record(step, [next(names) for _ in step.kernels], programs)
         for step in programs.planned.steps
     )
     apart = sum(1 if isinstance(s, Op) else len(fold(s.block).units) for s in programs.planned.steps)

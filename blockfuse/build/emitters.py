@@ -14,11 +14,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from tvm import relax
 
-from blockfuse.graph import Op
 from blockfuse.build.importer import Importer
 from blockfuse.build.layout import FROM_NHWC, TO_NHWC
-from blockfuse.runtime.library import Layout
 from blockfuse.build.network import Network
+from blockfuse.graph import Op
+from blockfuse.runtime.library import Layout
 
 
 class Refusal(Exception):  # noqa: N818 - not an error: the importer is asked next

@@ -13,12 +13,12 @@ import numpy as np
 from tvm import relax
 
 from blockfuse.build.emitters import EMITTERS, Operands, Refusal, Writer, refuse
-from blockfuse.errors import InternalError
-from blockfuse.graph import Op
 from blockfuse.build.importer import Importer, call_imported
 from blockfuse.build.layout import TO_NHWC
-from blockfuse.runtime.library import Layout
 from blockfuse.build.network import Network
+from blockfuse.errors import InternalError
+from blockfuse.graph import Op
+from blockfuse.runtime.library import Layout
 
 
 def emit_op(op: Op, values: Sequence[Any], layout: Layout, writer: Writer) -> tuple[Any, ...]:

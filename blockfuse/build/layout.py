@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from blockfuse.build.network import Call, Network, Step, describe
 from blockfuse.graph import Op
 from blockfuse.runtime.library import Layout
-from blockfuse.build.network import Call, Network, Step, describe
 
 TO_NHWC = (0, 2, 3, 1)
 """Where the axes of an N, H, W, C image lie in N, C, H, W."""
