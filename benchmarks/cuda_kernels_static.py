@@ -22,7 +22,7 @@ from blockfuse.machine import Engine
 from blockfuse.report import table
 from tests.cuda_kernels import Built, Run, build, grid, run
 from tests.emulated.nvcc import compile_cubin, find_nvcc
-from tests.residual_blocks import basic, bottleneck, mbconv
+from tests.residual_blocks import basic, bottleneck, convfirst, convnext, mbconv
 
 ARCHS = {Engine.MMA: ("sm_80", "sm_90"), Engine.WGMMA: ("sm_90a",)}
 _FLOP_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of the tensor peak
@@ -49,6 +49,10 @@ CASES = [
     Case("basic 56x56 64-128 stride 2, 7x14", basic(56, 56, 64, 128, stride=2), (7, 14), 8),
     Case("mbconv 56x56 24-144-40 5x5 stride 2, 7x7", mbconv(56, 56, 24, 144, 40, r=5, stride=2), (7, 7), 4),
     Case("bottleneck 56x56 256-64, 8x14", bottleneck(56, 56, 256, 64), (8, 14), 8),
+    Case("bottleneck 28x28 512-128, 14x14", bottleneck(28, 28, 512, 128), (14, 14), 8),
+    Case("mbconv 28x28 48-240-48, 7x14", mbconv(28, 28, 48, 240), (7, 14), 4),
+    Case("convnext 56x56 96, 8x8", convnext(56, 56, 96), (8, 8), 4),
+    Case("convfirst 64x64 64, 16x16", convfirst(64, 64, 64), (16, 16), 8),
 ]
 
 
