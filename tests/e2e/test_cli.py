@@ -355,7 +355,9 @@ def test_user_code_runs_only_when_it_is_named(run, monkeypatch):
 
 # ---- processes -------------------------------------------------------------------------------------------------------
 def test_interruption_is_quiet(folder):
+    listened = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs are started with it ignored
     child = process(folder, "bench", "net.bf", "--seconds", "60")
+    signal.signal(signal.SIGINT, listened)
     assert child.stderr.readline().startswith("measuring")
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
