@@ -89,7 +89,7 @@ def _sum(
 ) -> None:
     emit, parts, window = kernel.emit, block.outputs // 8 // wide, node.window
     steps, all_n8 = block_steps(block.inputs, window.r, window.s), block.outputs // 8
-    b = kernel.registers("b_grouped", 2 * wide, "uint32")
+    b = kernel.registers(f"b_grouped{wide}", 2 * wide, "uint32")
     weights = kernel.weight_offset(node.weights, 4) + kernel.lane * 2
     base = quotient(part, parts) * (steps * all_n8) + remainder(part, parts) * wide
     corner = kernel.origin(node.source) + channel
@@ -125,7 +125,7 @@ def _multiply(kernel: Kernel, node: Grouped, mine: WarpShare, place: Index, wide
     emit = kernel.emit
     sums = kernel.registers(f"acc_{node.weights.name}", mine.mb * wide * 4)
     rows = kernel.registers(f"rows_{node.weights.name}", mine.mb, "int32")
-    a, b = kernel.registers("a_grouped", A_WORDS, "uint32"), kernel.registers("b_grouped", 2 * wide, "uint32")
+    a, b = kernel.registers("a_grouped", A_WORDS, "uint32"), kernel.registers(f"b_grouped{wide}", 2 * wide, "uint32")
     pixels = [load(a, i) for i in range(A_WORDS)]
     for j in range(mine.mb):
         with emit.when(mine.exists(j)):
