@@ -10,13 +10,14 @@ import pytest
 from blockfuse.block import Block
 from blockfuse.plan.cuda_rules import Limits, apply_rules
 from blockfuse.plan.fold import fold
-from blockfuse.stages import Conv, Depthwise, Grouped, Window
+from blockfuse.stages import Conv, Depthwise, Grouped, ImageShape, Window
 from tests.cuda_kernels import Built, build, built_as, rounded_weights, run
 from tests.residual_blocks import (
     basic,
     bottleneck,
     convfirst,
     convnext,
+    finished,
     fused_mbconv,
     gated_project,
     global_pool,
@@ -121,6 +122,12 @@ WIDTHS = [(24, 48, 3), (16, 8, 2), (16, 32, 16), (48, 24, 3), (3, 3, 3), (4, 20,
 def test_groups_of_any_width(channels, outputs, groups):
     stage = Grouped("grouped", (0,), outputs, groups, same(3))
     assert_right(build(single(6, 7, channels, stage), (4, 4), 4))
+
+
+def test_groups_of_different_widths_in_one_kernel():
+    """Fragments of weights have registers for one, then for three n8 tiles."""
+    stages = [Grouped("narrow", (0,), 48, 6, same(3)), Grouped("wide", (1,), 48, 2, same(3))]
+    assert_right(build(finished("widths", ImageShape(6, 7, 48), stages, 1), (4, 4), 4))
 
 
 STREAMED: list[tuple[Block, tuple[int, int]]] = [
