@@ -14,6 +14,7 @@ from blockfuse.machine import Program
 from blockfuse.schedules.cpu import lower, pack
 from blockfuse.stages import Array
 from blockfuse.target import best_cpu
+from tests.slots import in_slot, out_of_slot
 
 GUARD = 64  # elements before and behind every array, to see stores outside it
 SENTINEL = np.float32(12345.0)
@@ -39,15 +40,16 @@ def call(
         shift: Elements that all addresses are away from a multiple of 64 bytes.
     """
     arrays = [
-        np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if tile.planar else x
+        np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if tile.planar else in_slot(tile, x)
         for x, tile in zip(inputs, program.inputs, strict=True)
     ]
     image = program.output.image
     empty = np.full((program.batch, image.height, image.width, image.channels), np.nan, np.float32)
+    empty = in_slot(program.output, empty)
     guarded = [_Guarded(array, shift) for array in (*arrays, pack(program, parameters), empty)]
     kernel(*(tvm_ffi.from_dlpack(each.array, require_alignment=4) for each in guarded))
     assert all(each.is_intact() for each in guarded), f"{program.name} wrote outside its arrays"
-    return guarded[-1].array
+    return out_of_slot(program.output, guarded[-1].array)
 
 
 class _Guarded:

@@ -21,6 +21,7 @@ from blockfuse.schedules.cuda.packing import vector_layout
 from blockfuse.stages import Array
 from blockfuse.verification.compare import tolerance
 from tests.emulated.emulator import Counters, Finding, emulate
+from tests.slots import in_slot, into_slots, out_of_slot
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ def built_as(block: Block, plan: CudaPlan) -> Built:
     return Built(block, plan, program, cuda_source(lower(program)))
 
 
+def built_in_slots(built: Built, rng: np.random.Generator, step: int) -> Built:
+    """The same kernel, reading from and writing to channels of wider images; see :func:`tests.slots.into_slots`."""
+    program = into_slots(program_cuda(fold(built.block), built.plan, built.block.name), rng, step)
+    return replace(built, program=program, source=cuda_source(lower(program)))
+
+
 def inputs_of(block: Block, seed: int = 0) -> list[Array]:
     """Normal values of the block's type for every input."""
     rng = np.random.default_rng(seed)
@@ -117,7 +124,8 @@ def run(
         thread_order=thread_order,
         count=count,
     )
-    return Run(error(block, inputs, arguments["result"]), emulated.findings, emulated.counters)
+    result = out_of_slot(program.output, arguments["result"])
+    return Run(error(block, inputs, result), emulated.findings, emulated.counters)
 
 
 def kernel_arguments(
@@ -126,10 +134,12 @@ def kernel_arguments(
     """Arrays by the names of the kernel's parameters; the result is NaN all over."""
     names = (["packed_vectors"] if vector_layout(program) else []) + (["packed_weights"] if program.ring else [])
     packed = dict(zip(names, pack(program, parameters), strict=True))
-    images = {f"input_{i}": array for i, array in enumerate(inputs)}
+    pairs = enumerate(zip(program.inputs, inputs, strict=True))
+    images = {f"input_{i}": in_slot(tile, array) for i, (tile, array) in pairs}
     out = program.output.image
     shape = (program.batch, out.height, out.width, out.channels)
-    return images | packed | {"result": np.full(shape, np.nan, DTYPES[program.dtype])}
+    result = in_slot(program.output, np.full(shape, np.nan, DTYPES[program.dtype]))
+    return images | packed | {"result": result}
 
 
 def grid(program: Program) -> int:

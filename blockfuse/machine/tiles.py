@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from blockfuse.block import ParameterKey
+from blockfuse.errors import InternalError
 from blockfuse.machine.affine import Affine, Range
 from blockfuse.stages import ImageShape
 
@@ -40,7 +41,7 @@ class Tile:
         image: Shape of the whole value.
         rows: Rows it can hold.
         cols: Columns it can hold.
-        channels: Channels it can hold.
+        channels: Channels it can hold; more than its image has where a global tile is part of a wider image.
         pitch: Elements from one pixel to the next.
         top: Image row in its first row. A ring has no fixed one.
         left: Image column in its first column.
@@ -94,6 +95,33 @@ class Tile:
 def global_tile(name: str, image: ImageShape, *, planar: bool = False) -> Tile:
     """A kernel's input or output: the whole image in memory."""
     return Tile(name, Level.GLOBAL, image, image.height, image.width, image.channels, image.channels, planar=planar)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where in memory an image lies whose channels are some of a wider one's: images side by side are concatenated.
+
+    Attributes:
+        first: Channel of the wider image that is the image's channel 0.
+        width: Channels of the wider image.
+    """
+
+    first: int
+    width: int
+
+    def apply(self, tile: Tile) -> None:
+        """Put a global tile in this place.
+
+        Raises:
+            InternalError: The tile is planar, or does not fit.
+        """
+        if not tile.is_global or tile.planar or not 0 <= self.first <= self.width - tile.image.channels:
+            raise InternalError(f"tile {tile} of {tile.image} cannot lie at channel {self.first} of {self.width}")
+        tile.channels = tile.pitch = self.width
+        tile.first_channel = Affine(-self.first)
+
+    def __str__(self) -> str:
+        return f"channels {self.first}.. of {self.width}"
 
 
 class Engine(StrEnum):

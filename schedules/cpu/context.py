@@ -65,7 +65,7 @@ class Kernel:
 
     def _start(self, tile: Tile, copy: Index | None) -> Index:
         if tile.is_global:
-            return self.image * tile.image.elements
+            return self.image * tile.size
         if tile.copies == 1:
             return 0
         return (self.share if copy is None else copy) * tile.size

@@ -74,7 +74,7 @@ def _shape(program: Program, tile: Tile) -> tuple[int, int, int, int]:
     image, n = tile.image, program.batch
     if tile.planar:
         return n, image.channels, image.height, image.width
-    return n, image.height, image.width, image.channels
+    return n, image.height, image.width, tile.channels
 
 
 # ---- loops -----------------------------------------------------------------------------------------------------------

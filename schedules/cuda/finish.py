@@ -115,7 +115,7 @@ def _load_gate(kernel: Kernel, tile: Tile, channels: Affine, channel: Index, lan
     for lane in range(lanes):
         if tile.is_global:
             where = smaller(kernel.at(channels) + channel + lane, tile.image.channels - 1)
-            value = tirx.BufferLoad(kernel.memory[tile], [kernel.env["image"], 0, 0, where])
+            value = tirx.BufferLoad(kernel.memory[tile], kernel.element(tile, 0, 0, where))
         else:
             where = smaller(kernel.channel(tile, channels) + channel + lane, tile.channels - 1)
             value = load(kernel.shared, tile.offset + where)

@@ -93,7 +93,7 @@ class Kernel:
         self.vector_layout = vector_layout(program)
 
         def image(tile: Tile, name: str) -> None:
-            shape = (program.batch, tile.image.height, tile.image.width, tile.image.channels)
+            shape = (program.batch, tile.image.height, tile.image.width, tile.channels)
             self.memory[tile] = emit.image(name, shape, self.dtype)
 
         for number, tile in enumerate(program.inputs):
@@ -222,6 +222,15 @@ class Kernel:
     def channel(self, tile: Tile, low: Affine) -> Index:
         """Where an image channel is in a tile."""
         return self.at(low - tile.first_channel)
+
+    def element(self, tile: Tile, row: Index, col: Index, channel: Index) -> list[Index]:
+        """Position in memory of (row, column, channel) of the present image."""
+        return [self.env["image"], row, col, channel - tile.first_channel.const]
+
+    def vector_width(self, *tiles: Tile) -> int:
+        """The most elements, up to 16 bytes, in which whole pixels of global tiles can be moved."""
+        sizes = [size for tile in tiles for size in (tile.image.channels, tile.pitch, tile.first_channel.const)]
+        return next(width for width in (8, 4, 2, 1) if width <= self.vector and not any(size % width for size in sizes))
 
 
 def column(tile: Tile, x: Index) -> Index:

@@ -26,7 +26,7 @@ def lower(kernel: Kernel, node: Load) -> None:
     if node.target.level is Level.REGISTER:
         chain.hold(kernel, node)
         return
-    kernel.copies_pending |= vector_width(kernel, node.source.image.channels) * kernel.bytes in _COPY
+    kernel.copies_pending |= kernel.vector_width(node.source) * kernel.bytes in _COPY
     copy(kernel, node, node.target.offset)
 
 
@@ -34,7 +34,7 @@ def copy(kernel: Kernel, node: Load, target: Index) -> None:
     """Start the copies into a tile whose first element is ``target``."""
     emit, region = kernel.emit, node.region
     cols, channels = region.cols.size.const, region.channels.size.const
-    width = vector_width(kernel, node.source.image.channels)
+    width = kernel.vector_width(node.source)
     groups = channels // width
     total = region.rows.size.const * cols * groups
     with emit.loop(-(-total // kernel.threads), "i") as i:
@@ -44,19 +44,14 @@ def copy(kernel: Kernel, node: Load, target: Index) -> None:
             _move(kernel, node, (pixel // cols, pixel % cols, group), width, target)
 
 
-def vector_width(kernel: Kernel, channels: int) -> int:
-    """The most elements, up to 16 bytes, that every pixel of that many channels is a multiple of."""
-    return next(width for width in (8, 4, 2, 1) if channels % width == 0 and width <= kernel.vector)
-
-
 def _move(kernel: Kernel, node: Load, place: tuple[Index, Index, Index], width: int, corner: Index) -> None:
     emit, region, tile, image = kernel.emit, node.region, node.target, node.source.image
     row, col, channel = place
     low = kernel.at(region.channels.low) + channel
     has_channel = kernel.bounds(region.channels.high)[1] <= image.channels or low < image.channels
     valid = both(kernel.inside(region, node.source, row, col), has_channel)
-    source = (
-        kernel.env["image"],
+    source = kernel.element(
+        node.source,
         _limited(kernel.at(region.rows.low) + row, image.height),
         _limited(kernel.at(region.cols.low) + col, image.width),
         low if has_channel is True else smaller(low, image.channels - width),
@@ -69,7 +64,7 @@ def _move(kernel: Kernel, node: Load, place: tuple[Index, Index, Index], width: 
         size = select_bytes(valid, copied)
         emit.ptx(_COPY[copied], address(kernel.shared, target), address(memory, *source), copied, size)
         return
-    value: Expr = tirx.BufferLoad(memory, list(source))
+    value: Expr = tirx.BufferLoad(memory, source)
     zero = tirx.const(0, kernel.dtype)
     emit.store(kernel.shared, target, value if valid is True else tirx.Select(valid, value, zero))
 

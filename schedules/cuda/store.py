@@ -15,7 +15,6 @@ from blockfuse.machine import Store, Tile
 from blockfuse.schedules.cuda.emitter import both, fp32
 from blockfuse.schedules.cuda.finish import Element, finish, load_constants, pixel_tiles
 from blockfuse.schedules.cuda.kernel import Kernel
-from blockfuse.schedules.cuda.load import vector_width
 from blockfuse.schedules.emit import Expr, Index, load
 
 
@@ -23,7 +22,7 @@ def lower(kernel: Kernel, node: Store) -> None:
     """Emit the loop over vectors of the region."""
     emit, region, image = kernel.emit, node.region, node.target.image
     cols, channels = region.cols.size.const, region.channels.size.const
-    width = vector_width(kernel, image.channels)
+    width = kernel.vector_width(node.target, *(tile for tile in pixel_tiles(node.steps) if tile.is_global))
     groups = channels // width
     total = region.rows.size.const * cols * groups
     with emit.loop(-(-total // kernel.threads), "i") as i:
@@ -38,14 +37,19 @@ def lower(kernel: Kernel, node: Store) -> None:
             known or target < image.channels,
         )
         with emit.when(valid):
-            place = [kernel.env["image"], kernel.at(region.rows.low) + row, kernel.at(region.cols.low) + col]
-            _move(kernel, node, (row, col, channel), [*place, _vector(target, width)], width)
+            _move(kernel, node, (row, col, channel), width)
 
 
-def _move(kernel: Kernel, node: Store, place: tuple[Index, Index, Index], target: list[Index], width: int) -> None:
-    """One vector; ``target`` is its position in memory."""
+def _move(kernel: Kernel, node: Store, place: tuple[Index, Index, Index], width: int) -> None:
+    """One vector of the region."""
     emit, region, tile = kernel.emit, node.region, node.source
     row, col, channel = place
+
+    def memory(other: Tile) -> list[Index]:
+        y, x, c = (kernel.at(part.low) for part in (region.rows, region.cols, region.channels))
+        *pixel, first = kernel.element(other, y + row, x + col, c + channel)
+        return [*pixel, _vector(first, width)]
+
     source = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch
     value = load(kernel.shared, source + kernel.channel(tile, region.channels.low) + channel, width)
     if node.steps:
@@ -55,13 +59,13 @@ def _move(kernel: Kernel, node: Store, place: tuple[Index, Index, Index], target
         added: dict[Tile, list[Expr]] = {}
         for other in pixel_tiles(node.steps):
             held = kernel.elements(f"residual_{other.name}", 8)
-            emit.store(held, 0, tirx.BufferLoad(kernel.memory[other], target), width)
+            emit.store(held, 0, tirx.BufferLoad(kernel.memory[other], memory(other)), width)
             added[other] = [fp32(load(held, i)) for i in range(width)]
         for i in range(width):
             element = Element(i, constants, added)
             emit.store(halves, i, kernel.narrow(finish(node.steps, fp32(load(halves, i)), element)))
         value = load(halves, 0, width)
-    emit.add(tirx.BufferStore(kernel.memory[node.target], value, target))
+    emit.add(tirx.BufferStore(kernel.memory[node.target], value, memory(node.target)))
 
 
 def _vector(position: Index, width: int) -> Index:

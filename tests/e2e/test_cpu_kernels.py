@@ -17,6 +17,7 @@ from tests import cpu_programs
 from tests.cpu_kernels import call, compile_programs, error, random_inputs
 from tests.gated_blocks import convnext, pre_activation, squeeze_excite, two_groupings
 from tests.random_blocks import ALL_KINDS, KINDS, random_block
+from tests.slots import into_slots
 
 SEEDS = [*((KINDS, n) for n in range(30)), *((ALL_KINDS, n) for n in range(50))]
 RELU, RELU6 = Function("relu"), Function("clip", 0.0, 6.0)
@@ -51,6 +52,13 @@ def test_random_block(kinds, seed):
     block = random_block(rng, kinds=kinds)
     planar = tuple(bool(rng.random() < 0.3) for _ in block.inputs)
     check(block, program_cpu(fold(block), random_plan(rng, block), f"random_{seed}", planar), seed)
+
+
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_random_block_among_the_channels_of_wider_images(seed):
+    rng = np.random.default_rng(seed)
+    block = random_block(rng, kinds=ALL_KINDS)
+    check(block, into_slots(program_cpu(fold(block), random_plan(rng, block), f"random_{seed}"), rng), seed)
 
 
 @pytest.mark.parametrize("make", cpu_programs.PROGRAMS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blockfuse.plan.device import GPUS
-from tests.cuda_kernels import Built, build, run
+from tests.cuda_kernels import Built, build, built_in_slots, run
 from tests.random_blocks import random_block
 
 SMALL = replace(GPUS["sm_90"], local_bytes=12 * 1024)  # makes plans fall back to fewer slots and smaller items
@@ -23,6 +23,12 @@ def assert_right(built: Built) -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_random_block(seed):
     assert_right(build(random_block(np.random.default_rng(seed), dtype="float16")))
+
+
+@pytest.mark.parametrize(("seed", "step"), [(n, (1, 2, 8)[n % 3]) for n in range(600, 612)])
+def test_random_block_among_the_channels_of_wider_images(seed, step):
+    rng = np.random.default_rng(seed)
+    assert_right(built_in_slots(build(random_block(rng, dtype="float16")), rng, step))
 
 
 @pytest.mark.parametrize("seed", range(40, 50))
