@@ -1,0 +1,171 @@
+"""Concatenation and splitting of channels as a matter of addresses instead of copies.
+
+Images that are concatenated lie side by side in one wider image: the kernels that make them write there, and the
+kernels that read the result find it there. Where concatenations grow, each reading all results before it as in DenseNet
+(arXiv 1608.06993), one image holds them all::
+
+    concat_1 = a b        a: channels 0.. of concat_3      concat_1: the first ones of concat_3
+    concat_2 = a b c      b: those behind a                concat_2: the first ones of concat_3
+    concat_3 = a b c d    c: those behind b
+
+What splits or slices channels only names some of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from blockfuse.graph import Graph, Op
+from blockfuse.machine import Slot
+
+_IMAGE_RANK = 4
+_CHANNELS = 1  # axis of N, C, H, W
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image lies.
+
+    Attributes:
+        buffer: Name of the image whose memory it is in; that of the widest one there.
+        slot: Which of its channels.
+    """
+
+    buffer: str
+    slot: Slot
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Images that lie among the channels of others.
+
+    Attributes:
+        places: Of every such image.
+        free: Names of the operators that need no code for that reason.
+    """
+
+    places: Mapping[str, Place] = field(default_factory=dict)
+    free: frozenset[str] = frozenset()
+
+    def slots(self, names: Sequence[str]) -> tuple[Slot | None, ...]:
+        """For each image the channels it has in its memory, None where it has all of them."""
+        found = (self.places.get(name) for name in names)
+        return tuple(place.slot if place else None for place in found)
+
+
+def place(graph: Graph, ops: Sequence[Op], made: Collection[str], *, multiple: int = 1) -> Placement:
+    """Decide which images lie among the channels of others.
+
+    Args:
+        graph: The network.
+        ops: Operators that run by themselves, in order of execution.
+        made: Images that kernels make; only those can lie anywhere.
+        multiple: What the first channel and the width of every place must be a multiple of, so that kernels can move
+            as many elements at a time.
+    """
+    placing = _Placing(graph, frozenset(made), multiple)
+    for op in ops:
+        placing.concatenate(op)
+    placing.settle()
+    for op in ops:
+        placing.split(op)
+    return Placement(placing.places, frozenset(placing.free))
+
+
+class _Placing:
+    """What is placed so far: every row holds the parts of one concatenation that others may continue."""
+
+    def __init__(self, graph: Graph, made: frozenset[str], multiple: int) -> None:
+        self.graph, self.made, self.multiple = graph, made, multiple
+        self.parts: dict[str, tuple[str, ...]] = {}  # by result: the images made by kernels that it consists of
+        self.rows: list[str] = []  # the longest results
+        self.places: dict[str, Place] = {}
+        self.free: set[str] = set()
+
+    def concatenate(self, op: Op) -> None:
+        """Let a concatenation be side by side, unless its parts lie elsewhere in another order."""
+        if op.kind != "Concat" or not _is_of_channels(self.graph, op):
+            return
+        parts = tuple(part for name in op.inputs for part in self.parts.get(name, (name,)))
+        if len(set(parts)) < len(parts) or not self.made.issuperset(parts) or not self._is_aligned(parts):
+            return
+        touched = [row for row in self.rows if not set(self.parts[row]).isdisjoint(parts)]
+        if len(touched) > 1 or any(not _continues(parts, self.parts[row]) for row in touched):
+            return
+        self.parts[op.output] = parts
+        self.free.add(op.name)
+        if not touched:
+            self.rows.append(op.output)
+        elif len(parts) > len(self.parts[touched[0]]):
+            self.rows[self.rows.index(touched[0])] = op.output
+
+    def settle(self) -> None:
+        """Give all parts, and results that others continue, their place in the longest result."""
+        for row in self.rows:
+            width = self._width(row)
+            firsts = [0, *accumulate(self._width(part) for part in self.parts[row])]
+            self.places |= {
+                part: Place(row, Slot(first, width)) for part, first in zip(self.parts[row], firsts, strict=False)
+            }
+            self.places |= {
+                name: Place(row, Slot(0, width))
+                for name, parts in self.parts.items()
+                if name != row and parts[0] == self.parts[row][0]
+            }
+
+    def split(self, op: Op) -> None:
+        """Let the results of a split, or a slice, be parts of the image it reads."""
+        ranges = _channel_ranges(self.graph, op)
+        source = op.inputs[0] if op.inputs else ""
+        if not ranges or source not in self.made | set(self.parts) | set(self.places):
+            return
+        whole = self.places.get(source, Place(source, Slot(0, self._width(source))))
+        found = {name: Slot(whole.slot.first + first, whole.slot.width) for name, first in ranges.items()}
+        if any(number % self.multiple for slot in found.values() for number in (slot.first, slot.width)):
+            return
+        self.places |= {name: Place(whole.buffer, slot) for name, slot in found.items()}
+        self.free.add(op.name)
+
+    def _width(self, name: str) -> int:
+        return self.graph.tensor(name).shape[_CHANNELS]
+
+    def _is_aligned(self, parts: Sequence[str]) -> bool:
+        return all(self._width(part) % self.multiple == 0 for part in parts)
+
+
+def _continues(parts: tuple[str, ...], known: tuple[str, ...]) -> bool:
+    """Whether one of two concatenations begins with all of the other."""
+    shared = min(len(parts), len(known))
+    return parts[:shared] == known[:shared]
+
+
+def _is_of_channels(graph: Graph, op: Op) -> bool:
+    rank = len(graph.tensor(op.outputs[0]).shape)
+    return rank == _IMAGE_RANK and int(op.attrs.get("axis", 0)) % rank == _CHANNELS
+
+
+def _channel_ranges(graph: Graph, op: Op) -> dict[str, int]:
+    """First channel of every result of a split or slice of channels; nothing for other operators."""
+    if op.kind == "Split" and _is_of_channels(graph, op):
+        names = [name for name in op.outputs if name]
+        if len(names) < len(op.outputs):
+            return {}
+        firsts = [0, *accumulate(graph.tensor(name).shape[_CHANNELS] for name in names)]
+        return dict(zip(names, firsts, strict=False))
+    if op.kind == "Slice" and len(graph.tensor(op.output).shape) == _IMAGE_RANK:
+        return _sliced(graph, op)
+    return {}
+
+
+def _sliced(graph: Graph, op: Op) -> dict[str, int]:
+    """First channel of a slice of channels with constant bounds, in order."""
+    names = dict(zip(("starts", "ends", "axes", "steps"), op.inputs[1:], strict=False))
+    bounds = {key: graph.tensor(name).value for key, name in names.items() if name}
+    constants = {key: value.reshape(-1).tolist() for key, value in bounds.items() if value is not None}
+    axes, steps = constants.get("axes"), constants.get("steps", [1])
+    if len(constants) < len(bounds) or axes not in ([_CHANNELS], [_CHANNELS - _IMAGE_RANK]) or steps != [1]:
+        return {}
+    (start,), size = constants["starts"], graph.tensor(op.inputs[0]).shape[_CHANNELS]
+    return {op.output: max(start + size, 0) if start < 0 else min(start, size)}
