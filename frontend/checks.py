@@ -29,6 +29,8 @@ def check_ops(graph: Graph, opset: int) -> None:
 
 def _check_conv(graph: Graph, op: Op) -> None:
     image, weight = graph.tensor(op.inputs[0]).shape, graph.tensor(op.inputs[1]).shape
+    if len(image) < 3 or len(weight) != len(image):
+        raise ModelError(f"{op}: an image {_times(image)} and a filter {_times(weight)} do not go together")
     group = op.attrs["group"]
     if group < 1 or image[1] % group or weight[0] % group:
         raise ModelError(f"{op}: {image[1]} input and {weight[0]} output channels do not divide into {group} groups")

@@ -166,7 +166,7 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
 
     try:
         return inline_local_functions(model, convert_version=True)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+    except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"the model's functions cannot be inlined: {first_line(error)}") from None
 
 

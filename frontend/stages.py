@@ -86,7 +86,10 @@ def _average_pool(graph: Graph, op: Op) -> StageDraft | NoStage:
 
 
 def _global_average_pool(graph: Graph, op: Op) -> StageDraft | NoStage:
-    height, width = graph.tensor(op.inputs[0]).shape[2:]
+    shape = graph.tensor(op.inputs[0]).shape
+    if len(shape) != 4:
+        return NoStage(f"GlobalAveragePool over {len(shape) - 2} dimensions has no stage")
+    height, width = shape[2:]
     return _pool(graph, op, Pool(op.name, (), "mean", Window(height, width)))
 
 

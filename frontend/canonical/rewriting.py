@@ -144,7 +144,7 @@ def along(value: Array | None, shape: tuple[int, ...], axis: int) -> Array | Non
     Returns:
         None for everything else.
     """
-    if value is None or value.ndim > len(shape):
+    if value is None or value.ndim > len(shape) or axis >= len(shape):
         return None
     padded = (1,) * (len(shape) - value.ndim) + value.shape
     if padded[axis] not in {1, shape[axis]} or value.size != padded[axis]:
