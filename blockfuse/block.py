@@ -26,6 +26,7 @@ class Block:
         inputs: Shapes of the values read from memory. Value 0 is what the first stage reads.
         stages: In an order in which every stage follows the ones it reads.
         batch: Number of images N.
+        any_batch: Whether ``batch`` is only what to plan for, and the block takes any number of images.
         dtype: Of inputs and output, a numpy type name.
         name: For people and for kernel names.
         pattern: Name of the pattern that matched, or "" for a stage left single.
@@ -43,6 +44,7 @@ class Block:
     parameters: Mapping[ParameterKey, Array] = field(default_factory=dict, compare=False, repr=False)
     tensors: tuple[str, ...] = field(default=(), compare=False)
     ops: tuple[str, ...] = field(default=(), compare=False)
+    any_batch: bool = False
 
     @property
     def shapes(self) -> tuple[ImageShape, ...]:
@@ -121,7 +123,8 @@ class Block:
     def __str__(self) -> str:
         shapes = self.shapes
         inputs = ", ".join(f"%{i} {shape}" for i, shape in enumerate(self.inputs))
-        lines = [f"block {self.name}{f' ({self.pattern})' if self.pattern else ''}: {self.batch} x ({inputs})"]
+        images = "any batch" if self.any_batch else str(self.batch)
+        lines = [f"block {self.name}{f' ({self.pattern})' if self.pattern else ''}: {images} x ({inputs})"]
         for number, stage in enumerate(self.stages, len(self.inputs)):
             reads = ", ".join(f"%{i}" for i in stage.inputs)
             lines.append(f"  %{number} {shapes[number]} = {stage.describe()} ({reads})  # {stage.name}")

@@ -7,7 +7,7 @@ values between them. The frontend reads one from a file and rewrites it to canon
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -80,6 +80,8 @@ class Graph:
         outputs: Names of the tensors returned, in order.
         tensors: All tensors.
         ops: All operators, in any order.
+        batch: Where the model takes any number of images, the number that shapes are written for: the first dimension
+            of every computed tensor, and of no constant, is the batch then. None where all dimensions are fixed.
     """
 
     def __init__(
@@ -89,8 +91,10 @@ class Graph:
         outputs: Iterable[str],
         tensors: Iterable[Tensor],
         ops: Iterable[Op],
+        batch: int | None = None,
     ) -> None:
         self.name = name
+        self.batch = batch
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self._tensors = {tensor.name: tensor for tensor in tensors}
@@ -163,7 +167,17 @@ class Graph:
     # ---- rewriting ---------------------------------------------------------------------------------------------------
     def copy(self) -> Graph:
         """An independent graph with the same ops and tensors."""
-        return Graph(self.name, self.inputs, self.outputs, self._tensors.values(), self._ops.values())
+        return Graph(self.name, self.inputs, self.outputs, self._tensors.values(), self._ops.values(), self.batch)
+
+    def with_batch(self, batch: int) -> Graph:
+        """The same network with its shapes written for another number of images; it must take any."""
+        if self.batch is None:
+            raise InternalError(f"the batch of graph {self.name!r} is fixed")
+        tensors = [
+            tensor if tensor.is_constant else replace(tensor, shape=(batch, *tensor.shape[1:]))
+            for tensor in self._tensors.values()
+        ]
+        return Graph(self.name, self.inputs, self.outputs, tensors, self._ops.values(), batch)
 
     def add_tensor(self, tensor: Tensor) -> None:
         """Add a tensor, or replace the one of that name."""
@@ -228,6 +242,9 @@ class Graph:
         for name in self.outputs:
             if not self._has_source(name):
                 raise InternalError(f"graph output {name!r} is not produced")
+        for tensor in self._tensors.values():
+            if self.batch is not None and not tensor.is_constant and tensor.shape[:1] != (self.batch,):
+                raise InternalError(f"graph {self.name!r} takes any batch, and {tensor} has none")
 
     def _has_source(self, name: str) -> bool:
         return name in self._producer or name in self.inputs or self._tensors[name].is_constant
@@ -235,7 +252,16 @@ class Graph:
     def __str__(self) -> str:
         lines = [f"graph {self.name}: {', '.join(self.inputs)} -> {', '.join(self.outputs)}"]
         for op in self.ops():
-            shapes = ", ".join(f"{name} {list(self._tensors[name].shape)}" for name in op.outputs if name)
+            shapes = ", ".join(f"{name} {self._shape_text(name)}" for name in op.outputs if name)
             attrs = "".join(f" {key}={value}" for key, value in sorted(op.attrs.items()))
             lines.append(f"  {shapes} = {op.kind}({', '.join(op.inputs)}){attrs}")
         return "\n".join(lines)
+
+    def _shape_text(self, name: str) -> str:
+        return shape_text(self._tensors[name].shape, any_batch=self.batch is not None)
+
+
+def shape_text(shape: Iterable[int], *, any_batch: bool) -> str:
+    """A shape as people read it, such as ``[N, 3, 224, 224]``."""
+    dims = [str(dim) for dim in shape]
+    return f"[{', '.join(['N', *dims[1:]] if any_batch else dims)}]"

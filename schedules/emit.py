@@ -52,12 +52,12 @@ class Emitter:
         """Append a call made for its effect."""
         self.add(tirx.Evaluate(call))
 
-    def parameter(self, name: str, shape: Sequence[int], dtype: str = "float32", *, alignment: int = 4) -> Buffer:
+    def parameter(self, name: str, shape: Sequence[Index], dtype: str = "float32", *, alignment: int = 4) -> Buffer:
         """Declare the next parameter; returns its flat view.
 
         Args:
             name: Of the buffer.
-            shape: Elements along each axis, as callers must pass it.
+            shape: Elements along each axis, as callers must pass it; a variable takes the number they pass.
             dtype: Of its elements.
             alignment: Bytes its address is a multiple of. What promises more than callers keep faults at run time.
         """
@@ -75,7 +75,7 @@ class Emitter:
         self, buffer: Buffer, name: str, dtype: str = "", size: int | None = None, *, alignment: int = -1
     ) -> Buffer:
         """A flat view of a buffer, with another type and size where given."""
-        flat = prod(int(extent) for extent in buffer.shape) if size is None else size
+        flat = _elements(buffer) if size is None else size
         view = tirx.decl_buffer(
             (flat,), dtype or buffer.dtype, name, data=buffer.data, scope=buffer.scope(), data_alignment=alignment
         )
@@ -148,6 +148,13 @@ class Emitter:
         known = {"global_symbol": name, "tirx.noalias": True, "tirx.is_scheduled": True}
         body = sequence(self._scopes[0]) if self._scopes[0] else tirx.Evaluate(tirx.const(0, "int32"))
         return tirx.PrimFunc(self.parameters, body).with_attr(known | dict(attributes or {}))
+
+
+def _elements(buffer: Buffer) -> Index:
+    """Number of elements; an expression where an extent is a variable."""
+    known = prod(int(extent) for extent in buffer.shape if isinstance(extent, tirx.IntImm))
+    open_extents = [extent for extent in buffer.shape if not isinstance(extent, tirx.IntImm)]
+    return prod(open_extents, start=known)
 
 
 def sequence(statements: list[Statement]) -> Statement:

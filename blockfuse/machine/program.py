@@ -112,7 +112,7 @@ class Program:
     Attributes:
         name: Used for the kernel; carries the block's name.
         target: ``cpu`` or ``cuda``: whose sentences these are.
-        batch: Number of images.
+        batch: Number of images, and trips of the ``image`` loop.
         inputs: Global tiles of the block's inputs, in order.
         output: Global tile of the result.
         tiles: All tiles that are not global.
@@ -124,6 +124,7 @@ class Program:
         lanes: Channels per vector on a CPU, per thread in DEPTHWISE on a GPU.
         threads: Threads per CTA, or the number of cores planned for.
         min_blocks: CTAs that an SM must be able to hold, which bounds the registers; 0 leaves them to the compiler.
+        any_batch: Whether ``batch`` is only what was planned for: the kernel reads the number from its arguments.
     """
 
     name: str
@@ -140,6 +141,7 @@ class Program:
     lanes: int = 16
     threads: int = 1
     min_blocks: int = 0
+    any_batch: bool = False
 
     def walk(self) -> Iterator[Node]:
         """All nodes, outermost first, in order."""
@@ -188,7 +190,8 @@ def walk(nodes: list[Node]) -> Iterator[Node]:
 
 def _header(program: Program) -> str:
     inputs = ", ".join(f"{tile} {tile.image}{' planar' if tile.planar else ''}" for tile in program.inputs)
-    return f"program {program.name} ({program.target}): {program.batch} x ({inputs}) -> {program.output.image}"
+    images = f"any batch, planned for {program.batch}," if program.any_batch else str(program.batch)
+    return f"program {program.name} ({program.target}): {images} x ({inputs}) -> {program.output.image}"
 
 
 def _lines(nodes: list[Node], depth: int) -> list[str]:

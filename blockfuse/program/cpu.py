@@ -45,6 +45,7 @@ def program_cpu(folded: Folded, plan: CpuPlan, name: str, planar: tuple[bool, ..
         body,
         lanes=plan.lanes,
         threads=plan.threads,
+        any_batch=folded.block.any_batch,
     )
 
 
@@ -127,6 +128,8 @@ class _Builder:
         row = box(project.shape, span(var("band"), 1))
         gather = ReduceAcross(partial, self.tiles[len(self.shapes) - 1], row, self.units.steps(project.epilogue))
         together = Loop("band", project.shape.height, LoopKind.BAND, [gather])
+        if self.folded.block.any_batch:  # the partial sums are those of one image
+            return self._images([split, together])
         return [*self._images([split]), *self._images([together])]
 
     def _images(self, body: list[Node]) -> list[Node]:

@@ -37,7 +37,8 @@ class Tiles:
             tile: np.asarray(x, np.float64) for tile, x in zip(program.inputs, inputs, strict=True)
         }
         out = program.output.image
-        self.result = np.full((program.batch, out.height, out.width, out.channels), np.nan)
+        self.batch = len(inputs[0]) if program.any_batch else program.batch
+        self.result = np.full((self.batch, out.height, out.width, out.channels), np.nan)
         self.memory[program.output] = self.result
         self.shared: dict[Tile, Array] = {  # seen by all trips of parallel loops
             tile: np.full(tile.copies * tile.size, np.nan) for tile in program.tiles if tile.copies > 1

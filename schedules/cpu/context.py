@@ -24,6 +24,7 @@ class Kernel:
         layout: Where weights and biases lie in ``weights``.
         weights: The packed parameter.
         buffers: Of every tile in scope.
+        batch: Number of images, a variable where the kernel takes any.
         poison: Whether tiles and registers start as NaN.
         env: Value of every loop variable in scope.
         registers: Buffers of one vector each, which LLVM keeps in registers.
@@ -36,6 +37,7 @@ class Kernel:
     layout: Layout
     weights: Buffer
     buffers: dict[Tile, Buffer]
+    batch: Index
     poison: bool = False
     env: dict[str, Index] = field(default_factory=dict)
     registers: list[Buffer] = field(default_factory=list)

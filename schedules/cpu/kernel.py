@@ -12,6 +12,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from tvm import tirx
+
 from blockfuse.errors import InternalError
 from blockfuse.machine import (
     Depthwise,
@@ -62,19 +64,20 @@ def lower(program: Program, *, poison: bool = False) -> Any:
     if program.target != "cpu" or program.dtype != "float32":
         raise InternalError(f"program {program.name} is for {program.target} and {program.dtype}")
     emitter, plan = Emitter(), layout(program)
-    buffers = {tile: emitter.parameter(tile.name, _shape(program, tile)) for tile in program.inputs}
+    batch = tirx.Var("batch", "int32") if program.any_batch else program.batch
+    buffers = {tile: emitter.parameter(tile.name, _shape(batch, tile)) for tile in program.inputs}
     weights = emitter.parameter("weights", (plan.size,))
-    buffers[program.output] = emitter.parameter(program.output.name, _shape(program, program.output))
-    kernel = Kernel(program, emitter, plan, weights, buffers, poison)
+    buffers[program.output] = emitter.parameter(program.output.name, _shape(batch, program.output))
+    kernel = Kernel(program, emitter, plan, weights, buffers, batch, poison)
     _scope(kernel, program.body, _homes(program))
     return emitter.function(program.name)
 
 
-def _shape(program: Program, tile: Tile) -> tuple[int, int, int, int]:
-    image, n = tile.image, program.batch
+def _shape(batch: Index, tile: Tile) -> tuple[Index, int, int, int]:
+    image = tile.image
     if tile.planar:
-        return n, image.channels, image.height, image.width
-    return n, image.height, image.width, tile.channels
+        return batch, image.channels, image.height, image.width
+    return batch, image.height, image.width, tile.channels
 
 
 # ---- loops -----------------------------------------------------------------------------------------------------------
@@ -116,17 +119,24 @@ def _grid(kernel: Kernel, loop: Loop, homes: dict[Tile, int]) -> None:
     loops = _nest(loop)
     body = loops[-1].body
     if _has_grid(body):
-        with kernel.emitter.loop(loop.count, loop.var) as i:
+        with kernel.emitter.loop(_trips(kernel, loop), loop.var) as i:
             _set(kernel, loop, i)
             _scope(kernel, loop.body, homes)
         return
-    total = prod(each.count for each in loops)
+    total = prod(_trips(kernel, each) for each in loops)
     with kernel.emitter.loop(total, "task", "parallel") as task:
         rest: Index = task
         for each in reversed(loops):
-            _set(kernel, each, kernel.emitter.bind(each.var, remainder(rest, each.count)))
+            trips = _trips(kernel, each)
+            trip = remainder(rest, trips) if isinstance(trips, int) else rest  # nothing is outside the open batch
+            _set(kernel, each, kernel.emitter.bind(each.var, trip))
             rest = quotient(rest, each.count)
         _scope(kernel, body, homes)
+
+
+def _trips(kernel: Kernel, loop: Loop) -> Index:
+    """Trips of a parallel loop; those over images may be a variable."""
+    return kernel.batch if loop.kind is LoopKind.IMAGE else loop.count
 
 
 def _nest(loop: Loop) -> list[Loop]:
