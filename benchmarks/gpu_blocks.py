@@ -19,7 +19,7 @@ from blockfuse.plan.decide import Decision
 from blockfuse.plan.device import device_of
 from blockfuse.plan.fold import fold, unfoldable
 from blockfuse.schedules.cuda import pack
-from blockfuse.steps import PlannedSteps, Programs, plan_steps, write_programs
+from blockfuse.steps import Programs, plan_steps, write_programs
 from blockfuse.target import parse_target
 from blockfuse.verification.compare import tolerance
 
@@ -49,7 +49,7 @@ def export_blocks(model: Any, constants: Constants, folder: Path, target: str, d
     blocks = [_block(block, calls[block], parts.graph, dtype) for block in calls]
     for way, policy in WAYS.items():
         planned = plan_steps(chosen, device, policy, dtype)  # type: ignore[arg-type]
-        planned = PlannedSteps(tuple(_renamed(step, way) for step in planned.steps), planned.planar, device)
+        planned = replace(planned, steps=tuple(_renamed(step, way) for step in planned.steps))
         programs = write_programs(planned)
         launches = export_kernels(programs.by_name, folder, archs)
         for block, kernels in zip(blocks, _kernels(programs, launches, weights), strict=True):

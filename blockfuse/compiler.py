@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from blockfuse.build.assemble import alone, assemble, describe
 from blockfuse.build.cubin import find_nvcc
+from blockfuse.dtypes import COMPUTED, HALF, WHOLE
 from blockfuse.errors import UnsupportedModelError, UsageError
 from blockfuse.gpu import this_gpu
 from blockfuse.graph import Graph
@@ -80,7 +81,8 @@ def compile(  # noqa: A001
         model: Path of an ONNX file, or a model in memory.
         target: ``cpu`` (the best class of instructions this machine has), ``cpu:avx512``, ``cpu:avx2``,
             ``cpu:generic``; ``cuda`` (this machine's GPU), or GPU architectures such as ``sm_90`` or ``sm_80,sm_90``.
-        dtype: Type to compute in; the model's own by default. Inputs and outputs stay as the model has them.
+        dtype: Type to compute in, ``float32``, ``float16`` or ``bfloat16``; by default the model's own, on a CPU
+            always ``float32``. Inputs and outputs stay as the model has them.
         shape: Shapes of inputs, by name, for models that leave dimensions open.
         patterns: Block patterns, in order of preference; by default all built-in ones.
         fuse: ``auto`` fuses where it is predicted to pay, ``always`` wherever it is possible, ``never`` nowhere.
@@ -128,10 +130,10 @@ def _run(
 
     with watch("read") as done:
         graph = done(read(model, {name: tuple(dims) for name, dims in (shape or {}).items()}))
+    dtype = _computed_type(target, dtype, frontend.own_dtype(graph))
     with watch("canonicalize") as done:
         graph = done(frontend.canonicalize(graph))
     _check_types(graph)
-    dtype = _computed_type(target, dtype)
     device = device_of(target)
     with watch("partition") as done:
         cost = None if fuse == "never" else segment_cost(graph, device, dtype)
@@ -171,23 +173,25 @@ def _checked(target: str, threads: int | None, fuse: str, stop_after: str | None
     return machine
 
 
-def _computed_type(target: Target, dtype: str | None) -> str:
+def _computed_type(target: Target, dtype: str | None, own: str) -> str:
     """The type to compute in; nothing is narrowed unless the caller asks for it."""
-    wanted, available = dtype or "float32", "float16" if target.kind == "cuda" else "float32"
-    if wanted != available:
-        asked = f"dtype {dtype!r} is not available" if dtype else "the model is float32"
-        raise UsageError(f"{asked}; target {target} computes in {available} so far: pass dtype={available!r}")
-    return wanted
+    available = (COMPUTED, *HALF) if target.kind == "cuda" else (COMPUTED,)
+    if dtype is not None and dtype not in available:
+        raise UsageError(f"dtype {dtype!r} is not available; target {target} computes in {' or '.join(available)}")
+    return dtype or (own if own in available else available[0])
 
 
 def _check_types(graph: Graph) -> None:
-    """Only float32 networks are compiled."""
+    """Floats are float32 but for inputs and outputs of half precision, which have Casts next to them."""
+    ports = (*graph.inputs, *graph.outputs)
     for op in graph.ops():
-        for name in op.outputs:
-            if name and graph.tensor(name).dtype != "float32":
-                raise UnsupportedModelError(
-                    f"{op} makes {name!r} of type {graph.tensor(name).dtype}; only float32 is compiled"
-                )
+        for name in filter(None, op.outputs):
+            dtype = graph.tensor(name).dtype
+            if dtype not in {COMPUTED, *WHOLE} and not (dtype in HALF and name in ports):
+                raise UnsupportedModelError(f"{op} makes {name!r} of type {dtype}; {_EXPORT_FLOAT32}")
     for name in graph.inputs:
-        if graph.tensor(name).dtype != "float32":
-            raise UnsupportedModelError(f"input {name!r} has type {graph.tensor(name).dtype}; only float32 is compiled")
+        if graph.tensor(name).dtype not in {COMPUTED, *HALF, *WHOLE}:
+            raise UnsupportedModelError(f"input {name!r} has type {graph.tensor(name).dtype}; {_EXPORT_FLOAT32}")
+
+
+_EXPORT_FLOAT32 = "export the model in float32, or in half precision"

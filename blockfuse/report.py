@@ -94,6 +94,7 @@ class Report:
         unfused_kernels: Kernels there would be if nothing were fused.
         layout_changes: Transpositions of images in one run.
         seconds: Time each compiler stage took, by name.
+        dtype: Type that is computed in.
     """
 
     network: str
@@ -104,6 +105,7 @@ class Report:
     unfused_kernels: int = 0
     layout_changes: int = 0
     seconds: Mapping[str, float] | None = None
+    dtype: str = "float32"
 
     @property
     def blocks(self) -> tuple[StepRecord, ...]:

@@ -32,11 +32,15 @@ class PlannedSteps:
         steps: In execution order.
         planar: Names of images that memory holds as N, C, H, W: the network's inputs.
         device: What was planned for.
+        dtype: Type in which kernels hand over their results.
+        parts: What was planned.
     """
 
     steps: tuple[Planned, ...]
     planar: frozenset[str]
     device: Device
+    dtype: str
+    parts: Partition
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -115,7 +119,7 @@ def plan_steps(parts: Partition, device: Device, fuse: FuseMode, dtype: str = "f
         decide(replace(step, dtype=dtype), device, fuse, planar) if isinstance(step, Block) else step
         for step in parts.steps
     )
-    return PlannedSteps(steps, planar, device)
+    return PlannedSteps(steps, planar, device, dtype, parts)
 
 
 def write_programs(planned: PlannedSteps) -> Programs:

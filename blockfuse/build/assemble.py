@@ -94,6 +94,7 @@ def describe(
         unfused_kernels=apart,
         layout_changes=library.layout_changes,
         seconds=dict(seconds),
+        dtype=programs.planned.dtype,
     )
 
 

@@ -1,7 +1,11 @@
-"""A network that computes in another type than its inputs and outputs have: kernels at its border convert them.
+"""A network on a GPU computes in a type of its own: kernels at its border convert its inputs and outputs.
 
 The first converts an image from N, C, H, W to N, H, W, C on the way. Inside, every float32 value has the new type;
-values of other types, such as shapes, stay. Weights of kernels are packed in the type the kernels read.
+values of other types, such as shapes, stay. Weights of kernels are packed in the type the kernels read. An input or
+output that is neither float32 nor of the new type has a ``Cast`` next to it, which becomes such a kernel.
+
+Values of the same type and order are copied: recorded launches cannot include the kernels that read inputs and write
+outputs, which would else be the largest.
 """
 
 from __future__ import annotations
@@ -14,11 +18,11 @@ import numpy as np
 
 from blockfuse.build.layout import TO_NHWC, changes_order
 from blockfuse.build.network import Call, Network, Step
+from blockfuse.dtypes import COMPUTED, HALF, numpy_type
 from blockfuse.errors import UnsupportedModelError
-from blockfuse.graph import Tensor
-from blockfuse.runtime.library import Port
+from blockfuse.graph import Op, Tensor
 
-_OUTSIDE = "float32"
+_LARGEST = {"float32": (2 - 2.0**-23) * 2.0**127, "bfloat16": (2 - 2.0**-7) * 2.0**127, "float16": 65504.0}
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,11 @@ class Cast:
 
 
 def computed_in(network: Network, dtype: str) -> tuple[Network, dict[str, Cast]]:
-    """The network with float32 inputs and outputs that computes in another type, and the kernels it needs for that.
+    """The network that computes in a type inside, and the kernels at its border.
+
+    Args:
+        network: Computes in float32, its inputs and outputs aside.
+        dtype: ``float32``, ``float16`` or ``bfloat16``.
 
     Raises:
         UnsupportedModelError: A constant is too large for the type.
@@ -49,52 +57,68 @@ def computed_in(network: Network, dtype: str) -> tuple[Network, dict[str, Cast]]
 
 
 class _Border:
-    """The conversion in progress."""
+    """The conversion in progress; ``inner`` names the value inside for inputs and outputs."""
 
     def __init__(self, network: Network, dtype: str) -> None:
         self.network, self.dtype = network, dtype
         self.casts: dict[str, Cast] = {}
         self.written = {step.output: step.output_shape for step in network.steps if isinstance(step, Call)}
         made = {name for step in network.steps for name in _outputs(step)}
-        self.entering = [port for port in network.inputs if port.dtype == _OUTSIDE]
-        self.leaving = [port for port in network.outputs if port.dtype == _OUTSIDE and port.name in made]
-        self.inner = {port.name: f"{port.name}.{dtype}" for port in (*self.entering, *self.leaving)}
-        self.tensors = {name: self._inside(tensor) for name, tensor in network.tensors.items()}
+        entering = [port.name for port in network.inputs if port.dtype == COMPUTED]
+        leaving = [port.name for port in network.outputs if port.dtype == COMPUTED and port.name in made]
+        self.inner = {name: f"{name}.{dtype}" for name in (*entering, *leaving)}
+        inside = {name: self._inside(tensor) for name, tensor in network.tensors.items()}
+        self.tensors = dict(inside)
         for outer, inner in self.inner.items():
             if outer in network.tensors:
-                self.tensors[inner] = replace(self.tensors[outer], name=inner)
+                self.tensors[inner] = replace(inside[outer], name=inner)
                 self.tensors[outer] = network.tensors[outer]
+        self.entering, self.leaving = entering, leaving
 
     def run(self) -> Network:
-        steps: list[Step] = [self._enter(port) for port in self.entering]
-        steps += [self._renamed(step) for step in self.network.steps]
-        steps += [self._leave(port) for port in self.leaving]
+        steps: list[Step] = [self._enter(name, self.inner[name]) for name in self.entering]
+        steps += [self._converted(step) or self._renamed(step) for step in self.network.steps]
+        steps += [self._leave(self.inner[name], name) for name in self.leaving]
         return replace(self.network, steps=tuple(steps), tensors=self.tensors)
 
     def _inside(self, tensor: Tensor) -> Tensor:
-        if tensor.dtype != _OUTSIDE:
+        if tensor.dtype != COMPUTED:
             return tensor
         value = None if tensor.value is None else narrowed(tensor.value, self.dtype, f"constant {tensor.name!r}")
         return replace(tensor, dtype=self.dtype, value=value)
 
+    def _converted(self, step: Step) -> Call | None:
+        """The kernel for a Cast next to an input or output of half precision; None for other steps."""
+        if not isinstance(step, Op) or step.kind != "Cast":
+            return None
+        (source,), (target,) = step.inputs, step.outputs
+        before, after = self.network.tensors[source].dtype, self.network.tensors[target].dtype
+        if before in HALF and after == COMPUTED:
+            return self._enter(source, self.inner.get(target, target))
+        if before == COMPUTED and after in HALF:
+            return self._leave(self.inner.get(source, source), target)
+        return None
+
     def _renamed(self, step: Step) -> Step:
         inputs = tuple(self.inner.get(name, name) for name in step.inputs)
         if isinstance(step, Call):
-            return replace(step, inputs=inputs, output=self.inner.get(step.output, step.output))
+            in_place = frozenset(self.inner.get(name, name) for name in step.in_place)
+            return replace(step, inputs=inputs, output=self.inner.get(step.output, step.output), in_place=in_place)
         return replace(step, inputs=inputs, outputs=tuple(self.inner.get(name, name) for name in step.outputs))
 
-    def _enter(self, port: Port) -> Call:
-        is_image = self.network.is_image(port.name)
-        transposed = is_image and changes_order(port.shape)
-        result = _nhwc(port.shape) if is_image else port.shape
-        cast = Cast(port.shape if transposed else result, _OUTSIDE, self.dtype, transposed)
-        nchw = (0,) if transposed else ()
-        return Call(self._kernel(cast), (port.name,), (), self.inner[port.name], result, nchw)
+    def _enter(self, outer: str, inner: str) -> Call:
+        tensor = self.network.tensors[outer]
+        is_image = self.network.is_image(outer)
+        transposed = is_image and changes_order(tensor.shape)
+        result = _nhwc(tensor.shape) if is_image else tensor.shape
+        cast = Cast(tensor.shape if transposed else result, tensor.dtype, self.dtype, transposed)
+        return Call(self._kernel(cast), (outer,), (), inner, result, (0,) if transposed else ())
 
-    def _leave(self, port: Port) -> Call:
-        shape = _nhwc(port.shape) if self.network.is_image(port.name) else port.shape
-        cast = Cast(self.written.get(port.name, shape), self.dtype, _OUTSIDE)
-        return Call(self._kernel(cast), (self.inner[port.name],), (), port.name, cast.shape)
+    def _leave(self, inner: str, outer: str) -> Call:
+        tensor = self.network.tensors[outer]
+        shape = _nhwc(tensor.shape) if self.network.is_image(outer) else tensor.shape
+        cast = Cast(self.written.get(outer, shape), self.dtype, tensor.dtype)
+        return Call(self._kernel(cast), (inner,), (), outer, cast.shape)
 
     def _kernel(self, cast: Cast) -> str:
         """The name of a kernel; equal ones share it."""
@@ -107,16 +131,16 @@ class _Border:
 
 
 def narrowed(data: np.ndarray[Any, Any], dtype: str, what: str) -> np.ndarray[Any, Any]:
-    """Data in a narrower type.
+    """Data in a type of floating point.
 
     Raises:
         UnsupportedModelError: A finite number becomes infinite.
     """
-    limit = float(np.finfo(dtype).max)
+    limit = _LARGEST[dtype]
     finite = np.abs(data[np.isfinite(data)])
     if finite.size and float(finite.max()) > limit:
         raise UnsupportedModelError(f"{what} holds {float(finite.max()):.3g}, and {dtype} ends at {limit:.3g}")
-    return data.astype(dtype)
+    return data.astype(numpy_type(dtype), copy=False)
 
 
 def check_range(parameters: Mapping[Any, np.ndarray[Any, Any]], dtype: str, what: str) -> None:

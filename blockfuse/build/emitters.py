@@ -235,6 +235,7 @@ EMITTERS: Mapping[str, Emitter] = {
     "Add": _binary(relax.op.add),
     "AveragePool": _pool(relax.op.nn.avg_pool2d),
     "BatchNormalization": _batch_normalization,
+    "Cast": lambda o: relax.op.astype(o.tensor(), o.writer.network.tensors[o.op.output].dtype),
     "Clip": _clip,
     "Concat": _concat,
     "Div": _binary(relax.op.divide),

@@ -20,8 +20,8 @@ TO_NHWC = (0, 2, 3, 1)
 FROM_NHWC = (0, 3, 1, 2)
 """Where the axes of an N, C, H, W image lie in N, H, W, C."""
 
-_UNARY = ("Abs", "Clip", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Neg")
-_MORE_UNARY = ("Relu", "Sigmoid", "Sqrt", "Swish", "Tanh")
+_UNARY = ("Abs", "Cast", "Clip", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log")
+_MORE_UNARY = ("Neg", "Relu", "Sigmoid", "Sqrt", "Swish", "Tanh")
 _BINARY = ("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub")
 _WITH_AXES = ("AveragePool", "Concat", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Softmax")
 _REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceSum")

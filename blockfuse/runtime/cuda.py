@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import tvm_ffi
 
+from blockfuse.dtypes import numpy_type
 from blockfuse.errors import TargetError
 from blockfuse.gpu import this_gpu
 from blockfuse.runtime.library import Library
@@ -124,6 +125,6 @@ def _copy_in(tensor: Any, array: Array) -> None:
 
 
 def _copy_out(tensor: Any) -> Array:
-    array = np.empty(tuple(tensor.shape), str(tensor.dtype))
+    array = np.empty(tuple(tensor.shape), numpy_type(str(tensor.dtype)))
     tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")(tensor, ctypes.c_void_p(array.ctypes.data), array.nbytes)
     return array

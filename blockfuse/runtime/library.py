@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from blockfuse.dtypes import item_size
 from blockfuse.target import Target
 
 ALIGNMENT = 64
@@ -63,7 +64,7 @@ class Constant:
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return int(np.prod(self.shape, dtype=np.int64)) * item_size(self.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ SCHEMA = 1
 _T = TypeVar("_T")
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _SOURCE = re.compile(r"sources/\w[\w.-]{0,199}")
-_DTYPES = frozenset((*_INTEGERS, "bool", "float16", "float32", "float64"))
+_DTYPES = frozenset((*_INTEGERS, "bool", "float16", "bfloat16", "float32", "float64"))
 
 
 @dataclass(frozen=True)

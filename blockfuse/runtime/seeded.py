@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from blockfuse.dtypes import item_size, narrowed_bits, widened_values
 from blockfuse.runtime.library import Constant, Library, aligned_empty
 
 Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
@@ -75,11 +76,11 @@ def recipe_of(library: Library, seed: int = 0, scale: float = 1.0) -> Recipe:
     kept, nonzero = bytearray(), bytearray()
     for constant in library.constants:
         data = library.weights[constant.offset : constant.offset + constant.nbytes]
-        if constant.nbytes <= _KEPT_ELEMENTS * np.dtype(constant.dtype).itemsize or "float" not in constant.dtype:
+        if constant.nbytes <= _KEPT_ELEMENTS * item_size(constant.dtype) or "float" not in constant.dtype:
             spreads.append(None)
             kept += data.tobytes()
             continue
-        values = data.view(constant.dtype)
+        values = widened_values(data, constant.dtype)
         used = values[values != 0].astype(np.float64)
         width = math.sqrt(12) * float(used.std()) if used.size else 0.0
         spreads.append((float(used.mean()) if used.size else 0.0, scale * width))
@@ -109,11 +110,11 @@ def make_weights(recipe: Recipe, constants: Sequence[Constant], nbytes: int) -> 
             target[:] = np.frombuffer(recipe.kept, np.uint8, constant.nbytes, kept)
             kept += constant.nbytes
             continue
-        values = target.view(constant.dtype)
-        mask = np.frombuffer(recipe.nonzero, np.uint8, -(-values.size // 8), nonzero)
+        rows = target.reshape(-1, item_size(constant.dtype))
+        mask = np.frombuffer(recipe.nonzero, np.uint8, -(-len(rows) // 8), nonzero)
         nonzero += mask.size
-        values[:] = _uniform(values.size, spread, (recipe.seed, index))
-        values *= np.unpackbits(mask, count=values.size).astype(values.dtype)
+        rows[:] = narrowed_bits(_uniform(len(rows), spread, (recipe.seed, index)), constant.dtype)
+        rows[np.unpackbits(mask, count=len(rows)) == 0] = 0
     return weights
 
 

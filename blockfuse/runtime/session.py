@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import tvm_ffi
 
+from blockfuse.dtypes import numpy_type
 from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
 from blockfuse.runtime.cuda import CudaMachine, load_cuda_runtime, require_gpu
 from blockfuse.runtime.library import ALIGNMENT, Layout, Library, Port, aligned_copy
@@ -67,7 +68,7 @@ class Session:
         self.threads = min(threads or _default_threads(library), len(available_cpus()))
         self._process = os.getpid()
         self._names = frozenset(port.name for port in library.inputs)
-        self._shapes = [(port, port.shape, np.dtype(port.dtype)) for port in library.inputs]
+        self._shapes = [(port, port.shape, numpy_type(port.dtype)) for port in library.inputs]
         self._module = _load_code(library)
         self._constants = [] if self._is_gpu else _views(library)
         self._turn = threading.Lock()

@@ -11,10 +11,9 @@ from blockfuse.build.assemble import assemble, describe
 from blockfuse.build.layout import assign
 from blockfuse.compiler import compile as compile_model
 from blockfuse.plan.decide import FuseMode
-from blockfuse.plan.device import device_of
 from blockfuse.report import Report
 from blockfuse.runtime.library import Library
-from blockfuse.steps import plan_steps, write_programs
+from blockfuse.steps import Programs
 from blockfuse.target import parse_target
 
 if TYPE_CHECKING:
@@ -50,9 +49,9 @@ def preview(
         UsageError: An argument is wrong.
         TargetError: There is no such target.
     """
-    parts = compile_model(model, target, dtype, shape, patterns, fuse, threads, stop_after="partition")
+    programs: Programs = compile_model(model, target, dtype, shape, patterns, fuse, threads, stop_after="program")
+    parts = programs.planned.parts
     machine = parse_target(target, threads)
-    programs = write_programs(plan_steps(parts, device_of(machine), fuse, dtype or "float32"))
     network = assemble(parts, programs, lambda _program, _parameters: ())
     library = Library(
         name=network.name,

@@ -47,7 +47,8 @@ def verify(
         model: Path of an ONNX file, or a model in memory.
         target: As for :func:`blockfuse.compile`, like ``shape``, ``fuse``, ``threads`` and ``patterns``.
         executable: What to compare; by default the model is compiled.
-        dtype: Type that is computed in, on which the tolerance depends; float32 by default.
+        dtype: As for :func:`blockfuse.compile`. The tolerance is that of the type which was computed in, or of the
+            model's own, in which the reference computes, if that is coarser.
         shape: Shapes of inputs that the model leaves open.
         fuse: When to fuse blocks.
         threads: Threads that work is divided among.
@@ -74,13 +75,13 @@ def verify(
     inputs = seeded_inputs(executable.inputs, seed)
     expected = _reference(model, graph, inputs, tensors)
     actual = executable.run(inputs)
-    depths = path_depths(graph)
+    depths, types = path_depths(graph), (executable.report().dtype, _own_dtype(model, executable))
     checks = [
         Check(
             name,
             blocks.get(name, ""),
             name in graph.outputs,
-            compare(actual[name], expected[name], _allowed(depths[name], dtype)),
+            compare(actual[name], expected[name], _allowed(depths[name], types)),
         )
         for name in (*tensors, *graph.outputs)
         if name in expected
@@ -138,9 +139,17 @@ def seeded_inputs(ports: Sequence[Port], seed: int = 0) -> dict[str, Array]:
     return {port.name: rng.standard_normal(port.shape, np.float32).astype(port.dtype) for port in ports}
 
 
-def _allowed(depth: tuple[int, int], dtype: str | None) -> float:
+def _allowed(depth: tuple[int, int], dtypes: Sequence[str]) -> float:
     terms, ops = depth
-    return tolerance(max(1, terms), dtype or "float32", max(1, ops))
+    return max(tolerance(max(1, terms), dtype, max(1, ops)) for dtype in dtypes)
+
+
+def _own_dtype(model: Model, executable: Executable) -> str:
+    """The type that the model says to compute in."""
+    from blockfuse.frontend import own_dtype  # noqa: PLC0415 - loads onnx
+
+    shape = {port.name: port.shape for port in executable.inputs}
+    return own_dtype(compile_model(model, shape=shape, stop_after="read"))
 
 
 # ---- ONNX Runtime ----------------------------------------------------------------------------------------------------

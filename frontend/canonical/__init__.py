@@ -34,6 +34,7 @@ Reshape                x, const shape without 0 and -1        allowzero=0; for e
 * Images have their channels at axis 1. Transposes to channels-last stand below all ops on elements and on the channels
   of a pixel, where most meet their inverse and are gone; a MatMul over the channels is a 1x1 Conv. LayerNormalization
   has the attribute ``axes`` here, which ONNX's lacks: ONNX's ``axis`` means all axes from there on.
+* All is float32; where an input or output is of half precision, a Cast stands next to it.
 * Other kinds stay as they are. Names of graph inputs and outputs never change. ``Op.origin`` names the nodes of the
   model an op came from.
 """
@@ -57,16 +58,33 @@ from blockfuse.frontend.canonical import (
 )
 from blockfuse.frontend.canonical.check import check_canonical, refuse_uncanonical
 from blockfuse.frontend.canonical.rewriting import Rewrite
+from blockfuse.frontend.precision import is_half, widened
 from blockfuse.graph import Graph
 
 __all__ = ["LAST_REWRITES", "REWRITES", "canonicalize", "check_canonical"]
 
-REWRITES = (
-    # spelling
+_SPELLING = (
     forms.axes_as_input,
     forms.pads_as_input,
     forms.bounds_as_input,
     forms.plain_batch_normalization,
+)
+
+_ACTIVATIONS = (
+    clips.clip_of_extremum,
+    clips.explicit_clip,
+    clips.merge_clips,
+    gates.plain_swish,
+    gates.explicit_hard_sigmoid,
+    gates.swish,
+    gates.hard_swish,
+    gates.hard_sigmoid,
+    gates.gelu,
+    clips.relu_of_clip,
+)
+
+REWRITES = (
+    *_SPELLING,
     # what changes nothing
     noise.drop_identity,
     noise.drop_dropout,
@@ -95,17 +113,7 @@ REWRITES = (
     conv.fold_pad,
     conv.fold_batch_normalization,
     conv.fold_channel_constant,
-    # activations
-    clips.clip_of_extremum,
-    clips.explicit_clip,
-    clips.merge_clips,
-    gates.plain_swish,
-    gates.explicit_hard_sigmoid,
-    gates.swish,
-    gates.hard_swish,
-    gates.hard_sigmoid,
-    gates.gelu,
-    clips.relu_of_clip,
+    *_ACTIVATIONS,
     # images with channels last; after the activations in them are one op each
     channels_last.merge_transposes,
     channels_last.sink_transposes,
@@ -124,6 +132,8 @@ def canonicalize(graph: Graph) -> Graph:
     Raises:
         UnsupportedModelError: An op has no canonical form, such as a convolution whose filter is computed.
     """
+    if is_half(graph):  # constants such as the square root of 2 are recognised by the type they were rounded to
+        graph = widened(_settled(graph, (*_SPELLING, *_ACTIVATIONS)))
     for rewrites in (REWRITES, (*REWRITES, *LAST_REWRITES)):
         graph = _settled(graph, rewrites)
     refuse_uncanonical(graph)

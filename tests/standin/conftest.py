@@ -14,8 +14,8 @@ def compile_to(tmp_path_factory):
     """A function that compiles a model for the stand-in device and returns the executable and its container."""
     folder, numbers = tmp_path_factory.mktemp("containers"), itertools.count()
 
-    def compile_model(model, target="sm_90", **options) -> tuple[blockfuse.Executable, Path]:
-        executable = blockfuse.compile(model, target=target, dtype="float16", **options)
+    def compile_model(model, target="sm_90", dtype="float16", **options) -> tuple[blockfuse.Executable, Path]:
+        executable = blockfuse.compile(model, target=target, dtype=dtype, **options)
         path = folder / f"{next(numbers)}.bf"
         executable.save(path)
         return executable, path

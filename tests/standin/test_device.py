@@ -125,8 +125,9 @@ def test_the_command_line_compiles_for_gpus_it_does_not_have(monkeypatch, tmp_pa
 @pytest.mark.usefixtures("compile_to")
 def test_nothing_is_narrowed_unasked():
     proto = model([node("Conv", "x w", "y")], constants={"w": floats(8, 4, 1, 1)})
-    with pytest.raises(UsageError, match="the model is float32; target sm_90 computes in float16 so far"):
-        bf.compile(proto, target="sm_90")
+    assert bf.compile(proto, target="sm_90").report().dtype == "float32"
+    with pytest.raises(UsageError, match="dtype 'float64' is not available; target sm_90 computes in float32 or "):
+        bf.compile(proto, target="sm_90", dtype="float64")
     with pytest.raises(UsageError, match="cuda_graph is for GPUs, and the target is cpu"):
         bf.compile(proto, cuda_graph=True)
 
