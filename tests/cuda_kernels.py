@@ -75,10 +75,11 @@ def build(
     warps: int | None = None,
     device: Device = GPUS["sm_90"],
     engine: Engine | None = None,
+    split: int | None = None,
 ) -> Built:
-    """Plan, program and CUDA C of a block; the tile, the warps and the engine may be given."""
+    """Plan, program and CUDA C of a block; the tile, the warps, the engine and the shares may be given."""
     block = rounded_weights(block)
-    chosen = plan_cuda(fold(block), device, tile=tile, warps=warps, engine=engine)
+    chosen = plan_cuda(fold(block), device, tile=tile, warps=warps, engine=engine, split=split)
     assert isinstance(chosen, CudaPlan), str(chosen)
     return built_as(block, chosen)
 

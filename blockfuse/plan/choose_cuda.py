@@ -12,6 +12,7 @@ from itertools import product
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_cost import predict
+from blockfuse.plan.cuda_limits import CORE, multiples
 from blockfuse.plan.cuda_rules import Limits, apply_rules
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded
@@ -56,6 +57,7 @@ def plan_cuda(
     tile: tuple[int, int] | None = None,
     warps: int | None = None,
     engine: Engine | None = None,
+    split: int | None = None,
 ) -> CudaPlan | Infeasible:
     """The plan that is predicted to be fastest.
 
@@ -65,13 +67,14 @@ def plan_cuda(
         tile: Output rows and columns of a CTA; chosen by cost if not given.
         warps: Warps of a CTA; chosen by cost if not given.
         engine: What makes sums, whether or not the device is known to have it; chosen by cost if not given.
+        split: CTAs that share the channels of the result; chosen by cost if neither it nor a tile is given.
 
     Returns:
         A plan whose program fits, or what stands in the way.
     """
     if folded.input_count > _MAX_INPUTS:
         return Infeasible("inputs of one kernel", folded.input_count, _MAX_INPUTS, "tensors", "cut the block")
-    candidates = list(_candidates(folded, device, tile, warps, engine))
+    candidates = list(_candidates(folded, device, tile, warps, engine, 1 if tile and split is None else split))
     if not candidates:
         out = folded.shapes[-1]
         return Infeasible("tile of an output whose paths differ in stride", out.pixels, _MAX_TILE**2, "pixels")
@@ -100,9 +103,14 @@ def _cheapest(folded: Folded, candidates: list[CudaPlan], device: Device) -> Cud
 
 
 def _candidates(
-    folded: Folded, device: Device, tile: tuple[int, int] | None, warps: int | None, engine: Engine | None
+    folded: Folded,
+    device: Device,
+    tile: tuple[int, int] | None = None,
+    warps: int | None = None,
+    engine: Engine | None = None,
+    split: int | None = None,
 ) -> Iterator[CudaPlan]:
-    """Plans by rule for every tile, number of warps, and engine."""
+    """Plans by rule for every tile, number of warps, engine, and number of CTAs for one tile."""
     out = folded.shapes[-1]
     engines = [engine] if engine else _engines(folded, device)
     tiles = [tile] if tile else [(p, q) for p in _shares(out.height) for q in _shares(out.width)]
@@ -112,7 +120,20 @@ def _candidates(
             continue
         for count, chosen in product((warps,) if warps else (4, 8), engines):
             if chosen is not Engine.WGMMA or count % WARPGROUP == 0:
-                yield apply_rules(folded, tile_p, tile_q, count, _limits(device, chosen, _size(folded))[0])
+                limits = _limits(device, chosen, _size(folded))[0]
+                for shares in (split,) if split else _splits(folded, device, tile_p, tile_q):
+                    yield apply_rules(folded, tile_p, tile_q, count, limits, split=shares)
+
+
+def _splits(folded: Folded, device: Device, tile_p: int, tile_q: int) -> Iterator[int]:
+    """Numbers of CTAs that may share the result's channels: equal shares, as long as fewer leave an SM without work."""
+    out = folded.shapes[-1]
+    ctas = folded.block.batch * -(-out.height // tile_p) * -(-out.width // tile_q)
+    shares = -(-out.channels // CORE) if folded.units[-1].kind == "contract" else 1
+    for split in multiples(shares, 1):
+        yield split
+        if ctas * split >= 2 * device.cores:
+            return
 
 
 def _size(folded: Folded) -> int:
@@ -137,7 +158,7 @@ def _fitted(folded: Folded, plan: CudaPlan, device: Device) -> CudaPlan | Infeas
     registers = min(device.registers, _REGISTER_FILE // (32 * plan.warps)) - _OTHER_REGISTERS
     failures = []
     for limits in _limits(device, plan.engine, _size(folded)):
-        smaller = apply_rules(folded, plan.tile_p, plan.tile_q, plan.warps, limits)
+        smaller = apply_rules(folded, plan.tile_p, plan.tile_q, plan.warps, limits, split=plan.split)
         program = program_cuda(folded, smaller, "candidate")
         need, live = program.arena * _HALF * _size(folded), live_registers(program)
         if need > device.local_bytes:

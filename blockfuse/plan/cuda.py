@@ -66,6 +66,7 @@ class CudaPlan:
         lanes: Channels per thread in DEPTHWISE and REDUCE.
         min_blocks: CTAs an SM must hold (bounds the registers); 0 leaves it to the compiler.
         engine: What makes the sums of contractions; their tilings carry it into the program.
+        split: CTAs that share the chunks of the result's channels; each makes all that they need of other values.
     """
 
     tile_p: int
@@ -77,8 +78,12 @@ class CudaPlan:
     lanes: int = 4
     min_blocks: int = 0
     engine: Engine = Engine.MMA
+    split: int = 1
 
     def __str__(self) -> str:
         homes = ", ".join(map(str, self.homes))
         engine = "" if self.engine is Engine.MMA else f", {self.engine}"
-        return f"tile {self.tile_p}x{self.tile_q}, {self.warps} warps{engine}, {self.depth} slots, values: {homes}"
+        split = f", channels of the result in {self.split} shares" if self.split > 1 else ""
+        return (
+            f"tile {self.tile_p}x{self.tile_q}{split}, {self.warps} warps{engine}, {self.depth} slots, values: {homes}"
+        )

@@ -8,6 +8,7 @@ memory takes to move every tensor once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from blockfuse.errors import InternalError
 from blockfuse.machine import WARPGROUP, Engine
@@ -45,7 +46,7 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
         raise InternalError(f"block {folded.block.name}: {prints}")
     work = _work(folded, plan, prints)
     out = folded.shapes[-1]
-    ctas = folded.block.batch * -(-out.height // plan.tile_p) * -(-out.width // plan.tile_q)
+    ctas = folded.block.batch * -(-out.height // plan.tile_p) * -(-out.width // plan.tile_q) * plan.split
     pipes = {
         "arithmetic": max(work.tensor / _rate(folded, plan, device), work.vector / device.vector_peak),
         "shared memory": work.local / device.local_bandwidth,
@@ -76,8 +77,13 @@ def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> _Work:
         work.local += bytes_in
     for index, unit in enumerate(folded.units):
         _add_unit(work, folded, plan, prints, index, unit)
-    work.cache += prints[-1].pixels * folded.shapes[-1].channels * _HALF
+    work.cache += prints[-1].pixels * _made(folded, plan, len(folded.shapes) - 1) * _HALF
     return work
+
+
+def _made(folded: Folded, plan: CudaPlan, value: int) -> float:
+    """Channels of a value that one CTA makes."""
+    return folded.shapes[value].channels / (plan.split if value == len(folded.shapes) - 1 else 1)
 
 
 def _rate(folded: Folded, plan: CudaPlan, device: Device) -> float:
@@ -98,9 +104,9 @@ def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:
 
 def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
     value = folded.value(index)
-    pixels, channels = prints[value].pixels, folded.shapes[value].channels
+    pixels, channels = prints[value].pixels, _made(folded, plan, value)
     work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * _HALF
-    work.useful += folded.operations(index) * pixels / unit.shape.pixels
+    work.useful += folded.operations(index) * pixels / unit.shape.pixels * channels / unit.shape.channels
     work.cache += channels * _FLOAT if unit.kind != "pool" else 0  # biases
     if unit.kind == "contract":
         _add_contraction(work, folded, plan, prints, value, unit)
@@ -114,7 +120,7 @@ def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
     rows = (segment - 1) * term.window.stride_h + term.window.extent_h if unit.kind == "depthwise" else term.window.r
     work.local += pixels * channels * _HALF * term.window.s * rows / segment
     work.cache += _stored(folded, plan, value) * term.window.taps * _HALF if unit.kind == "depthwise" else 0
-    work.steps += channels // plan.homes[value].chunk if unit.kind == "depthwise" else 0
+    work.steps += round(channels) // plan.homes[value].chunk if unit.kind == "depthwise" else 0
 
 
 def _add_contraction(
@@ -127,7 +133,7 @@ def _add_contraction(
         raise InternalError(f"unit {unit.name} has no tiling")
     m16_tiles = -(-prints[value].pixels // 16)
     tiles = -(-m16_tiles // tiling.wm) * tiling.wm
-    channels = folded.shapes[value].channels
+    channels = _made(folded, plan, value)
     for term, slices in zip(unit.terms, chosen.slices, strict=True):
         depth = folded.shapes[term.source].channels * term.window.taps
         work.tensor += 2 * tiles * 16 * depth * channels
@@ -141,12 +147,13 @@ def _add_contraction(
         stored = _stored(folded, plan, term.source) * _stored(folded, plan, value)
         work.cache += stored * term.window.taps * _HALF
         if not plan.homes[value].registers:  # else the next unit's steps are this one's too
-            work.steps += max(1, depth // (slices.ks * slices.taps)) * max(1, channels // plan.homes[value].chunk)
+            chunks = _stored(folded, plan, value) // plan.homes[value].chunk
+            work.steps += max(1, depth // (slices.ks * slices.taps)) * chunks
 
 
 def _stored(folded: Folded, plan: CudaPlan, value: int) -> int:
-    """Channels of a value that kernels compute: whole mma tiles, and whole chunks."""
-    chunk, tiles = plan.homes[value].chunk, -(-folded.shapes[value].channels // _CORE)
+    """Channels of a value that a CTA computes: whole mma tiles, and whole chunks."""
+    chunk, tiles = plan.homes[value].chunk, ceil(_made(folded, plan, value) / _CORE)
     return -(-tiles * _CORE // chunk) * chunk
 
 
@@ -170,7 +177,7 @@ def _times_read(folded: Folded, plan: CudaPlan, value: int) -> int:
         return 1
     index = next(i for i, unit in enumerate(folded.units) if any(term.source == value for term in unit.terms))
     made = folded.value(index)
-    return -(-folded.shapes[made].channels // plan.homes[made].chunk) + sum(value in u.added for u in folded.units)
+    return -(-round(_made(folded, plan, made)) // plan.homes[made].chunk) + sum(value in u.added for u in folded.units)
 
 
 def _conflicts(prints: list[Footprint], term: Term, value: int) -> float:

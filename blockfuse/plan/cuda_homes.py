@@ -23,14 +23,15 @@ class Homes:
     """The decisions, value by value; later ones see earlier ones.
 
     Attributes:
-        cores: Channels of every value, rounded up to what its readers and its maker work on together.
+        cores: Channels of every value that a CTA makes, rounded up to what its readers and its maker work on together.
         found: The homes so far.
     """
 
-    def __init__(self, folded: Folded, prints: list[Footprint], warps: int, limits: Limits) -> None:
+    def __init__(self, folded: Folded, prints: list[Footprint], warps: int, limits: Limits, split: int = 1) -> None:
         self.folded, self.prints, self.warps, self.limits = folded, prints, warps, limits
         self.align = [self._alignment(value) for value in range(len(folded.shapes))]
-        self.cores = [rounded(s.channels, a) for s, a in zip(folded.shapes, self.align, strict=True)]
+        channels = [*(shape.channels for shape in folded.shapes[:-1]), -(-folded.shapes[-1].channels // split)]
+        self.cores = [rounded(count, a) for count, a in zip(channels, self.align, strict=True)]
         self.found: dict[int, Home] = {}
 
     def decide(self) -> tuple[Home, ...]:

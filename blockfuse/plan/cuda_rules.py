@@ -22,7 +22,7 @@ _GROUP_SUMS = 32  # float32 registers of GROUPED
 _MAX_WIDE = 8  # n8 tiles of a unit of GROUPED
 
 
-def apply_rules(folded: Folded, tile_p: int, tile_q: int, warps: int, limits: Limits) -> CudaPlan:
+def apply_rules(folded: Folded, tile_p: int, tile_q: int, warps: int, limits: Limits, *, split: int = 1) -> CudaPlan:
     """The plan that the rules give for a tile.
 
     Args:
@@ -31,6 +31,7 @@ def apply_rules(folded: Folded, tile_p: int, tile_q: int, warps: int, limits: Li
         tile_q: Output columns of a CTA.
         warps: Warps of a CTA.
         limits: How generous to be.
+        split: CTAs that share the channels of the result.
 
     Raises:
         InternalError: The block has no footprints at this tile.
@@ -38,11 +39,11 @@ def apply_rules(folded: Folded, tile_p: int, tile_q: int, warps: int, limits: Li
     prints = footprints(folded, tile_p, tile_q)
     if isinstance(prints, str):
         raise InternalError(f"block {folded.block.name}: {prints}")
-    homes = Homes(folded, prints, warps, limits)
+    homes = Homes(folded, prints, warps, limits, split)
     found = homes.decide()
     units = _Units(folded, prints, homes, warps, limits)
     plans = tuple(units.plan(index, unit) for index, unit in enumerate(folded.units))
-    return CudaPlan(tile_p, tile_q, warps, found, plans, limits.depth, engine=limits.engine)
+    return CudaPlan(tile_p, tile_q, warps, found, plans, limits.depth, engine=limits.engine, split=split)
 
 
 class _Units:

@@ -15,6 +15,7 @@ from blockfuse.machine import (
     Engine,
     Gemm,
     Loop,
+    LoopKind,
     Node,
     Pixels,
     Program,
@@ -41,9 +42,18 @@ def task(program: Program) -> list[Node]:
 
 
 def executions(program: Program) -> Iterator[tuple[Node, dict[str, int]]]:
-    """Every node that the first CTA executes, in order, with the trip of every loop around it."""
-    parallel = {node.var: 0 for node in program.walk() if isinstance(node, Loop) and node.kind.is_parallel}
-    yield from _executions(task(program), parallel)
+    """Every node that the first tile's CTAs execute, share by share of the channels, with the trips of its loops."""
+    nodes = task(program)
+    for parallel in _shares(program):
+        yield from _executions(nodes, parallel)
+
+
+def _shares(program: Program) -> list[dict[str, int]]:
+    """The parallel loops' trips in the CTAs of the first tile: one CTA for every share of the result's channels."""
+    loops = [node for node in program.walk() if isinstance(node, Loop) and node.kind.is_parallel]
+    first = {loop.var: 0 for loop in loops}
+    split = next((loop for loop in loops if loop.kind is LoopKind.CHANNEL_SPLIT), None)
+    return [first] if split is None else [{**first, split.var: share} for share in range(split.count)]
 
 
 def _executions(nodes: Sequence[Node], env: dict[str, int]) -> Iterator[tuple[Node, dict[str, int]]]:
@@ -73,34 +83,35 @@ def stream_length(program: Program) -> int:
     return max((base + size for base, size in _items(program)), default=0)
 
 
-def _items(program: Program) -> list[tuple[int, int]]:
-    """First element and size of the item of every step, in execution order."""
-    found = []
-    for node, env in executions(program):
-        if isinstance(node, Step):
-            found.append((node.item.base + node.item.index.at(env) * node.item.size, node.item.size))
-    return found
+def _items(program: Program) -> set[tuple[int, int]]:
+    """First element and size of the items of all steps."""
+    steps = ((node, env) for node, env in executions(program) if isinstance(node, Step))
+    return {(node.item.base + node.item.index.at(env) * node.item.size, node.item.size) for node, env in steps}
 
 
 def _stream_faults(program: Program) -> Iterator[str]:
-    """Every item is used once, items fill the stream without gaps, and each fits its slot."""
-    items = _items(program)
+    """Every CTA uses an item once, items fill the stream without gaps, and each fits its slot."""
+    items, nodes = _items(program), task(program)
     if items and program.ring is None:
         yield "steps without a ring"
         return
     end = 0
     for base, size in sorted(items):
         if base < end:
-            yield f"the item at {base} is streamed twice"
+            yield f"the item at {base} overlaps another"
         if base > end:
             yield f"elements {end} to {base} of the stream are in no item"
         end = base + size
     spaces = [node.item.space for node in program.walk() if isinstance(node, Step)]
     if program.ring is not None and any(space > program.ring.slot for space in spaces):
         yield f"an item is larger than a slot of {program.ring.slot}"
-    numbers = [node.number.at(env) for node, env in executions(program) if isinstance(node, Step)]
-    if numbers != list(range(len(numbers))):
-        yield "steps are not numbered in execution order"
+    for parallel in _shares(program):
+        steps = [(node, env) for node, env in _executions(nodes, parallel) if isinstance(node, Step)]
+        used = [node.item.base + node.item.index.at(env) * node.item.size for node, env in steps]
+        if len(used) != len(set(used)):
+            yield "an item is streamed twice"
+        if [node.number.at(env) for node, env in steps] != list(range(len(steps))):
+            yield "steps are not numbered in execution order"
 
 
 def _tile_faults(program: Program) -> Iterator[str]:

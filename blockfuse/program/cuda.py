@@ -46,6 +46,7 @@ from blockfuse.plan.units import Folded, Unit
 from blockfuse.program.check import WGMMA_ALIGNMENT, check
 from blockfuse.program.cuda_builder import Builder
 from blockfuse.program.cuda_sums import contract
+from blockfuse.program.cuda_tiles import SHARE
 from blockfuse.program.passes import ALIGNMENT, arena, barriers, number, rounded
 
 
@@ -82,14 +83,17 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
         lanes=plan.lanes,
         threads=32 * plan.warps,
         min_blocks=plan.min_blocks,
+        any_batch=folded.block.any_batch,
     )
     check(program)
     return program
 
 
 def _in_grid(folded: Folded, plan: CudaPlan, nodes: list[Node]) -> list[Node]:
-    """What one CTA does, inside the loops over tiles and images."""
+    """What one CTA does, inside the loops over shares of channels, tiles and images."""
     out = folded.shapes[-1]
+    if plan.split > 1:
+        nodes = [Loop(SHARE, plan.split, LoopKind.CHANNEL_SPLIT, nodes)]
     grid = (
         ("tile_w", -(-out.width // plan.tile_q), LoopKind.TILE_W),
         ("tile_h", -(-out.height // plan.tile_p), LoopKind.TILE_H),

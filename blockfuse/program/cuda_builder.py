@@ -20,10 +20,18 @@ from blockfuse.machine import (
     Tile,
     global_tile,
 )
-from blockfuse.machine.affine import Affine, span, var
+from blockfuse.machine.affine import Affine, span
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.units import Activate, AddBias, AddValue, Folded, MultiplyValue, ScaleChannels, Term, Unit
-from blockfuse.program.cuda_tiles import distinct, footprints_of, names, place, stored_channels
+from blockfuse.program.cuda_tiles import (
+    chunk_count,
+    chunk_number,
+    distinct,
+    footprints_of,
+    names,
+    place,
+    stored_channels,
+)
 
 
 class Builder(ABC):
@@ -66,11 +74,9 @@ class Builder(ABC):
 
     def chunks(self, value: int, body: Callable[[Affine], list[Node]]) -> list[Node]:
         """``body`` for every chunk of a value's channels."""
-        count = self.stored[value] // self.plan.homes[value].chunk
-        if count == 1:
-            return body(Affine())
-        variable = f"{self.names[value]}_c"
-        return [Loop(variable, count, LoopKind.CHUNK, body(var(variable)))]
+        count = chunk_count(self.folded, self.plan, value)
+        number = chunk_number(self.folded, self.plan, value, self.names[value])
+        return body(number) if count == 1 else [Loop(f"{self.names[value]}_c", count, LoopKind.CHUNK, body(number))]
 
     def source(self, term: Term, c: Affine) -> list[Node]:
         """Makes the chunk that a unit without a sum over channels reads, where it is not there already."""

@@ -15,6 +15,7 @@ from blockfuse.plan.footprint import Extent, Footprint, footprints
 from blockfuse.program.passes import rounded
 
 CORE = 16  # channels of an mma tile
+SHARE = "share"  # variable of the loop over shares of the result's channels
 
 
 def place(folded: Folded, plan: CudaPlan) -> dict[int, Tile]:
@@ -28,8 +29,22 @@ def place(folded: Folded, plan: CudaPlan) -> dict[int, Tile]:
 
 
 def stored_channels(folded: Folded, plan: CudaPlan, value: int) -> int:
-    """Channels of a value as kept on chip: whole mma tiles and whole chunks, those above the image's are zero."""
-    return rounded(rounded(folded.shapes[value].channels, CORE), plan.homes[value].chunk)
+    """Channels of a value that are computed: whole mma tiles, chunks and shares; those above the image's are zero."""
+    shares = plan.split if value == len(folded.shapes) - 1 else 1
+    return rounded(rounded(folded.shapes[value].channels, CORE), plan.homes[value].chunk * shares)
+
+
+def chunk_count(folded: Folded, plan: CudaPlan, value: int) -> int:
+    """Chunks of a value that one CTA makes."""
+    shares = plan.split if value == len(folded.shapes) - 1 else 1
+    return stored_channels(folded, plan, value) // plan.homes[value].chunk // shares
+
+
+def chunk_number(folded: Folded, plan: CudaPlan, value: int, name: str) -> Affine:
+    """Which chunk a CTA is at, by the loops over a value's chunks and over shares of the result's channels."""
+    count = chunk_count(folded, plan, value)
+    shares = var(SHARE) * count if plan.split > 1 and value == len(folded.shapes) - 1 else Affine()
+    return shares + (var(f"{name}_c") if count > 1 else 0)
 
 
 def footprints_of(folded: Folded, plan: CudaPlan) -> list[Footprint]:
@@ -89,7 +104,8 @@ class _Places:
         channels = self.stored[value] if home.whole and not is_out else home.chunk
         pitch, split = (matrix_pitch(channels), False) if is_out else self._pitch(value, channels)
         pitch = channels if home.registers else pitch
-        chunk_var = "" if channels == self.stored[value] else f"{self.names[self._chunk_owner(value)]}_c"
+        owner = self._chunk_owner(value)
+        chunk = chunk_number(self.folded, self.plan, owner, self.names[owner])
         return Tile(
             "out" if is_out else self.names[value],
             Level.REGISTER if home.registers else Level.LOCAL,
@@ -100,7 +116,7 @@ class _Places:
             pitch,
             top=self._corner(place.rows, "tile_h", self.plan.tile_p, self.shapes[-1].height),
             left=self._corner(place.cols, "tile_w", self.plan.tile_q, self.shapes[-1].width),
-            first_channel=var(chunk_var) * channels if chunk_var else Affine(),
+            first_channel=chunk * channels if channels < self.stored[value] else Affine(),
             padded=self._is_padded(value),
             split_columns=split,
             streamed=value < self.folded.input_count and not home.whole,

@@ -116,10 +116,14 @@ def _vectors(
 
 def _stream(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array:
     out = np.zeros(stream_length(program), _TYPES[program.dtype])
+    done: set[int] = set()
     for step, env in executions(program):
         if not isinstance(step, Step):
             continue
         base = step.item.base + step.item.index.at(env) * step.item.size
+        if base in done:  # several shares of the result's channels need it
+            continue
+        done.add(base)
         for node in walk(step.body):
             if isinstance(node, Gemm | Depthwise | Grouped):
                 data = _packed(node, parameters[node.weights.key], env, program.dtype)

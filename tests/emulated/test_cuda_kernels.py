@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from blockfuse.block import Block
+from blockfuse.machine import Engine
 from blockfuse.plan.cuda_rules import Limits, apply_rules
 from blockfuse.plan.fold import fold
 from blockfuse.stages import Conv, Depthwise, Grouped, ImageShape, Window
@@ -144,6 +145,23 @@ def test_inputs_that_arrive_with_the_weights(block, tile):
     block = rounded_weights(block)
     built = built_as(block, apply_rules(fold(block), *tile, 4, Limits(2, 20480, 32, 0)))
     assert built.program.tiles[0].streamed
+    assert_right(built)
+
+
+SHARED: list[tuple[Block, tuple[int, int], int]] = [
+    (single(5, 4, 40, Conv("pointwise", (0,), 100, Window()), batch=2), (5, 4), 4),
+    (single(5, 4, 40, Conv("conv3x3", (0,), 200, same(3)), batch=2), (3, 4), 3),
+    (mbconv(7, 6, 16, 128, 72), (4, 6), 2),
+    (convnext(7, 6, 32), (4, 6), 2),
+    (bottleneck(9, 8, 32, 32, 128, stride=2), (4, 4), 2),
+]
+
+
+@pytest.mark.parametrize("engine", Engine)
+@pytest.mark.parametrize(("block", "tile", "split"), SHARED, ids=[f"{b.name}_{s}" for b, _, s in SHARED])
+def test_channels_shared_by_ctas(block, tile, split, engine):
+    built = build(block, tile, 4, engine=engine, split=split)
+    assert [loop.count for loop in built.program.walk() if getattr(loop, "kind", "") == "channel_split"] == [split]
     assert_right(built)
 
 
