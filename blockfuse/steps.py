@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.graph import Graph, Op
-from blockfuse.machine import Program
+from blockfuse.machine import Program, Slot
 from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.decide import Decision, FuseMode, Kernel, best, decide
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import fold, unfoldable
+from blockfuse.plan.place import Placement, place
 from blockfuse.program.cpu import program_cpu
 from blockfuse.program.cuda import program_cuda
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from blockfuse.frontend.partition import Partition
 
 Planned: TypeAlias = Decision | Op
+
+_VECTOR = 8  # elements that a GPU's kernels move at once
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class PlannedSteps:
         device: What was planned for.
         dtype: Type in which kernels hand over their results.
         parts: What was planned.
+        placement: Images that lie among the channels of others.
     """
 
     steps: tuple[Planned, ...]
@@ -41,6 +45,7 @@ class PlannedSteps:
     device: Device
     dtype: str
     parts: Partition
+    placement: Placement
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -119,29 +124,38 @@ def plan_steps(parts: Partition, device: Device, fuse: FuseMode, dtype: str = "f
         decide(replace(step, dtype=dtype), device, fuse, planar) if isinstance(step, Block) else step
         for step in parts.steps
     )
-    return PlannedSteps(steps, planar, device, dtype, parts)
+    made = {kernel.block.tensors[-1] for step in steps if isinstance(step, Decision) for kernel in step.kernels}
+    alone = [step for step in steps if isinstance(step, Op)]
+    placement = place(parts.graph, alone, made, multiple=_VECTOR if device.kind == "cuda" else 1)
+    return PlannedSteps(steps, planar, device, dtype, parts, placement)
 
 
 def write_programs(planned: PlannedSteps) -> Programs:
     """Write the tile program of every distinct kernel."""
     names: list[str] = []
-    known: dict[tuple[Block, CpuPlan | CudaPlan, tuple[bool, ...]], str] = {}
+    known: dict[tuple[Block, CpuPlan | CudaPlan, tuple[bool, ...], tuple[Slot | None, ...]], str] = {}
     by_name: dict[str, Program] = {}
     for kernel in planned.kernels:
         flags = planar_inputs(kernel.block, planned.planar)
-        key = (kernel.block, kernel.plan, flags)
+        slots = planned.placement.slots(kernel.block.tensors)
+        key = (kernel.block, kernel.plan, flags, slots)
         if key not in known:
             known[key] = _unique(kernel.block.name, by_name)
-            by_name[known[key]] = _program(kernel, known[key], flags)
+            by_name[known[key]] = _program(kernel, known[key], flags, slots)
         names.append(known[key])
     return Programs(planned, by_name, tuple(names))
 
 
-def _program(kernel: Kernel, name: str, planar: tuple[bool, ...]) -> Program:
+def _program(kernel: Kernel, name: str, planar: tuple[bool, ...], slots: tuple[Slot | None, ...]) -> Program:
     folded = fold(kernel.block)
     if isinstance(kernel.plan, CudaPlan):
-        return program_cuda(folded, kernel.plan, name)
-    return program_cpu(folded, kernel.plan, name, planar)
+        program = program_cuda(folded, kernel.plan, name)
+    else:
+        program = program_cpu(folded, kernel.plan, name, planar)
+    for tile, slot in zip((*program.inputs, program.output), slots, strict=True):
+        if slot is not None:
+            slot.apply(tile)
+    return program
 
 
 def planar_inputs(block: Block, planar: frozenset[str]) -> tuple[bool, ...]:

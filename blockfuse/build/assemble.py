@@ -13,6 +13,7 @@ from blockfuse.machine import Loop, Program
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.decide import Decision, FuseMode, Kernel
 from blockfuse.plan.fold import fold
+from blockfuse.plan.place import Placement
 from blockfuse.report import KernelRecord, Report, StepRecord
 from blockfuse.runtime.library import Library, Port
 from blockfuse.stages import Array
@@ -20,6 +21,8 @@ from blockfuse.steps import Programs, planar_inputs
 
 if TYPE_CHECKING:
     from blockfuse.frontend.partition import Partition
+
+_IN_PLACE = "side by side in memory: nothing is copied"
 
 Pack: TypeAlias = Callable[[Program, Mapping[ParameterKey, Array]], tuple[Array, ...]]
 
@@ -50,6 +53,7 @@ def assemble(parts: Partition, programs: Programs, pack: Pack, *, taps: bool = F
         outputs=tuple(_port(graph, name) for name in outputs),
         steps=tuple(steps),
         tensors={tensor.name: tensor for tensor in graph.tensors},
+        placement=programs.planned.placement,
     )
 
 
@@ -65,6 +69,7 @@ def _call(kernel: Kernel, name: str, programs: Programs, pack: Pack) -> Call:
         output=block.tensors[-1],
         output_shape=(block.batch, out.height, out.width, out.channels),
         nchw_inputs=tuple(i for i, planar in enumerate(flags) if planar),
+        in_place=frozenset(programs.planned.placement.places.keys() & set(block.tensors)),
     )
 
 
@@ -79,7 +84,7 @@ def describe(
     """The report on a compiled network."""
     names = iter(programs.names)
     steps = tuple(
-        _op_record(step, parts)
+        _op_record(step, parts, programs.planned.placement)
         if isinstance(step, Op)
         else _block_record(step, [next(names) for _ in step.kernels], programs)
         for step in programs.planned.steps
@@ -98,8 +103,9 @@ def describe(
     )
 
 
-def _op_record(op: Op, parts: Partition) -> StepRecord:
-    return StepRecord(op.name, op.kind, op.output, note=parts.reasons.get(op.name, ""))
+def _op_record(op: Op, parts: Partition, placement: Placement) -> StepRecord:
+    note = _IN_PLACE if op.name in placement.free else parts.reasons.get(op.name, "")
+    return StepRecord(op.name, op.kind, op.output, note=note)
 
 
 def _block_record(decision: Decision, names: list[str], programs: Programs) -> StepRecord:

@@ -21,6 +21,7 @@ from blockfuse.build.network import Call, Network, Step
 from blockfuse.dtypes import COMPUTED, HALF, numpy_type
 from blockfuse.errors import UnsupportedModelError
 from blockfuse.graph import Op, Tensor
+from blockfuse.plan.place import Placement
 
 _LARGEST = {"float32": (2 - 2.0**-23) * 2.0**127, "bfloat16": (2 - 2.0**-7) * 2.0**127, "float16": 65504.0}
 
@@ -79,7 +80,16 @@ class _Border:
         steps: list[Step] = [self._enter(name, self.inner[name]) for name in self.entering]
         steps += [self._converted(step) or self._renamed(step) for step in self.network.steps]
         steps += [self._leave(self.inner[name], name) for name in self.leaving]
-        return replace(self.network, steps=tuple(steps), tensors=self.tensors)
+        return replace(self.network, steps=tuple(steps), tensors=self.tensors, placement=self._placement())
+
+    def _placement(self) -> Placement:
+        """Where the values inside are."""
+        placement = self.network.placement
+        places = {
+            self.inner.get(name, name): replace(place, buffer=self.inner.get(place.buffer, place.buffer))
+            for name, place in placement.places.items()
+        }
+        return replace(placement, places=places)
 
     def _inside(self, tensor: Tensor) -> Tensor:
         if tensor.dtype != COMPUTED:

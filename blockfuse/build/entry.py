@@ -86,6 +86,8 @@ class Entry:
         if isinstance(step, Call):
             self._emit_call(step)
             return
+        if step.name in self.network.placement.free:
+            return
         values = []
         for name in step.inputs:
             value = self._read(name, layout)
@@ -103,9 +105,17 @@ class Entry:
             return None
         if not self.network.is_image(name):
             layout = Layout.PLAIN
+        if (name, Layout.NHWC) not in self.values and name in self.network.placement.places:
+            self.values[name, Layout.NHWC] = self.builder.emit(self._taken_out(name))
         if (name, layout) not in self.values:
             self.values[name, layout] = self.builder.emit(self._converted(name, layout))
         return self.values[name, layout]
+
+    def _taken_out(self, name: str) -> Any:
+        """A copy of an image that lies among the channels of another, for readers that are no kernels."""
+        place = self.network.placement.places[name]
+        first, channels = place.slot.first, self.network.tensors[name].shape[1]
+        return relax.op.strided_slice(self.values[place.buffer, Layout.NHWC], [3], [first], [first + channels])
 
     def _converted(self, name: str, layout: Layout) -> Any:
         """An image in the other layout than it was made in."""
@@ -129,15 +139,27 @@ class Entry:
             )
         arguments = []
         for position, (name, parameter) in enumerate(zip(call.inputs, function.params, strict=False)):
-            value = self._read(name, wanted(call, Layout.NHWC, position))
+            if name in call.in_place:
+                value = self.values[self.network.placement.places[name].buffer, Layout.NHWC]
+            else:
+                value = self._read(name, wanted(call, Layout.NHWC, position))
             self._align(name, int(parameter.data_alignment))
             arguments.append(self._shaped(value, _shape(parameter), f"input {name!r} of kernel {call.kernel!r}"))
         for array, parameter in zip(call.constants, function.params[len(call.inputs) :], strict=False):
             arguments.append(self.constant(_matching(array, parameter, call.kernel)))
         self._check_output(call)
-        result = _type(call.output_shape, str(function.params[-1].dtype))
-        value = self.builder.emit(relax.call_tir(self._kernel(call.kernel), arguments, result))
-        self.values[call.output, Layout.NHWC if self.network.is_image(call.output) else Layout.PLAIN] = value
+        place = self.network.placement.places[call.output] if call.output in call.in_place else None
+        target = place.buffer if place else call.output
+        key = target, Layout.NHWC if self.network.is_image(target) else Layout.PLAIN
+        shape = (*call.output_shape[:-1], place.slot.width) if place else call.output_shape
+        result = _type(shape, str(function.params[-1].dtype))
+        kernel = self._kernel(call.kernel)
+        if key in self.values:  # others have written theirs
+            arguments.append(self.values[key])
+            value = relax.call_tir_inplace(kernel, arguments, [len(arguments) - 1], [result])
+        else:
+            value = relax.call_tir(kernel, arguments, result)
+        self.values[key] = self.builder.emit(value)
 
     def _check_output(self, call: Call) -> None:
         """Refuse a call whose result is not the graph tensor it stands for."""
@@ -173,7 +195,7 @@ class Entry:
 
     def _output(self, port: Port) -> Any:
         layout = self.layouts.values.get(port.name, Layout.PLAIN)
-        return self.values[port.name, layout]
+        return self._read(port.name, layout)
 
 
 def _type(shape: Sequence[int], dtype: str) -> Any:

@@ -20,13 +20,20 @@ TO_NHWC = (0, 2, 3, 1)
 FROM_NHWC = (0, 3, 1, 2)
 """Where the axes of an N, C, H, W image lie in N, H, W, C."""
 
-_UNARY = ("Abs", "Cast", "Clip", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log")
-_MORE_UNARY = ("Neg", "Relu", "Sigmoid", "Sqrt", "Swish", "Tanh")
-_BINARY = ("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub")
-_WITH_AXES = ("AveragePool", "Concat", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Softmax")
-_REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceSum")
+_ON_ELEMENTS = """
+    Abs Add And Cast CastLike Ceil Celu Clip DequantizeLinear Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
+    HardSigmoid HardSwish Identity LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mul Neg Not Or PRelu Pow
+    QuantizeLinear Reciprocal Relu Round Selu Sigmoid Sign Softplus Softsign Sqrt Sub Swish Tanh ThresholdedRelu Where
+    Xor
+"""
+_WITH_AXES = """
+    ArgMax ArgMin AveragePool BatchNormalization Concat DepthToSpace GlobalAveragePool GlobalLpPool GlobalMaxPool
+    GroupNormalization InstanceNormalization LRN LayerNormalization LogSoftmax LpNormalization LpPool MaxPool
+    MeanVarianceNormalization Pad ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum ReduceSumSquare Resize Slice Softmax SpaceToDepth Split
+"""
 
-CHANNELS_LAST = frozenset((*_UNARY, *_MORE_UNARY, *_BINARY, *_WITH_AXES, *_REDUCTIONS))
+CHANNELS_LAST = frozenset((*_ON_ELEMENTS.split(), *_WITH_AXES.split()))
 """Kinds of ops that can run on images with their channels last."""
 
 
@@ -107,8 +114,16 @@ def wanted(step: Step, layout: Layout, position: int) -> Layout:
 
 def _op_layout(network: Network, op: Op, values: Mapping[str, Layout], as_onnx: Collection[str]) -> Layout:
     computed = [name for name in op.inputs if name and not network.is_constant(name)]
+    if op.name in network.placement.free:
+        return Layout.NHWC
     can = op.kind in CHANNELS_LAST and op.name not in as_onnx and all(network.is_image(name) for name in computed)
-    reduces_to_other_rank = op.kind.startswith("Reduce") and not op.attrs.get("keepdims", 1)
-    if can and not reduces_to_other_rank and any(values[name] is Layout.NHWC for name in computed):
+    if can and _keeps_axes(op) and any(values[name] is Layout.NHWC for name in computed):
         return Layout.NHWC
     return Layout.PLAIN
+
+
+def _keeps_axes(op: Op) -> bool:
+    """Whether the result has the axes of an image; a normalization of ONNX's own form needs its last axes last."""
+    if op.kind == "LayerNormalization":
+        return "axes" in op.attrs
+    return not op.kind.startswith(("Arg", "Reduce")) or bool(op.attrs.get("keepdims", 1))

@@ -10,6 +10,7 @@ import numpy as np
 
 from blockfuse.errors import InternalError
 from blockfuse.graph import Op, Tensor
+from blockfuse.plan.place import Placement
 from blockfuse.runtime.library import Port
 
 
@@ -24,6 +25,8 @@ class Call:
         output: Name of the value written.
         output_shape: As the kernel writes it, such as (N, H, W, C).
         nchw_inputs: Positions of inputs that the kernel reads as N, C, H, W; it reads other images as N, H, W, C.
+        in_place: Names of the inputs, and perhaps the output, that the kernel was made to find where the network's
+            placement puts them.
     """
 
     kernel: str
@@ -32,6 +35,7 @@ class Call:
     output: str
     output_shape: tuple[int, ...]
     nchw_inputs: tuple[int, ...] = ()
+    in_place: frozenset[str] = frozenset()
 
 
 Step: TypeAlias = Call | Op
@@ -49,6 +53,7 @@ class Network:
         outputs: Values returned.
         steps: In execution order.
         tensors: The graph tensors that steps name, constants with their data.
+        placement: Images that lie among the channels of others; kernels were made for these places.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Network:
     outputs: tuple[Port, ...]
     steps: tuple[Step, ...]
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    placement: Placement = field(default_factory=Placement)
 
     def is_image(self, value: str) -> bool:
         """Whether a value is computed and has the four dimensions N, C, H, W."""
