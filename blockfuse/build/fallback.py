@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from blockfuse.build.emitters import EMITTERS, Operands, Refusal, Writer, refuse
+from blockfuse.build.emitters import EMITTERS, refuse
 from blockfuse.build.importer import Importer, call_imported
 from blockfuse.build.layout import TO_NHWC
 from blockfuse.build.network import Network
+from blockfuse.build.operands import Operands, Refusal, Writer
 from blockfuse.errors import InternalError
 from blockfuse.graph import Op
 from blockfuse.runtime.library import Layout
@@ -29,7 +30,10 @@ def emit_op(op: Op, values: Sequence[Any], layout: Layout, writer: Writer) -> tu
     """
     emitter = EMITTERS.get(op.kind, refuse)
     try:
-        results: tuple[Any, ...] = (writer.builder.emit(emitter(Operands(op, values, layout, writer))),)
+        written = emitter(Operands(op, values, layout, writer))
+        results: tuple[Any, ...] = tuple(
+            writer.builder.emit(result) for result in (written if isinstance(written, list) else [written])
+        )
     except Refusal as refusal:
         if writer.importer is None or layout is not Layout.PLAIN:
             raise InternalError(f"{refusal}") from None

@@ -1,0 +1,101 @@
+"""Resize in Relax: axis by axis, each output element a weighted sum of a few elements, or of a whole axis."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from blockfuse.build.operands import Operands, Refusal, picked
+from blockfuse.build.resize import Axis, Filter, Taps, taps
+
+_MAX_TAPS = 4
+"""Above, an axis is resized by a product with a matrix."""
+
+
+def emit_resize(o: Operands) -> Any:
+    """All modes of ONNX's Resize; sizes, scales and region are constants."""
+    attrs, value = o.op.attrs, o.tensor()
+    how = Filter(
+        attrs.get("mode", "nearest"),
+        attrs.get("coordinate_transformation_mode", "half_pixel"),
+        attrs.get("nearest_mode", "round_prefer_floor"),
+        attrs.get("cubic_coeff_a", -0.75),
+        bool(attrs.get("antialias", 0)),
+        bool(attrs.get("exclude_outside", 0)),
+    )
+    dtype = o.described().dtype
+    if how.mode != "nearest" and not dtype.startswith("float"):
+        raise Refusal(f"interpolation of {dtype}")
+    for number, axis in _axes(o).items():
+        if axis.result == axis.size and axis.scale == 1 and axis.region == (0.0, 1.0):
+            continue
+        table = taps(axis, how)
+        value = _mixed(o, value, number, table, how)
+        if table.outside.any():
+            value = _extrapolated(o, value, number, table)
+    return value
+
+
+def _axes(o: Operands) -> dict[int, Axis]:
+    """What happens to every axis, by its number."""
+    attrs, shape = o.op.attrs, o.described().shape
+    axes = [axis % o.rank for axis in attrs.get("axes", range(o.rank))]
+    scales, sizes, region = o.data(2), o.data(3), o.data(1)
+    crops = attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    if scales is not None and scales.size:
+        factors = [float(scale) for scale in scales]
+    elif sizes is not None and sizes.size:
+        factors = [int(size) / shape[axis] for size, axis in zip(sizes, axes, strict=True)]
+        policy = attrs.get("keep_aspect_ratio_policy", "stretch")
+        if policy != "stretch":
+            factors = [min(factors) if policy == "not_larger" else max(factors)] * len(axes)
+    else:
+        raise Refusal("neither scales nor sizes")
+    found = {}
+    for index, axis in enumerate(axes):
+        bounds = (0.0, 1.0)
+        if crops and region is not None:
+            bounds = float(region[index]), float(region[index + len(axes)])
+        found[axis] = Axis(shape[axis], o.shape[axis], factors[index], bounds)
+    return found
+
+
+def _mixed(o: Operands, value: Any, axis: int, table: Taps, how: Filter) -> Any:
+    if how.mode == "nearest":
+        return picked(o, value, axis, table.indices[:, 0])
+    if table.indices.shape[1] > _MAX_TAPS:
+        return _product(o, value, axis, table)
+    dtype = o.described().dtype
+    total = None
+    for tap in range(table.indices.shape[1]):
+        weight = o.vector(table.weights[:, tap].astype(dtype), axis)
+        part = relax.op.multiply(picked(o, value, axis, table.indices[:, tap]), weight)
+        total = part if total is None else relax.op.add(total, part)
+    return total
+
+
+def _product(o: Operands, value: Any, axis: int, table: Taps) -> Any:
+    """The axis as rows of a matrix times the table as a matrix."""
+    size = o.described().shape[axis]
+    matrix = np.zeros((size, len(table.outside)))
+    for row, (indices, weights) in enumerate(zip(table.indices, table.weights, strict=True)):
+        np.add.at(matrix[:, row], indices, weights)
+    at = o.axis(axis)
+    order = [*(index for index in range(o.rank) if index != at), at]
+    back = [order.index(index) for index in range(o.rank)]
+    rows = relax.op.permute_dims(value, order)
+    product = relax.op.matmul(rows, o.writer.constant(matrix.astype(o.described().dtype)))
+    return relax.op.permute_dims(product, back)
+
+
+def _extrapolated(o: Operands, value: Any, axis: int, table: Taps) -> Any:
+    """The extrapolation value where a coordinate lies outside."""
+    fill = np.float32(o.op.attrs.get("extrapolation_value", 0.0))
+    if not math.isfinite(fill):
+        raise Refusal(f"the extrapolation value {fill}")
+    dtype = o.described().dtype
+    inside = o.vector((~table.outside).astype(dtype), axis)
+    return relax.op.add(relax.op.multiply(value, inside), o.vector((table.outside * fill).astype(dtype), axis))
