@@ -37,7 +37,7 @@ def widened(graph: Graph) -> Graph:
     inner = {name: _unused(graph.has_tensor, f"{name}.{COMPUTED}") for name in outer}
     tensors = [_widened(tensor, inner.get(tensor.name, tensor.name)) for tensor in graph.tensors]
     ops = [_renamed(op, inner) for op in graph.ops()]
-    result = Graph(graph.name, graph.inputs, graph.outputs, [*tensors, *outer.values()], ops)
+    result = Graph(graph.name, graph.inputs, graph.outputs, [*tensors, *outer.values()], ops, graph.batch)
     for name, tensor in outer.items():
         is_input = name in graph.inputs
         source, target = (name, inner[name]) if is_input else (inner[name], name)

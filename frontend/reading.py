@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from onnx.defs import get_schema
 
 from blockfuse.errors import ModelError, UnsupportedModelError, UsageError
+from blockfuse.frontend.any_batch import check_any_batch, open_targets, settle_any_batch
 from blockfuse.frontend.checks import check_ops
 from blockfuse.frontend.load import load, node_label, opset
 from blockfuse.frontend.settle import MAX_RANK, Draft, Info, check_size, dtype_name, info_of, settle
@@ -33,6 +34,9 @@ def read(model: Model, shape: Shapes | None = None) -> Graph:
 
     Functions are inlined, constants folded and all shapes inferred. Operators keep their ONNX kinds; defaults of
     their attributes are filled in as the model's opset has them. An initializer that is also an input is a constant.
+
+    Where the model leaves the first dimension of all its inputs open and no other, and no shapes are given, the graph
+    takes any batch: see ``Graph.batch``. Its shapes are written for a batch that no other dimension is a multiple of.
 
     Args:
         model: The path of an ``.onnx`` file, or a model in memory, which is not changed.
@@ -58,10 +62,24 @@ def _read(source: Model, shape: Shapes) -> Graph:
     model = load(source)
     draft = _draft(model, shape)
     check_operators(draft.nodes, draft.opset)
+    name = _name(model, source)
+    if any(info.known_shape is None for info in draft.inputs.values()):
+        return _read_any_batch(name, draft)
     settle(draft)
-    graph = _graph(_name(model, source), draft)
+    graph = _graph(name, draft)
     graph.prune()
     check_ops(graph, draft.opset)
+    return graph
+
+
+def _read_any_batch(name: str, draft: Draft) -> Graph:
+    drafts = settle_any_batch(draft)
+    graph = _graph(name, drafts[0])
+    graph.prune()
+    check_ops(graph, draft.opset)
+    check_any_batch(graph, drafts)
+    open_targets(graph)
+    graph.batch = drafts[0].images
     return graph
 
 
@@ -118,11 +136,18 @@ def _inputs(values: list[onnx.ValueInfoProto], shape: Shapes) -> dict[str, Info]
             raise UsageError(f"a shape is given for {name!r}, and the model's inputs are {', '.join(names)}")
     if not values:
         raise ModelError("the graph has no inputs")
-    return {value.name: _input_info(value, shape.get(value.name)) for value in values}
+    infos = {value.name: _input_info(value, shape.get(value.name)) for value in values}
+    fixed = [name for name, info in infos.items() if info.known_shape is not None]
+    for value in values:
+        if fixed and value.name not in fixed:
+            raise UnsupportedModelError(
+                f"{_symbolic_message(value, infos[value.name])}: the batch of input {fixed[0]!r} is fixed"
+            )
+    return infos
 
 
 def _input_info(value: onnx.ValueInfoProto, given: Sequence[int] | None) -> Info:
-    """Type and settled shape of an input."""
+    """Type and shape of an input, known but for an open batch."""
     info = info_of(value)
     if info is None or dtype_name(info.elem_type) is None:
         raise UnsupportedModelError(f"input {value.name!r} is not a tensor of numbers")
@@ -138,10 +163,12 @@ def _settled(value: onnx.ValueInfoProto, info: Info, given: Sequence[int] | None
         if not all(dim >= 1 for dim in given):
             raise UsageError(f"the shape given for {value.name!r} has a dimension below 1: {tuple(given)}")
         return Info(info.elem_type, tuple(given))
-    if info.known_shape is None:
+    shape = (1, *info.shape[1:]) if info.shape and info.shape[0] is None else info.shape or ()
+    known = Info(info.elem_type, shape).known_shape
+    if info.shape is None or known is None:
         raise UnsupportedModelError(_symbolic_message(value, info))
-    if not all(dim >= 1 for dim in info.known_shape):
-        raise ModelError(f"input {value.name!r} has a dimension below 1: {info.known_shape}")
+    if not all(dim >= 1 for dim in known):
+        raise ModelError(f"input {value.name!r} has a dimension below 1: {known}")
     return info
 
 

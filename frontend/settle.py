@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,8 @@ class Draft:
         values: Constants by name.
         infos: Element type and shape of the tensors that nodes compute.
         batch: Declared and given first dimension of the inputs, if a shape was given that differs from the declared.
+        folded: Nodes that were folded into constants, producers before consumers.
+        images: What the limit on elements is a multiple of: where the batch is open, the one that is tried.
     """
 
     opset: int
@@ -72,6 +74,8 @@ class Draft:
     values: dict[str, np.ndarray[Any, Any]]
     infos: dict[str, Info]
     batch: tuple[int, int] | None = None
+    folded: list[onnx.NodeProto] = field(default_factory=list)
+    images: int = 1
 
 
 def settle(draft: Draft) -> None:
@@ -110,14 +114,14 @@ def dtype_name(elem_type: int) -> str | None:
     return None if name.startswith(("object", "str")) else name
 
 
-def check_size(what: str, info: Info) -> None:
-    """Refuse a tensor of too many dimensions or elements; ``what`` names it in the message."""
+def check_size(what: str, info: Info, images: int = 1) -> None:
+    """Refuse a tensor of too many dimensions or elements for so many images; ``what`` names it in the message."""
     if info.shape is None:
         return
     text = "x".join("?" if dim is None else str(dim) for dim in info.shape)
     if len(info.shape) > MAX_RANK:
         raise UnsupportedModelError(f"{what} has the shape {text}, and at most {MAX_RANK} dimensions are supported")
-    if math.prod(dim for dim in info.shape if dim is not None) > MAX_ELEMENTS:
+    if math.prod(dim for dim in info.shape if dim is not None) > MAX_ELEMENTS * images:
         raise UnsupportedModelError(f"{what} has the shape {text}, and at most {MAX_ELEMENTS} elements are supported")
 
 
@@ -135,7 +139,7 @@ def _infer(draft: Draft, *, strict: bool) -> None:
     producers = {name: node for node in draft.nodes for name in node.output}
     for name, info in draft.infos.items():
         if name in producers:
-            check_size(f"{name!r}, result of {node_label(producers[name])},", info)
+            check_size(f"{name!r}, result of {node_label(producers[name])},", info, draft.images)
 
 
 def _skeleton(draft: Draft) -> onnx.ModelProto:
@@ -173,8 +177,7 @@ def _fold(draft: Draft) -> bool:
     for node in draft.nodes:
         results = evaluate(node, draft.values, shapes, draft.opset)
         draft.values.update(results)
-        if not results:
-            kept.append(node)
+        (draft.folded if results else kept).append(node)
     progress = len(kept) < len(draft.nodes)
     draft.nodes = kept
     return progress

@@ -70,6 +70,7 @@ def block_of(graph: Graph, ops: Sequence[Op], pattern: str = "") -> Block | NoBl
         parameters={(i, key): data for i, draft in enumerate(drafts) for key, data in draft.parameters.items()},
         tensors=(*sources, ops[-1].output),
         ops=tuple(op.name for op in ops),
+        any_batch=graph.batch is not None,
     )
     block.check()
     return block
