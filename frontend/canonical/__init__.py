@@ -51,6 +51,7 @@ from blockfuse.frontend.canonical import (
     linear,
     noise,
     norms,
+    parallel,
     pixels,
     pooling,
     shapes,
@@ -113,6 +114,8 @@ REWRITES = (
     conv.fold_pad,
     conv.fold_batch_normalization,
     conv.fold_channel_constant,
+    parallel.merge_normalized_image,
+    parallel.merge_parallel_convs,
     *_ACTIVATIONS,
     # images with channels last; after the activations in them are one op each
     channels_last.merge_transposes,

@@ -1,4 +1,4 @@
-"""The blocks that are always possible: one convolution, normalization or pool, and the elementwise operators behind."""
+"""The blocks that are always possible: one convolution, normalization or pool, and elementwise operators around it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def singles(graph: Graph, ops: Sequence[Op], max_stages: int) -> list[Block]:
     """Blocks of one convolution, normalization or pool each; operators that fit none stay outside.
 
-    Of the convolutions before a residual add the last one takes it: the other operand has been computed by then.
+    Of the convolutions before a residual add the last one takes it: the other operand has been computed by then. What
+    no convolution takes behind it, such as a normalization with an activation, one takes that alone reads it.
 
     Args:
         graph: A canonical graph.
@@ -31,7 +32,7 @@ def singles(graph: Graph, ops: Sequence[Op], max_stages: int) -> list[Block]:
         The blocks, in the order of their convolutions.
     """
     free = {op.name for op in ops}
-    blocks = []
+    blocks: list[Block] = []
     for op in reversed(ops):
         if not isinstance(_stage(graph, op), Conv | Depthwise | Grouped | Norm | Pool):
             continue
@@ -42,7 +43,7 @@ def singles(graph: Graph, ops: Sequence[Op], max_stages: int) -> list[Block]:
         if isinstance(block, Block):
             blocks.append(block)
             free.difference_update(op.name for op in chain)
-    return blocks[::-1]
+    return [_with_prologue(graph, block, free, max_stages) for block in blocks[::-1]]
 
 
 def stays_because(graph: Graph, op: Op) -> str:
@@ -70,6 +71,26 @@ def _chain(graph: Graph, op: Op, free: Collection[str]) -> list[Op]:
             break
         chain.append(readers[0])
     return chain
+
+
+def _with_prologue(graph: Graph, block: Block, free: set[str], max_stages: int) -> Block:
+    """The block with the free elementwise operators before it that nothing else reads."""
+    ops = [graph.op(name) for name in block.ops]
+    if isinstance(_stage(graph, ops[0]), Pool):
+        return block
+    before: list[Op] = []
+    while len(ops) + len(before) < max_stages:
+        op = graph.producer((before or ops)[0].inputs[0])
+        if op is None or op.name not in free or not isinstance(_stage(graph, op), Activation | Scale):
+            break
+        if len(graph.consumers(op.output)) != 1 or graph.is_output(op.output):
+            break
+        before.insert(0, op)
+    longer = block_of(graph, [*before, *ops])
+    if not before or isinstance(longer, NoBlock):
+        return block
+    free.difference_update(op.name for op in before)
+    return longer
 
 
 def _can_follow(graph: Graph, op: Op, reader: Op) -> bool:

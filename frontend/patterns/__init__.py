@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blockfuse.frontend.patterns.convfirst import convfirst_block, convnext_block
+from blockfuse.frontend.patterns.dense import darknet_block, dense_layer, preactivation_basic_block
 from blockfuse.frontend.patterns.inverted import depthwise_separable, fused_inverted_residual, inverted_residual
 from blockfuse.frontend.patterns.residual import basic_block, bottleneck, grouped_bottleneck, preactivation_bottleneck
 
@@ -20,10 +21,13 @@ __all__ = [
     "bottleneck",
     "convfirst_block",
     "convnext_block",
+    "darknet_block",
+    "dense_layer",
     "depthwise_separable",
     "fused_inverted_residual",
     "grouped_bottleneck",
     "inverted_residual",
+    "preactivation_basic_block",
     "preactivation_bottleneck",
 ]
 
@@ -32,9 +36,12 @@ def all() -> tuple[Pattern, ...]:  # noqa: A001 - read as bf.patterns.all()
     """Every built-in pattern, in order of preference."""
     return (
         preactivation_bottleneck,
+        preactivation_basic_block,
+        dense_layer,
         bottleneck,
         grouped_bottleneck,
         basic_block,
+        darknet_block,
         convnext_block,
         depthwise_separable,
         inverted_residual,

@@ -280,3 +280,48 @@ def test_a_convolution_takes_a_flatten_behind_it_and_no_gate():
     blocks = [[type(stage) for stage in block.stages] for block in result.blocks]
     assert blocks == [[Pool], [Conv, Activation], [Conv, Activation]]
     check_numbers(result)
+
+
+# ---- blocks that begin with normalization, and DarkNet ---------------------------------------------------------------
+def normalized(net, x):
+    channels = net.shape(x)[1]
+    parts = [net.constant(f"p{i}", abs(net.rng.standard_normal(channels)) + 0.5) for i in range(4)]
+    return net.relu(net.op("BatchNormalization", (x, *parts), net.shape(x), epsilon=1e-3))
+
+
+def test_dense_layer():
+    net = Net((2, 9, 7, 6))
+    y = net.conv(net.relu(net.conv(normalized(net, "x"), 16, 1)), 5)
+    assert kinds(found_whole(net.graph(y), "dense_layer")) == ["Scale", "Activation", "Conv", "Activation", "Conv"]
+
+
+@pytest.mark.parametrize("stride", [0, 1, 2])
+def test_preactivation_basic_block(stride):
+    net = Net((2, 8, 7, 6))
+    active = normalized(net, "x")
+    y = net.conv(net.relu(net.conv(active, 8, 3, max(stride, 1))), 8)
+    shortcut = net.conv(active, 8, 1, stride) if stride else "x"
+    found_whole(net.graph(net.add(y, shortcut)), "preactivation_basic_block")
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_darknet_block(size):
+    net = Net((2, 8, 7, 6))
+    y = net.unary("Swish", net.conv(net.unary("Swish", net.conv("x", 4, size)), 8))
+    found_whole(net.graph(net.add("x", y)), "darknet_block")
+
+
+def test_a_convolution_takes_what_only_it_reads_before_it():
+    net = Net((2, 8, 7, 6))
+    result = partition(net.graph(net.relu(net.conv(normalized(net, "x"), 4))), ())
+    (block,) = result.steps
+    assert kinds(block) == ["Scale", "Activation", "Conv", "Activation"]
+    check_numbers(result)
+
+
+def test_what_others_read_too_stays_before_a_convolution():
+    net = Net((2, 8, 7, 6))
+    active = normalized(net, "x")
+    result = partition(net.graph(net.conv(active, 4), net.conv(active, 5)), ())
+    assert [kinds(step) for step in result.steps if isinstance(step, Block)] == [["Conv"], ["Conv"]]
+    check_numbers(result)
