@@ -79,7 +79,7 @@ class _Border:
     def run(self) -> Network:
         steps: list[Step] = [self._enter(name, self.inner[name]) for name in self.entering]
         steps += [self._converted(step) or self._renamed(step) for step in self.network.steps]
-        steps += [self._leave(self.inner[name], name) for name in self.leaving]
+        steps += [self._leave(name, name) for name in self.leaving]
         return replace(self.network, steps=tuple(steps), tensors=self.tensors, placement=self._placement())
 
     def _placement(self) -> Placement:
@@ -106,7 +106,7 @@ class _Border:
         if before in HALF and after == COMPUTED:
             return self._enter(source, self.inner.get(target, target))
         if before == COMPUTED and after in HALF:
-            return self._leave(self.inner.get(source, source), target)
+            return self._leave(source, target)
         return None
 
     def _renamed(self, step: Step) -> Step:
@@ -124,11 +124,11 @@ class _Border:
         cast = Cast(tensor.shape if transposed else result, tensor.dtype, self.dtype, transposed)
         return Call(self._kernel(cast), (outer,), (), inner, result, (0,) if transposed else ())
 
-    def _leave(self, inner: str, outer: str) -> Call:
+    def _leave(self, made: str, outer: str) -> Call:
         tensor = self.network.tensors[outer]
         shape = _nhwc(tensor.shape) if self.network.is_image(outer) else tensor.shape
-        cast = Cast(self.written.get(outer, shape), self.dtype, tensor.dtype)
-        return Call(self._kernel(cast), (inner,), (), outer, cast.shape)
+        cast = Cast(self.written.get(made, shape), self.dtype, tensor.dtype)
+        return Call(self._kernel(cast), (self.inner.get(made, made),), (), outer, cast.shape)
 
     def _kernel(self, cast: Cast) -> str:
         """The name of a kernel; equal ones share it."""

@@ -1,4 +1,4 @@
-"""Whole networks in half precision on the stand-in device, against ONNX Runtime."""
+"""Whole networks on the stand-in device, against ONNX Runtime."""
 
 from types import SimpleNamespace
 
@@ -7,21 +7,23 @@ import pytest
 
 import blockfuse as bf
 from blockfuse.frontend import zoo
+from tests.half_models import in_half
 from tests.standin import run_network
 
-# Two networks meet every policy, one and several images, recorded and plain launches; each further family occurs once.
+# Two networks meet every policy, one and several images, recorded and plain launches; each further family and each
+# further type occurs once. A type in parentheses is the model's own, which is not asked for.
 CASES = [
-    ("resnet18", "auto", 1, 64, True, "sm_80,sm_90"),
-    ("resnet18", "always", 3, 57, False, "sm_90"),
-    ("resnet18", "never", 1, 64, False, "sm_90"),
-    ("mobilenet_v2", "auto", 1, 64, False, "sm_90"),
-    ("mobilenet_v2", "always", 3, 57, True, "sm_90"),
-    ("mobilenet_v2", "never", 1, 64, True, "sm_90"),
-    ("mobilenet_v2", "auto", 1, 64, False, "sm_90a"),
-    ("resnet50", "auto", 1, 32, False, "sm_86"),
-    ("efficientnet_b0", "auto", 1, 32, True, "sm_90"),
-    ("convnext_tiny", "auto", 1, 32, False, "sm_90"),
-    ("convfirstnet", "auto", 1, 32, False, "sm_80"),
+    ("resnet18", "auto", 1, 64, True, "sm_80,sm_90", "float16"),
+    ("resnet18", "always", 3, 57, False, "sm_90", "float16"),
+    ("resnet18", "never", 1, 64, False, "sm_90", "(float32)"),
+    ("mobilenet_v2", "auto", 1, 64, False, "sm_90", "(float16)"),
+    ("mobilenet_v2", "always", 3, 57, True, "sm_90", "float16"),
+    ("mobilenet_v2", "never", 1, 64, True, "sm_90", "float16"),
+    ("mobilenet_v2", "auto", 1, 64, False, "sm_90a", "float16"),
+    ("resnet50", "auto", 1, 32, False, "sm_86", "float16"),
+    ("efficientnet_b0", "auto", 1, 32, True, "sm_90", "float16"),
+    ("convnext_tiny", "auto", 1, 32, False, "sm_90", "bfloat16"),
+    ("convfirstnet", "auto", 1, 32, False, "sm_80", "float16"),
 ]
 CALLS = 3
 
@@ -48,11 +50,16 @@ def network(name, batch, size):
     return getattr(zoo, name)(batch=batch, size=size, width=0.25, classes=10)
 
 
-@pytest.mark.parametrize(("name", "fuse", "batch", "size", "graph", "target"), CASES)
-def test_networks_are_right(compile_to, name, fuse, batch, size, graph, target):
+@pytest.mark.parametrize(("name", "fuse", "batch", "size", "graph", "target", "dtype"), CASES)
+def test_networks_are_right(compile_to, name, fuse, batch, size, graph, target, dtype):
     model = network(name, batch, size)
-    device = OnStandIn(*compile_to(model, target, fuse=fuse, cuda_graph=graph), target.split(",")[0].rstrip("a"))
-    assert bf.verify(model, executable=device, dtype="float16").passed
+    own = dtype.strip("()")
+    if dtype == "(float16)":
+        model = in_half(model)
+    compiled = compile_to(model, target, fuse=fuse, cuda_graph=graph, dtype=None if own != dtype else dtype)
+    device = OnStandIn(*compiled, target.split(",")[0].rstrip("a"))
+    assert device.report().dtype == own
+    assert bf.verify(model, executable=device).passed
     result = device.result
     assert not result.findings
     first, other, last = (outputs["output"] for outputs in result.outputs)
@@ -60,13 +67,14 @@ def test_networks_are_right(compile_to, name, fuse, batch, size, graph, target):
     assert np.abs(first - other).max() > 0
     assert result.graph_launches == (CALLS - 1 if graph else 0)
     kernels = [sum(launch["call"] == call for launch in result.launches) for call in range(CALLS)]
-    assert kernels == [device.report().kernel_count + 2] * CALLS  # the casts at both ends
+    casts = 2 - sum(step.kind == "Cast" for step in device.report().steps)  # at both ends, whoever asked for them
+    assert kernels == [device.report().kernel_count + casts] * CALLS
 
 
 def test_every_block_is_right(compile_to):
     model = network("mobilenet_v2", 1, 64)
     device = OnStandIn(*compile_to(model, taps=True))
-    found = bf.verify(model, executable=device, dtype="float16", per_block=True)
+    found = bf.verify(model, executable=device, per_block=True)
     assert len(found.blocks) == len(device.report().blocks) == 17
 
 
