@@ -295,7 +295,7 @@ WRONG = [
     (2, "--model goes with an artifact", ["bench", "net.onnx", "--model", "net.onnx"]),
     (2, "'soon' is not a number of seconds", ["bench", "net.bf", "--seconds", "soon"]),
     (2, "'nan' is not a number of seconds", ["demo", "--seconds", "nan"]),
-    (2, "there is no pattern 'resnet'; known are preactivation_bottleneck, bottleneck", ["patterns", "resnet"]),
+    (2, "there is no pattern 'resnet'; known are preactivation_bottleneck, preactivation_basic_block", ["patterns", "resnet"]),
     (2, "--shape goes with --explain", ["patterns", "--shape", "a=1"]),
     # failed: 1
     (1, "nowhere.onnx: the file cannot be opened", ["inspect", "nowhere.onnx"]),
