@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean emulate
+.PHONY: demo test lint clean emulate fuzz
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,12 @@ test: $(VENV)/.installed lint  ## Install, then check style and types and run al
 
 emulate: $(VENV)/.installed  ## All emulated kernels of every family of blocks; CI runs a share of them.
 	BLOCKFUSE_EMULATE_ALL=1 $(BIN)/python -m pytest -q -n 2 tests/emulated/test_cuda_covering.py tests/emulated/test_cuda_random.py
+
+KIND ?= blocks
+COUNT ?= 100
+SEED ?= 0
+fuzz: $(VENV)/.installed  ## Random cases: KIND=blocks, networks, graphs or files, COUNT of them, from SEED on.
+	$(BIN)/python -m tests.fuzz $(KIND) --count $(COUNT) --seed $(SEED)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

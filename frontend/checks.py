@@ -75,6 +75,12 @@ def _check_batch_normalization(graph: Graph, op: Op) -> None:
             raise ModelError(f"{op}: {name!r} has shape {_times(graph.tensor(name).shape)}, not one value per channel")
 
 
+def _check_transpose(graph: Graph, op: Op) -> None:
+    axes = range(len(graph.tensor(op.inputs[0]).shape))
+    if sorted(op.attrs.get("perm", axes)) != list(axes):
+        raise ModelError(f"{op}: perm {tuple(op.attrs['perm'])} is no order of {len(axes)} axes")
+
+
 def _check_old_softmax(graph: Graph, op: Op) -> None:
     """Before opset 13 these worked on a matrix whose rows start at the axis; only the last axis means the same."""
     rank = len(graph.tensor(op.inputs[0]).shape)
@@ -95,4 +101,5 @@ _CHECKS: dict[str, Callable[[Graph, Op], None]] = {
     "MaxPool": _check_pool,
     "AveragePool": _check_pool,
     "BatchNormalization": _check_batch_normalization,
+    "Transpose": _check_transpose,
 }

@@ -31,26 +31,63 @@ CONSTANTS = {"clip": (0.0, 6.0), "hard_sigmoid": (0.0, 0.0, 1 / 6, 0.5), "leaky_
 FUNCTIONS = tuple(Function(kind, *CONSTANTS.get(kind, ())) for kind in ACTIVATIONS)
 
 
+@dataclass(frozen=True)
+class Ranges:
+    """What sizes are drawn from.
+
+    Attributes:
+        sides: Heights and widths of input images lie below.
+        channels: Channel counts.
+        batches: Batch sizes.
+        moves: At most so many.
+        windows: Sizes of dense filters.
+        group_windows: Sizes of grouped and depthwise filters.
+        strides: Of windows that have one.
+    """
+
+    sides: int = 20
+    channels: tuple[int, ...] = CHANNELS
+    batches: tuple[int, ...] = (1, 3)
+    moves: int = 4
+    windows: tuple[int, ...] = (2, 3, 3, 5)
+    group_windows: tuple[int, ...] | None = None
+    strides: tuple[int, ...] = (2,)
+
+
+WIDE = Ranges(
+    sides=34,
+    channels=(*CHANNELS, 1, 2, 4, 7, 12, 17, 31, 33, 48, 64, 65, 96),
+    batches=(1, 2, 3, 5),
+    moves=7,
+    windows=(1, 2, 3, 3, 3, 4, 5, 7),
+    group_windows=(1, 2, 3, 3, 4, 5, 7),
+    strides=(2, 2, 3),
+)
+"""For fuzzing: more of everything."""
+
 KINDS = ("pointwise", "pointwise", "dense", "dense", "depthwise", "depthwise", "pool")
 """Kinds of moves that a block is made of, each as likely as it is often there."""
 ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", "product", "gate")
 
 
-def random_block(rng: np.random.Generator, *, dtype: str = "float32", kinds: tuple[str, ...] = KINDS) -> Block:
-    """A block of 1-4 moves with activations between them and, where shapes allow, a residual.
+def random_block(
+    rng: np.random.Generator, *, dtype: str = "float32", kinds: tuple[str, ...] = KINDS, ranges: Ranges = Ranges()
+) -> Block:
+    """A block of a few moves with activations between them and, where shapes allow, a residual.
 
     Args:
         rng: Source of every choice; the same state gives the same block.
         dtype: Of inputs and output.
         kinds: What moves there may be.
+        ranges: What sizes there may be.
 
     Returns:
         A checked block with parameters.
     """
-    height, width = (int(rng.integers(1, 20)) for _ in range(2))
-    chain = _Chain(rng, [ImageShape(height, width, int(rng.choice(CHANNELS)))])
+    height, width = (int(rng.integers(1, ranges.sides)) for _ in range(2))
+    chain = _Chain(rng, [ImageShape(height, width, int(rng.choice(ranges.channels)))], ranges)
     moves: list[Callable[[], None]] = [getattr(chain, kind) for kind in kinds]
-    for _ in range(int(rng.integers(1, 5))):
+    for _ in range(int(rng.integers(1, ranges.moves + 1))):
         moves[int(rng.integers(len(moves)))]()
         chain.maybe_activation(0.6)
     residual: Callable[[], None] = (chain.identity, chain.projection, chain.extra_input, _nothing)[int(rng.integers(4))]
@@ -59,7 +96,7 @@ def random_block(rng: np.random.Generator, *, dtype: str = "float32", kinds: tup
     block = Block(
         tuple(chain.inputs),
         tuple(chain.stages),
-        batch=int(rng.choice((1, 3))),
+        batch=int(rng.choice(ranges.batches)),
         dtype=dtype,
         name=f"random_{seed}",
     ).with_random_parameters(seed)
@@ -77,6 +114,7 @@ class _Chain:
 
     rng: np.random.Generator
     inputs: list[ImageShape]
+    ranges: Ranges
     stages: list[Stage] = field(default_factory=list)
 
     @property
@@ -96,7 +134,7 @@ class _Chain:
 
     def _channels(self) -> int:
         """Often the input's channels, so that identity residuals occur."""
-        return self.inputs[0].channels if self._chance(0.4) else int(self.rng.choice(CHANNELS))
+        return self.inputs[0].channels if self._chance(0.4) else int(self.rng.choice(self.ranges.channels))
 
     def _window(self, sizes: tuple[int, ...]) -> Window:
         """A window that fits the current image; same-padded, unpadded, or padded unevenly."""
@@ -104,7 +142,8 @@ class _Chain:
         if self._chance(0.7):
             s = r
         dilation = 2 if self._chance(0.15) else 1
-        stride_h, stride_w = ((2, 2) if self._chance(0.3) else (2, 1)) if self._chance(0.4) else (1, 1)
+        stride = self.ranges.strides[int(self.rng.integers(len(self.ranges.strides)))]
+        stride_h, stride_w = ((stride, stride) if self._chance(0.3) else (stride, 1)) if self._chance(0.4) else (1, 1)
         extent_h, extent_w = (r - 1) * dilation + 1, (s - 1) * dilation + 1
         pads = (extent_h // 2, extent_w // 2, (extent_h - 1) // 2, (extent_w - 1) // 2)
         if self._chance(0.25):
@@ -129,10 +168,11 @@ class _Chain:
         self._add(Conv(self._name("pointwise"), (self.last,), self._channels(), window))
 
     def dense(self) -> None:
-        self._add(Conv(self._name("conv"), (self.last,), self._channels(), self._window((2, 3, 3, 5))))
+        self._add(Conv(self._name("conv"), (self.last,), self._channels(), self._window(self.ranges.windows)))
 
     def depthwise(self) -> None:
-        self._add(Depthwise(self._name("depthwise"), (self.last,), self._window((3, 3, 5))))
+        window = self._window(self.ranges.group_windows or (3, 3, 5))
+        self._add(Depthwise(self._name("depthwise"), (self.last,), window))
 
     def pool(self) -> None:
         shape = self.shape
@@ -153,7 +193,8 @@ class _Chain:
         width = int(self.rng.choice([w for w in GROUP_WIDTHS if channels % w == 0]))
         groups = channels // width
         outputs = width if self._chance(0.6) else int(self.rng.integers(1, 12))
-        self._add(Grouped(self._name("grouped"), (self.last,), groups * outputs, groups, self._window((1, 3, 3, 5))))
+        window = self._window(self.ranges.group_windows or (1, 3, 3, 5))
+        self._add(Grouped(self._name("grouped"), (self.last,), groups * outputs, groups, window))
 
     def norm(self) -> None:
         self._add(Norm(self._name("norm"), (self.last,), 1e-6))

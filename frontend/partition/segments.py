@@ -5,7 +5,8 @@ entry). Between two cuts nothing but the first one's result comes in and nothing
 run of consecutive pieces may become one block. Dynamic programming chooses the runs::
 
     best[j] = min over i < j of best[i] + min(cost(pieces i..j as one block),
-                                              cost(pieces i..j with every convolution by itself))
+                                              cost(pieces i..j with every convolution by itself),
+                                              cost(the branches of pieces i..j, each divided like this))
 """
 
 from __future__ import annotations
@@ -98,12 +99,23 @@ class _Pricing:
         self.known: dict[Block, float | None] = {}
 
     def ways(self, ops: Sequence[Op]) -> Iterator[tuple[_Price, tuple[Block, ...]]]:
-        """As one block, if there is a plan for it, and with every convolution by itself."""
+        """As one block, if there is a plan for it, with every convolution by itself, and branch by branch."""
         whole = block_of(self.graph, ops) if len(ops) <= self.max_stages else None
         if isinstance(whole, Block) and _has_work(whole) and self.seconds(whole) is not None:
             yield self.price(ops, (whole,)), (whole,)
         apart = tuple(singles(self.graph, ops, self.max_stages))
         yield self.price(ops, apart), apart
+        branches = self._branch_by_branch(ops)
+        if branches:
+            yield self.price(ops, branches), branches
+
+    def _branch_by_branch(self, ops: Sequence[Op]) -> tuple[Block, ...]:
+        """The branches between two cuts, each divided by itself, and what joins them; nothing where there are none."""
+        branches = [run for run in _branches(self.graph, ops) if len(run) < len(ops) and _has_several(self.graph, run)]
+        inside = {op.name for run in branches for op in run}
+        rest = [op for op in ops if op.name not in inside]
+        blocks = [block for run in branches for block in _cheapest([[op] for op in run], self, self.max_stages)]
+        return (*blocks, *singles(self.graph, rest, self.max_stages)) if branches else ()
 
     def price(self, ops: Sequence[Op], blocks: tuple[Block, ...]) -> _Price:
         """Of the blocks and the elementwise operators left alone; what has no stage costs the same anyway."""
@@ -124,6 +136,25 @@ def _has_work(block: Block) -> bool:
     return any(isinstance(stage, Conv | Depthwise | Grouped | Norm | Pool) for stage in block.stages)
 
 
+def _has_several(graph: Graph, run: Sequence[Op]) -> bool:
+    """Whether two operators of a run need a sweep of their own, so that there is something to fuse."""
+    made = [block_of(graph, [op]) for op in run]
+    return sum(isinstance(block, Block) and _has_work(block) for block in made) > 1
+
+
+def _branches(graph: Graph, ops: Sequence[Op]) -> list[list[Op]]:
+    """Runs of operators in which each is the only reader of the one before, and reads nothing else computed."""
+    free = {op.name for op in ops}
+    runs: dict[str, list[Op]] = {}  # by the last operator so far
+    for op in ops:
+        computed = [name for name in op.inputs if name and not graph.tensor(name).is_constant]
+        before = graph.producer(computed[0]) if len(computed) == 1 else None
+        alone = before is not None and before.name in free and len(graph.consumers(computed[0])) == 1
+        run = runs.pop(before.name) if before and alone and not graph.is_output(computed[0]) else []
+        runs[op.name] = [*run, op]
+    return list(runs.values())
+
+
 # ---- the chain -------------------------------------------------------------------------------------------------------
 def _runs(graph: Graph, ops: Sequence[Op], taken: Sequence[Block]) -> Iterator[list[list[Op]]]:
     """Pieces between two cuts, in runs that no settled block interrupts."""
@@ -142,6 +173,8 @@ def _runs(graph: Graph, ops: Sequence[Op], taken: Sequence[Block]) -> Iterator[l
 
 def _pieces(graph: Graph, taken: Sequence[Block]) -> list[list[Op]]:
     """All operators, divided at the chain; each piece ends with its cut, except the last where there are branches."""
+    if not graph.op_count:  # all outputs are constants
+        return []
     names = {name: block.ops[-1] for block in taken for name in block.ops}
     parent = _post_dominators(graph, names)
     chain = [_EXIT]
