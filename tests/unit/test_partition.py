@@ -15,6 +15,7 @@ from blockfuse.frontend.reading import read
 from blockfuse.graph import Graph, Op, Tensor
 from blockfuse.pattern import pattern
 from blockfuse.stages import Activation, Add, Conv, Depthwise, Pool
+from tests.concat_networks import concat
 from tests.small_graphs import (
     Net,
     basic_block,
@@ -241,6 +242,19 @@ def test_segments_go_on_behind_an_output_in_the_middle():
     end = basic_block(net, basic_block(net, middle, tag="b."), tag="c.")
     result = partition(net.graph(middle, end), (), cost=work, max_stages=6)
     assert [len(block.stages) for block in result.blocks] == [5, 5, 5]
+
+
+def test_branches_between_two_cuts_are_fused_one_by_one():
+    """As in Inception: nothing but the concatenation joins them, and that is no stage."""
+    net = Net()
+    first = net.relu(net.conv(net.relu(net.conv("x", 8, 1)), 6))
+    second = net.relu(net.conv(net.relu(net.conv(net.relu(net.conv("x", 4, 1)), 8)), 8))
+    joined = concat(net, first, net.relu(net.conv("x", 8, 1)), second)
+    result = partition(net.graph(net.relu(net.conv(joined, 8))), (), cost=lambda _: 1.0)
+    convs = [sum(isinstance(stage, Conv) for stage in block.stages) for block in result.blocks]
+    assert sorted(convs) == [1, 1, 2, 3]
+    check_complete(result)
+    check_numbers(result)
 
 
 def test_found_is_in_the_order_of_the_steps():
