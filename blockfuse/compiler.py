@@ -37,6 +37,7 @@ def compile(  # noqa: A001 - read as blockfuse.compile()
     dump: str | os.PathLike[str] | None = ...,
     progress: Progress | None = ...,
     *,
+    batch: int | None = ...,
     taps: bool = ...,
     cuda_graph: bool = ...,
     keep_sources: bool = ...,
@@ -54,6 +55,7 @@ def compile(  # noqa: A001
     dump: str | os.PathLike[str] | None = ...,
     progress: Progress | None = ...,
     *,
+    batch: int | None = ...,
     taps: bool = ...,
     cuda_graph: bool = ...,
     keep_sources: bool = ...,
@@ -70,6 +72,7 @@ def compile(  # noqa: A001
     dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     *,
+    batch: int | None = None,
     taps: bool = False,
     cuda_graph: bool = False,
     keep_sources: bool = False,
@@ -83,12 +86,14 @@ def compile(  # noqa: A001
             ``cpu:generic``; ``cuda`` (this machine's GPU), or GPU architectures such as ``sm_90`` or ``sm_80,sm_90``.
         dtype: Type to compute in, ``float32``, ``float16`` or ``bfloat16``; by default the model's own, on a CPU
             always ``float32``. Inputs and outputs stay as the model has them.
-        shape: Shapes of inputs, by name, for models that leave dimensions open.
+        shape: Shapes of inputs, by name, for models that leave dimensions open. Where only the first one of every
+            input is open, none need be given: the executable takes any batch.
         patterns: Block patterns, in order of preference; by default all built-in ones.
         fuse: ``auto`` fuses where it is predicted to pay, ``always`` wherever it is possible, ``never`` nowhere.
         threads: Threads that work is divided among; by default one per core.
         dump: A folder that receives the result of every step as text.
         progress: Called with what is done next, how many steps are done, and how many there are.
+        batch: Images to plan for where the executable takes any batch; 1 by default.
         taps: Also return the result of every block, as further outputs under their names in the model.
         cuda_graph: On a GPU, record the launches of the first run, and repeat them as one in later runs.
         keep_sources: Keep the tile programs and the generated code of all kernels as texts, also in saved files.
@@ -102,10 +107,12 @@ def compile(  # noqa: A001
     machine = _checked(target, threads, fuse, stop_after)
     if cuda_graph and machine.kind != "cuda":
         raise UsageError(f"cuda_graph is for GPUs, and the target is {target}")
+    if batch is not None and batch < 1:
+        raise UsageError(f"batch must be at least 1, not {batch}")
     watch = Watch(dump, progress, stop_after)
     try:
         options = {"taps": taps, "cuda_graph": cuda_graph, "keep_sources": keep_sources}
-        return _run(watch, model, machine, dtype, shape, patterns, fuse, **options)
+        return _run(watch, model, machine, dtype, shape, patterns, fuse, batch=batch, **options)
     except StoppedAfter as stop:
         return stop.result
 
@@ -119,6 +126,7 @@ def _run(
     patterns: Sequence[Pattern] | None,
     fuse: FuseMode,
     *,
+    batch: int | None,
     taps: bool,
     cuda_graph: bool,
     keep_sources: bool,
@@ -132,7 +140,7 @@ def _run(
         graph = done(read(model, {name: tuple(dims) for name, dims in (shape or {}).items()}))
     dtype = _computed_type(target, dtype, frontend.own_dtype(graph))
     with watch("canonicalize") as done:
-        graph = done(frontend.canonicalize(graph))
+        graph = done(_planned_for(frontend.canonicalize(graph), batch, cuda_graph=cuda_graph))
     _check_types(graph)
     device = device_of(target)
     with watch("partition") as done:
@@ -158,6 +166,21 @@ def _run(
     if keep_sources:
         library = replace(library, sources=texts_of(programs.by_name, functions, cuda=target.kind == "cuda"))
     return Executable(library, describe(parts, programs, library, fuse, watch.seconds), target.threads)
+
+
+def _planned_for(graph: Graph, batch: int | None, *, cuda_graph: bool) -> Graph:
+    """A canonical graph with the batch to plan for, where it takes any."""
+    from blockfuse.frontend import for_batch  # noqa: PLC0415 - loads onnx
+
+    if graph.batch is None:
+        if batch is not None:
+            raise UsageError("batch is for models whose batch is open, and all shapes of this one are fixed")
+        return graph
+    if cuda_graph:
+        raise UsageError(
+            "cuda_graph needs a fixed batch, because recorded launches have one: give the shapes of the inputs"
+        )
+    return for_batch(graph, batch or 1)
 
 
 def _checked(target: str, threads: int | None, fuse: str, stop_after: str | None) -> Target:

@@ -10,16 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from blockfuse.frontend.any_batch import for_batch
     from blockfuse.frontend.canonical import canonicalize, check_canonical
     from blockfuse.frontend.precision import own_dtype
     from blockfuse.frontend.reading import read
     from blockfuse.frontend.write import to_onnx, with_outputs
 
-__all__ = ["canonicalize", "check_canonical", "own_dtype", "read", "to_onnx", "with_outputs"]
+__all__ = ["canonicalize", "check_canonical", "for_batch", "own_dtype", "read", "to_onnx", "with_outputs"]
 
 _HOME = {
     "canonicalize": "canonical",
     "check_canonical": "canonical",
+    "for_batch": "any_batch",
     "own_dtype": "precision",
     "read": "reading",
     "to_onnx": "write",

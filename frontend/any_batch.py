@@ -27,12 +27,13 @@ FIX = "give the inputs' shapes, as in --shape {name}={shape}, to compile for a f
 _PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179, 181, 191, 193, 197, 199)
 _SMALL = (1, 2)  # where one image is a special case, and what is divided by two
 
-_POLYNOMIAL = frozenset(
-    "Add Cast Concat ConstantOfShape Expand Identity Mul Neg ReduceProd Reshape Shape Size Squeeze Sub Unsqueeze".split()
-)
+_KINDS = """
+    Add Cast Concat ConstantOfShape Expand Identity Mul Neg ReduceProd Reshape Shape Size Squeeze Sub Unsqueeze
+"""
+_POLYNOMIAL = frozenset(_KINDS.split())
 """Results of these are polynomials in the batch, of a low degree."""
 
-_SELECTING = frozenset("Gather Slice Split Where".split())
+_SELECTING = frozenset({"Gather", "Slice", "Split", "Where"})
 """These choose from what they read, by constants."""
 
 _TARGETS = {("Reshape", 1), ("Expand", 1)}

@@ -17,6 +17,9 @@ from blockfuse.graph import Graph, Op, Tensor
 OPSET = 20
 """Version of the standard operator set that is written."""
 
+BATCH = "N"
+"""What an open batch is called."""
+
 _IR_VERSION = 9
 
 
@@ -39,10 +42,10 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     proto = helper.make_graph(
         nodes,
         graph.name or "graph",
-        [_value_info(graph.tensor(name)) for name in graph.inputs],
-        [_value_info(graph.tensor(name)) for name in graph.outputs],
+        [_value_info(graph, name) for name in graph.inputs],
+        [_value_info(graph, name) for name in graph.outputs],
         initializers,
-        value_info=[_value_info(graph.tensor(name)) for name in computed],
+        value_info=[_value_info(graph, name) for name in computed],
     )
     return helper.make_model(
         proto, producer_name="blockfuse", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
@@ -83,6 +86,11 @@ def _nodes(graph: Graph, op: Op, initializers: list[onnx.TensorProto], taken: se
     if op.kind == "Clip":
         names = [_bound(graph, op, key, initializers, taken) for key in ("min", "max")]
         return [helper.make_node("Clip", (*op.inputs, *names), op.outputs, op.name)]
+    if op.kind == "Reshape" and graph.batch is not None:
+        target = _fresh(f"{op.name}.target", taken)
+        value = np.array([0, *graph.tensor(op.output).shape[1:]], np.int64)  # 0: as it is
+        initializers.append(numpy_helper.from_array(value, target))
+        return [helper.make_node("Reshape", (op.inputs[0], target), op.outputs, op.name)]
     if op.kind == "LayerNormalization" and "axes" in op.attrs:
         return _channel_norm(graph, op, taken)
     _check_written(op)
@@ -133,10 +141,11 @@ def _initializer(tensor: Tensor) -> onnx.TensorProto:
     return numpy_helper.from_array(np.asarray(tensor.value, order="C"), tensor.name)
 
 
-def _value_info(tensor: Tensor) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(
-        tensor.name, helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)), tensor.shape
-    )
+def _value_info(graph: Graph, name: str) -> onnx.ValueInfoProto:
+    tensor = graph.tensor(name)
+    is_open = graph.batch is not None and not tensor.is_constant
+    shape = (BATCH, *tensor.shape[1:]) if is_open else tensor.shape
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)), shape)
 
 
 def _fresh(name: str, taken: set[str]) -> str:

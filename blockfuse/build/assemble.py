@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
 from blockfuse.block import ParameterKey
-from blockfuse.build.network import Call, Network, Step
+from blockfuse.build.network import OPEN_BATCH, Call, Network, Step
 from blockfuse.graph import Graph, Op
 from blockfuse.machine import Loop, Program
 from blockfuse.plan.cuda import CudaPlan
@@ -36,7 +36,8 @@ def assemble(parts: Partition, programs: Programs, pack: Pack, *, taps: bool = F
         pack: Lays out a kernel's weights.
         taps: Also return the result of every block of several stages.
     """
-    graph = parts.graph
+    batch = parts.graph.batch
+    graph = parts.graph if batch is None else parts.graph.with_batch(OPEN_BATCH)
     names = iter(programs.names)
     steps: list[Step] = []
     for step in programs.planned.steps:
@@ -54,6 +55,7 @@ def assemble(parts: Partition, programs: Programs, pack: Pack, *, taps: bool = F
         steps=tuple(steps),
         tensors={tensor.name: tensor for tensor in graph.tensors},
         placement=programs.planned.placement,
+        batch=batch,
     )
 
 
@@ -67,7 +69,7 @@ def _call(kernel: Kernel, name: str, programs: Programs, pack: Pack) -> Call:
         inputs=block.tensors[:-1],
         constants=weights,
         output=block.tensors[-1],
-        output_shape=(block.batch, out.height, out.width, out.channels),
+        output_shape=(OPEN_BATCH if block.any_batch else block.batch, out.height, out.width, out.channels),
         nchw_inputs=tuple(i for i, planar in enumerate(flags) if planar),
         in_place=frozenset(programs.planned.placement.places.keys() & set(block.tensors)),
     )
@@ -75,7 +77,7 @@ def _call(kernel: Kernel, name: str, programs: Programs, pack: Pack) -> Call:
 
 def _port(graph: Graph, name: str) -> Port:
     tensor = graph.tensor(name)
-    return Port(name, tensor.shape, tensor.dtype)
+    return Port(name, tensor.shape, tensor.dtype, any_batch=graph.batch is not None)
 
 
 def describe(
@@ -152,4 +154,5 @@ def alone(network: Network, op: Op) -> Graph:
     names = [name for name in dict.fromkeys((*op.inputs, *op.outputs)) if name]
     inputs = [name for name in dict.fromkeys(op.inputs) if name and not network.is_constant(name)]
     outputs = [name for name in op.outputs if name]
-    return Graph(op.name, inputs, outputs, [network.tensors[name] for name in names], [op])
+    batch = None if network.batch is None else OPEN_BATCH
+    return Graph(op.name, inputs, outputs, [network.tensors[name] for name in names], [op], batch)

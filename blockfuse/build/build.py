@@ -7,11 +7,13 @@ parameters of the function, laid out in execution order so that a kernel may pre
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,15 @@ from blockfuse.build.fallback import complaint, survey
 from blockfuse.build.importer import Importer
 from blockfuse.build.imports import packer
 from blockfuse.build.layout import Layouts, assign
-from blockfuse.build.network import Call, Network
+from blockfuse.build.network import OPEN_BATCH, Call, Network
 from blockfuse.build.pipeline import relax_pipeline, tir_pipeline
 from blockfuse.errors import BlockfuseError, TargetError, UnsupportedModelError
-from blockfuse.runtime.library import ALIGNMENT, Constant, Layout, Library, Port, aligned_empty
+from blockfuse.runtime.library import ALIGNMENT, Batch, Constant, Layout, Library, Port, aligned_empty
 from blockfuse.target import Target
 
 __all__ = ["Call", "Network", "build"]
 
+_MOST_ELEMENTS = 2**31 - 1
 _KEEP_SOURCES = "TVM_COMPILE_FORCE_FALLBACK"
 
 
@@ -71,13 +74,24 @@ def build(
     return Library(
         name=network.name,
         target=target,
-        inputs=entry.input_ports(),
+        inputs=tuple(_planned(network, port) for port in entry.input_ports()),
         outputs=tuple(_output_port(network, layouts, port) for port in network.outputs),
         constants=constants,
         layout_changes=len(layouts.changes),
         code=code,
         weights=weights,
+        batch=None if network.batch is None else Batch(network.batch, most_images(network)),
     )
+
+
+def most_images(network: Network) -> int:
+    """The largest batch with which kernels can number the elements of every value, which they do with 32 bits."""
+    shapes = [tensor.shape for tensor in network.tensors.values() if not tensor.is_constant]
+    for step in network.steps:
+        if isinstance(step, Call):
+            place = network.placement.places.get(step.output)
+            shapes.append((*step.output_shape[:-1], place.slot.width) if place else step.output_shape)
+    return _MOST_ELEMENTS // max(math.prod(shape) // OPEN_BATCH for shape in shapes)
 
 
 def pack(arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[tuple[Constant, ...], np.ndarray[Any, np.dtype[np.uint8]]]:
@@ -98,7 +112,11 @@ def pack(arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[tuple[Constant, ...], 
 
 def _output_port(network: Network, layouts: Layouts, port: Port) -> Port:
     layout = layouts.values[port.name] if network.is_image(port.name) else Layout.PLAIN
-    return Port(port.name, port.shape, port.dtype, layout)
+    return _planned(network, replace(port, layout=layout))
+
+
+def _planned(network: Network, port: Port) -> Port:
+    return port if network.batch is None else port.at(network.batch)
 
 
 # ---- compiling -------------------------------------------------------------------------------------------------------

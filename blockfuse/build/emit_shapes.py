@@ -13,7 +13,7 @@ from blockfuse.build.operands import Emitter, Operands, Refusal, picked
 
 
 def _reshape(o: Operands) -> Any:
-    return relax.op.reshape(o.tensor(), o.shape)
+    return relax.op.reshape(o.tensor(), o.dims)
 
 
 def _transpose(o: Operands) -> Any:
@@ -91,7 +91,7 @@ def _pad(o: Operands) -> Any:
 
 
 def _expand(o: Operands) -> Any:
-    return relax.op.broadcast_to(o.tensor(), o.shape)
+    return relax.op.broadcast_to(o.tensor(), o.dims)
 
 
 def _tile(o: Operands) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from blockfuse.build.fallback import emit_op
 from blockfuse.build.importer import Importer
 from blockfuse.build.layout import FROM_NHWC, TO_NHWC, Layouts, changes_order, wanted
 from blockfuse.build.network import Call, Network, Step
+from blockfuse.build.open_batch import OpenBatch, parameter_shape
 from blockfuse.errors import InternalError
 from blockfuse.runtime.library import ALIGNMENT, Layout, Port
 
@@ -49,6 +51,7 @@ class Entry:
         self.importer = importer
         self.imported: list[str] = []
         self.builder = relax.BlockBuilder()
+        self.batch = OpenBatch()
         self.constants: list[np.ndarray[Any, Any]] = []
         self.parameters: list[Any] = []
         self.kernels: dict[str, Any] = {}
@@ -57,7 +60,7 @@ class Entry:
 
     def module(self) -> Any:
         """The whole network as a Relax module."""
-        inputs = [relax.Var(f"x{i}", _type(port.shape, port.dtype)) for i, port in enumerate(self.network.inputs)]
+        inputs = [relax.Var(f"x{i}", self.batch.type(p.shape, p.dtype)) for i, p in enumerate(self.network.inputs)]
         for port, variable in zip(self.network.inputs, inputs, strict=True):
             self.values[port.name, Layout.PLAIN] = variable
         with self.builder.function("main", attrs={"num_input": len(inputs)}):
@@ -71,13 +74,17 @@ class Entry:
     def input_ports(self) -> tuple[Port, ...]:
         """The inputs with the alignment their readers ask for."""
         return tuple(
-            Port(port.name, port.shape, port.dtype, Layout.PLAIN, self.alignments.get(port.name, 1))
+            replace(port, layout=Layout.PLAIN, alignment=self.alignments.get(port.name, 1))
             for port in self.network.inputs
         )
 
+    def dims(self, shape: Sequence[int]) -> tuple[Any, ...]:
+        """A shape as Relax takes it."""
+        return self.batch.dims(shape)
+
     def constant(self, array: np.ndarray[Any, Any]) -> Any:
         """A parameter of the function that holds a constant."""
-        variable = relax.Var(f"w{len(self.parameters)}", _type(array.shape, array.dtype.name))
+        variable = relax.Var(f"w{len(self.parameters)}", relax.TensorType(array.shape, array.dtype.name))
         self.constants.append(array)
         self.parameters.append(variable)
         return variable
@@ -123,8 +130,7 @@ class Entry:
         image = self.values[name, Layout.NHWC if layout is Layout.PLAIN else Layout.PLAIN]
         axes = TO_NHWC if layout is Layout.NHWC else FROM_NHWC
         if not changes_order(self.network.tensors[name].shape):
-            shape = _shape(image.ty)
-            return relax.op.reshape(image, tuple(shape[axis] for axis in axes))
+            return relax.op.reshape(image, tuple(image.ty.shape[axis] for axis in axes))
         return relax.op.permute_dims(image, axes)
 
     def _align(self, name: str, alignment: int) -> None:
@@ -143,8 +149,10 @@ class Entry:
                 value = self.values[self.network.placement.places[name].buffer, Layout.NHWC]
             else:
                 value = self._read(name, wanted(call, Layout.NHWC, position))
-            self._align(name, int(parameter.data_alignment))
-            arguments.append(self._shaped(value, _shape(parameter), f"input {name!r} of kernel {call.kernel!r}"))
+            shape = parameter_shape(parameter)
+            is_read_as_it_is = self.batch.shape(value) == shape
+            self._align(name, int(parameter.data_alignment) if is_read_as_it_is else ALIGNMENT)
+            arguments.append(self._shaped(value, shape, f"input {name!r} of kernel {call.kernel!r}"))
         for array, parameter in zip(call.constants, function.params[len(call.inputs) :], strict=False):
             arguments.append(self.constant(_matching(array, parameter, call.kernel)))
         self._check_output(call)
@@ -152,7 +160,7 @@ class Entry:
         target = place.buffer if place else call.output
         key = target, Layout.NHWC if self.network.is_image(target) else Layout.PLAIN
         shape = (*call.output_shape[:-1], place.slot.width) if place else call.output_shape
-        result = _type(shape, str(function.params[-1].dtype))
+        result = self.batch.type(shape, str(function.params[-1].dtype))
         kernel = self._kernel(call.kernel)
         if key in self.values:  # others have written theirs
             arguments.append(self.values[key])
@@ -176,12 +184,12 @@ class Entry:
 
     def _shaped(self, value: Any, want: tuple[int, ...], what: str) -> Any:
         """A value in the shape that its reader declares: N, C and N, 1, 1, C hold the same bytes."""
-        have = _shape(value.ty)
+        have = self.batch.shape(value)
         if have == want:
             return value
         if math.prod(have) != math.prod(want) or (len(have) == 4 and len(want) == 4):
             raise InternalError(f"{what} has shape {list(have)}, not {list(want)}")
-        return self.builder.emit(relax.op.reshape(value, want))
+        return self.builder.emit(relax.op.reshape(value, self.dims(want)))
 
     def _kernel(self, name: str) -> Any:
         if name not in self.kernels:
@@ -198,16 +206,8 @@ class Entry:
         return self._read(port.name, layout)
 
 
-def _type(shape: Sequence[int], dtype: str) -> Any:
-    return relax.TensorType(tuple(shape), dtype)
-
-
-def _shape(typed: Any) -> tuple[int, ...]:
-    return tuple(int(size) for size in typed.shape)
-
-
 def _matching(array: np.ndarray[Any, Any], parameter: Any, kernel: str) -> np.ndarray[Any, Any]:
-    shape, dtype = _shape(parameter), str(parameter.dtype)
+    shape, dtype = parameter_shape(parameter), str(parameter.dtype)
     if array.size != math.prod(shape) or array.dtype.name != dtype:
         raise InternalError(
             f"kernel {kernel!r} takes constant {parameter.name} as {dtype}{list(shape)}, its call gives "

@@ -16,6 +16,7 @@ from blockfuse.build.emitters import EMITTERS, refuse
 from blockfuse.build.importer import Importer, call_imported
 from blockfuse.build.layout import TO_NHWC
 from blockfuse.build.network import Network
+from blockfuse.build.open_batch import OpenBatch
 from blockfuse.build.operands import Operands, Refusal, Writer
 from blockfuse.errors import InternalError
 from blockfuse.graph import Op
@@ -41,17 +42,18 @@ def emit_op(op: Op, values: Sequence[Any], layout: Layout, writer: Writer) -> tu
         computed = {name: value for name, value in zip(op.inputs, values, strict=True) if value is not None}
         results = call_imported(op, list(computed.values()), writer.importer, writer.builder)
     for name, result in zip(op.outputs, results, strict=True):
-        _check_shape(op, writer.network, name, layout, result)
+        _check_shape(op, writer, name, layout, result)
     return results
 
 
-def _check_shape(op: Op, network: Network, name: str, layout: Layout, result: Any) -> None:
+def _check_shape(op: Op, writer: Writer, name: str, layout: Layout, result: Any) -> None:
     if not name:
         return
+    network = writer.network
     expected = network.tensors[name].shape
     if layout is Layout.NHWC and network.is_image(name):
         expected = tuple(expected[axis] for axis in TO_NHWC)
-    actual = tuple(int(size) for size in result.ty.shape)
+    actual = writer.batch.shape(result)
     if actual != expected:
         raise InternalError(f"{op} gives {list(actual)} for {name!r}, not {list(expected)}")
 
@@ -96,17 +98,22 @@ class _Trial:
         self.importer = importer
         self.imported: list[str] = []
         self.builder = relax.BlockBuilder()
+        self.batch = OpenBatch()
 
     def constant(self, array: np.ndarray[Any, Any]) -> Any:
         """A stand-in for a constant."""
         return relax.Var("w", relax.TensorType(array.shape, array.dtype.name))
+
+    def dims(self, shape: Sequence[int]) -> tuple[Any, ...]:
+        """A shape as Relax takes it."""
+        return self.batch.dims(shape)
 
     def run(self, op: Op) -> str:
         """Why the op cannot be written; empty if it can."""
         values = []
         for name in op.inputs:
             tensor = self.network.tensors[name] if name and not self.network.is_constant(name) else None
-            values.append(None if tensor is None else relax.Var("x", relax.TensorType(tensor.shape, tensor.dtype)))
+            values.append(None if tensor is None else relax.Var("x", self.batch.type(tensor.shape, tensor.dtype)))
         with self.builder.function("main", params=[value for value in values if value is not None]):
             with self.builder.dataflow():
                 reason = self._emit(op, values)

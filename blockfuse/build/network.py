@@ -13,6 +13,9 @@ from blockfuse.graph import Op, Tensor
 from blockfuse.plan.place import Placement
 from blockfuse.runtime.library import Port
 
+OPEN_BATCH = 1_000_003
+"""Stands for the batch in the shapes of a network that takes any; no other dimension is a multiple of it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -54,6 +57,8 @@ class Network:
         steps: In execution order.
         tensors: The graph tensors that steps name, constants with their data.
         placement: Images that lie among the channels of others; kernels were made for these places.
+        batch: Where the network takes any batch, the one it was planned for; the first dimension of every computed
+            value is :data:`OPEN_BATCH` then.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Network:
     steps: tuple[Step, ...]
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
+    batch: int | None = None
 
     def is_image(self, value: str) -> bool:
         """Whether a value is computed and has the four dimensions N, C, H, W."""

@@ -12,6 +12,7 @@ from tvm import relax
 from blockfuse.build.importer import Importer
 from blockfuse.build.layout import FROM_NHWC, TO_NHWC
 from blockfuse.build.network import Network
+from blockfuse.build.open_batch import OpenBatch
 from blockfuse.graph import Op, Tensor
 from blockfuse.runtime.library import Layout
 
@@ -29,9 +30,13 @@ class Writer(Protocol):
     builder: Any
     importer: Importer | None
     imported: list[str]
+    batch: OpenBatch
 
     def constant(self, array: Array) -> Any:
         """A parameter of the function that holds a constant."""
+
+    def dims(self, shape: Sequence[int]) -> tuple[Any, ...]:
+        """A shape as Relax takes it: an open batch is a variable."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,13 @@ class Operands:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the first output in ONNX order."""
+        """Shape of the first output in ONNX order; code is made of :attr:`dims`."""
         return self.result.shape
+
+    @property
+    def dims(self) -> tuple[Any, ...]:
+        """Shape of the first output in ONNX order as Relax takes it."""
+        return self.writer.dims(self.result.shape)
 
     @property
     def is_last(self) -> bool:

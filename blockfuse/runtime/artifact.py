@@ -143,6 +143,7 @@ def _contents(library: Library, report: Mapping[str, Any]) -> dict[str, memoryvi
         "outputs": [asdict(port) for port in library.outputs],
         "constants": [asdict(constant) for constant in library.constants],
         "layout_changes": library.layout_changes,
+        "batch": None if library.batch is None else asdict(library.batch),
         "members": {name: {"size": len(data), "sha256": _hash(data)} for name, data in members.items()},
         "report": dict(report),
     }
@@ -212,6 +213,7 @@ def _library(manifest: Manifest, contents: Mapping[str, Bytes]) -> Library:
         outputs=manifest.outputs,
         constants=manifest.constants,
         layout_changes=manifest.layout_changes,
+        batch=manifest.batch,
         code=contents[_CODE].tobytes(),
         weights=contents[_WEIGHTS],
         sources={name[len(_SOURCES) :]: data.tobytes().decode(errors="replace") for name, data in sources.items()},

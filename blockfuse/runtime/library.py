@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -26,6 +26,19 @@ class Layout(StrEnum):
 
 
 @dataclass(frozen=True)
+class Batch:
+    """How many images a network takes that takes any number.
+
+    Attributes:
+        planned: What it was planned for.
+        most: The most whose largest value its kernels can index.
+    """
+
+    planned: int
+    most: int
+
+
+@dataclass(frozen=True)
 class Port:
     """A value that enters or leaves a network.
 
@@ -35,6 +48,7 @@ class Port:
         dtype: A numpy type name.
         layout: In which the compiled code holds it.
         alignment: Bytes that the address of an input must be a multiple of; other inputs are copied.
+        any_batch: Whether the first dimension is the batch, and ``shape`` has it as it was planned for.
     """
 
     name: str
@@ -43,8 +57,25 @@ class Port:
     layout: Layout = Layout.PLAIN
     alignment: int = ALIGNMENT
 
+    any_batch: bool = False
+
+    def at(self, batch: int) -> Port:
+        """The port of the network with that batch; itself where the batch is fixed."""
+        return replace(self, shape=(batch, *self.shape[1:])) if self.any_batch else self
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether a value may have that shape, for some batch where it is open."""
+        same = len(shape) == len(self.shape) and tuple(shape[1:]) == self.shape[1:]
+        return same if self.any_batch else tuple(shape) == self.shape
+
+    @property
+    def shape_text(self) -> str:
+        """The shape as people read it."""
+        dims = [str(size) for size in self.shape]
+        return f"[{', '.join(['N', *dims[1:]] if self.any_batch else dims)}]"
+
     def __str__(self) -> str:
-        return f"{self.name} {self.dtype}{list(self.shape)}"
+        return f"{self.name} {self.dtype}{self.shape_text}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +113,7 @@ class Library:
         weights: The block of weights, uint8, aligned to :data:`ALIGNMENT`.
         sources: Texts that kernels were made from, where they were to be kept: a kernel's name and ``.program``,
             ``.tir`` or ``.cu``.
+        batch: How many images it takes, where the model leaves that open; None where all shapes are fixed.
     """
 
     name: str
@@ -93,6 +125,7 @@ class Library:
     code: bytes
     weights: np.ndarray[Any, np.dtype[np.uint8]]
     sources: Mapping[str, str] = field(default_factory=dict)
+    batch: Batch | None = None
 
 
 def aligned_empty(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from blockfuse.errors import ArtifactError
-from blockfuse.runtime.library import ALIGNMENT, Constant, Layout, Port
+from blockfuse.runtime.library import ALIGNMENT, Batch, Constant, Layout, Port
 from blockfuse.target import Target
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the container; a reader takes no other."""
 
 _T = TypeVar("_T")
@@ -41,6 +41,7 @@ class Manifest:
     layout_changes: int
     members: dict[str, Member]
     report: dict[str, Any]
+    batch: Batch | None
 
 
 class _FieldError(Exception):
@@ -82,15 +83,18 @@ def _manifest(data: dict[str, Any]) -> Manifest:
     for constant in constants:
         if constant.offset + constant.nbytes > members["weights.bin"].size:
             raise _FieldError("places a constant behind the end of the weights")
+    batch = _batch(data)
+    ports = {name: tuple(_port(item, batch) for item in _get(data, name, list)) for name in ("inputs", "outputs")}
     return Manifest(
         name=_get(data, "name", str),
         target=_target(_get(data, "target", dict)),
-        inputs=tuple(_port(item) for item in _get(data, "inputs", list)),
-        outputs=tuple(_port(item) for item in _get(data, "outputs", list)),
+        inputs=ports["inputs"],
+        outputs=ports["outputs"],
         constants=constants,
         layout_changes=_get(data, "layout_changes", int),
         members=members,
         report=_get(data, "report", dict),
+        batch=batch,
     )
 
 
@@ -102,14 +106,29 @@ def _target(data: dict[str, Any]) -> Target:
     return Target(**strings, **numbers, **lists)  # type: ignore[arg-type] # the three groups have one type each
 
 
-def _port(data: Any) -> Port:
+def _batch(data: dict[str, Any]) -> Batch | None:
+    """How many images the network takes; null where all shapes are fixed."""
+    if "batch" in data and data["batch"] is None:
+        return None
+    found = _get(data, "batch", dict)
+    batch = Batch(_natural(found, "planned"), _natural(found, "most"))
+    if batch.planned < 1 or batch.most < 1:
+        raise _FieldError("takes a batch of no images")
+    return batch
+
+
+def _port(data: Any, batch: Batch | None) -> Port:
     layout = _get(data, "layout", str)
     if layout not in set(Layout):
         raise _FieldError(f"gives a value the unknown layout {layout!r}")
     alignment = _natural(data, "alignment")
     if alignment < 1:
         raise _FieldError("gives an input the alignment 0")
-    return Port(_get(data, "name", str), _shape(data), _dtype(data), Layout(layout), alignment)
+    any_batch = _get(data, "any_batch", bool)
+    port = Port(_get(data, "name", str), _shape(data), _dtype(data), Layout(layout), alignment, any_batch)
+    if any_batch != (batch is not None) or (batch is not None and port.shape[:1] != (batch.planned,)):
+        raise _FieldError(f"gives {port.name!r} another batch than the network")
+    return port
 
 
 def _constant(data: Any) -> Constant:

@@ -24,10 +24,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import tvm_ffi
 
-from blockfuse.dtypes import numpy_type
-from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
+from blockfuse.errors import ArtifactError, TargetError, UsageError
+from blockfuse.runtime.arguments import Inputs, outputs
 from blockfuse.runtime.cuda import CudaMachine, load_cuda_runtime, require_gpu
-from blockfuse.runtime.library import ALIGNMENT, Layout, Library, Port, aligned_copy
+from blockfuse.runtime.library import ALIGNMENT, Library
 from blockfuse.target import available_cpus
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -38,7 +38,6 @@ RUNTIME_VARIABLE = "BLOCKFUSE_RUNTIME_DIR"
 _RUNTIME_LIBRARY = "libtvm_runtime.so"
 _CPU_DEVICE = (1, 0, 2)  # device type, its number, pooled allocation
 _PIN_ONE_CORE_EACH = -2
-_FROM_NHWC = (0, 3, 1, 2)
 
 
 class Session:
@@ -67,8 +66,7 @@ class Session:
         self.library = library
         self.threads = min(threads or _default_threads(library), len(available_cpus()))
         self._process = os.getpid()
-        self._names = frozenset(port.name for port in library.inputs)
-        self._shapes = [(port, port.shape, numpy_type(port.dtype)) for port in library.inputs]
+        self._inputs = Inputs(library)
         self._module = _load_code(library)
         self._constants = [] if self._is_gpu else _views(library)
         self._turn = threading.Lock()
@@ -92,13 +90,9 @@ class Session:
             raise UsageError(
                 "the process was forked after the network was loaded: load it in the new process, or spawn"
             )
-        if not isinstance(inputs, Mapping):
-            raise InputError(f"expected a dictionary of arrays by input name, not {type(inputs).__name__}")
-        if inputs.keys() != self._names:
-            raise _wrong_names(inputs, self.library.inputs)
-        arguments = [_argument(inputs[port.name], port, shape, dtype) for port, shape, dtype in self._shapes]
+        arguments = self._inputs.arguments(inputs)
         results = self._run_on_gpu(arguments) if self._is_gpu else self._run_on_cpu(arguments)
-        return _outputs(results, self.library.outputs, arguments)
+        return outputs(results, self.library.outputs, arguments)
 
     def _run_on_gpu(self, arguments: list[Array]) -> list[Array]:
         with self._turn:
@@ -124,48 +118,6 @@ class Session:
         machine = self._module["vm_load_executable"]()
         machine["vm_initialization"](*_CPU_DEVICE)
         return machine["main"]
-
-
-# ---- inputs and outputs ----------------------------------------------------------------------------------------------
-def _argument(value: Any, port: Port, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    if not isinstance(value, np.ndarray):
-        raise InputError(f"input {port.name!r}: expected a numpy array, not {type(value).__name__}")
-    if value.dtype != dtype:
-        raise InputError(f"input {port.name!r}: expected type {port.dtype}, got {value.dtype}")
-    if value.shape != shape:
-        raise InputError(f"input {port.name!r}: expected shape {list(shape)}, got {list(value.shape)}")
-    flags = value.flags
-    if flags.c_contiguous and flags.writeable and _address(value) % port.alignment == 0:
-        return value
-    return aligned_copy(value)
-
-
-def _wrong_names(inputs: Mapping[str, Any], ports: tuple[Port, ...]) -> InputError:
-    expected = ", ".join(repr(port.name) for port in ports)
-    missing = [repr(port.name) for port in ports if port.name not in inputs]
-    if missing:
-        return InputError(f"input {', '.join(missing)} is missing; the network takes {expected}")
-    names = {port.name for port in ports}
-    unknown = ", ".join(repr(name) for name in inputs if name not in names)
-    return InputError(f"the network has no input {unknown}; it takes {expected}")
-
-
-def _outputs(results: list[Array], ports: tuple[Port, ...], arguments: list[Array]) -> dict[str, Array]:
-    outputs: dict[str, Array] = {}
-    taken = {_address(array) for array in arguments}
-    for port, result in zip(ports, results, strict=True):
-        array = result
-        if port.layout is Layout.NHWC:
-            array = np.ascontiguousarray(array.transpose(_FROM_NHWC))
-        if _address(array) in taken or not array.flags.writeable:
-            array = array.copy()
-        taken.add(_address(array))
-        outputs[port.name] = array.reshape(port.shape)
-    return outputs
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])  # ten times as fast as array.ctypes
 
 
 # ---- threads ---------------------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ THIRD_PARTY = {
         "build.fallback",
         "build.importer",
         "build.imports",
+        "build.open_batch",
         "build.operands",
         "build.pipeline",
     },

@@ -15,7 +15,7 @@ from blockfuse.build.network import Call, Network
 from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
 from blockfuse.graph import Op
 from blockfuse.report import Report
-from blockfuse.runtime import artifact
+from blockfuse.runtime import arguments, artifact
 from blockfuse.runtime import session as runtime
 from blockfuse.runtime.executable import Executable, load
 from blockfuse.runtime.library import ALIGNMENT, Port, aligned_empty
@@ -98,7 +98,7 @@ def test_any_array_works(session, reference, variant):
 @pytest.mark.parametrize(("variant", "copied"), [("aligned", False), ("four bytes off", False), ("fortran", True)])
 def test_arrays_the_kernels_can_read_are_not_copied(session, monkeypatch, variant, copied):
     copies = []
-    monkeypatch.setattr(runtime, "aligned_copy", lambda array: copies.append(array) or np.ascontiguousarray(array))
+    monkeypatch.setattr(arguments, "aligned_copy", lambda array: copies.append(array) or np.ascontiguousarray(array))
     session.run({"image": VARIANTS[variant](toy.image_input())})
     assert bool(copies) == copied
 
@@ -106,8 +106,8 @@ def test_arrays_the_kernels_can_read_are_not_copied(session, monkeypatch, varian
 @pytest.mark.parametrize(("variant", "copied"), [("aligned", False), ("four bytes off", True), ("fortran", True)])
 def test_arrays_that_tvms_own_code_reads_are_copied_unless_aligned(monkeypatch, variant, copied):
     copies = []
-    copy = runtime.aligned_copy
-    monkeypatch.setattr(runtime, "aligned_copy", lambda array: copies.append(array) or copy(array))
+    copy = arguments.aligned_copy
+    monkeypatch.setattr(arguments, "aligned_copy", lambda array: copies.append(array) or copy(array))
     image = VARIANTS[variant](toy.image_input())
     Session(two_inputs()).run({"x": image, "y": image})
     assert len(copies) == 2 * copied

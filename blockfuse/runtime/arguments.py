@@ -1,0 +1,103 @@
+"""What goes into a run and comes out: arrays checked against ports, and results in the shapes of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from blockfuse.dtypes import numpy_type
+from blockfuse.errors import InputError
+from blockfuse.runtime.library import Layout, Library, Port, aligned_copy
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+_FROM_NHWC = (0, 3, 1, 2)
+
+
+class Inputs:
+    """The inputs that a network takes.
+
+    Args:
+        library: The network.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._ports = library.inputs
+        self._batch = library.batch
+        self._names = frozenset(port.name for port in library.inputs)
+        self._shapes = [(port, port.shape, numpy_type(port.dtype)) for port in library.inputs]
+
+    def arguments(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """One array per port that the code can read; others are copied.
+
+        Raises:
+            InputError: An input is missing, unknown, or of another type or shape.
+        """
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"expected a dictionary of arrays by input name, not {type(inputs).__name__}")
+        if inputs.keys() != self._names:
+            raise _wrong_names(inputs, self._ports)
+        if self._batch is not None:
+            self._check_batch([(port, inputs[port.name]) for port in self._ports], self._batch.most)
+        return [
+            _argument(inputs[port.name], port, None if port.any_batch else shape, dtype)
+            for port, shape, dtype in self._shapes
+        ]
+
+    def _check_batch(self, given: Sequence[tuple[Port, Any]], most: int) -> None:
+        """Refuse arrays that are not the same number of images, or too many."""
+        first: tuple[Port, int] | None = None
+        for port, array in given:
+            if not isinstance(array, np.ndarray) or not port.takes(array.shape):
+                continue  # which is said next
+            batch = array.shape[0]
+            if not 1 <= batch <= most:
+                raise InputError(f"input {port.name!r} holds {batch} images; the network takes 1 to {most:,} at a time")
+            if first is not None and batch != first[1]:
+                raise InputError(f"input {first[0].name!r} holds {first[1]} images and input {port.name!r} {batch}")
+            first = first or (port, batch)
+
+
+def _argument(value: Any, port: Port, shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> Array:
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"input {port.name!r}: expected a numpy array, not {type(value).__name__}")
+    if value.dtype != dtype:
+        raise InputError(f"input {port.name!r}: expected type {port.dtype}, got {value.dtype}")
+    if value.shape != shape and not (shape is None and port.takes(value.shape)):
+        raise InputError(f"input {port.name!r}: expected shape {port.shape_text}, got {list(value.shape)}")
+    flags = value.flags
+    if flags.c_contiguous and flags.writeable and address(value) % port.alignment == 0:
+        return value
+    return aligned_copy(value)
+
+
+def _wrong_names(inputs: Mapping[str, Any], ports: tuple[Port, ...]) -> InputError:
+    expected = ", ".join(repr(port.name) for port in ports)
+    missing = [repr(port.name) for port in ports if port.name not in inputs]
+    if missing:
+        return InputError(f"input {', '.join(missing)} is missing; the network takes {expected}")
+    names = {port.name for port in ports}
+    unknown = ", ".join(repr(name) for name in inputs if name not in names)
+    return InputError(f"the network has no input {unknown}; it takes {expected}")
+
+
+def outputs(results: Sequence[Array], ports: tuple[Port, ...], arguments: Sequence[Array]) -> dict[str, Array]:
+    """The results by name, as arrays of their own in the model's shapes."""
+    found: dict[str, Array] = {}
+    taken = {address(array) for array in arguments}
+    for port, result in zip(ports, results, strict=True):
+        array = result
+        if port.layout is Layout.NHWC:
+            array = np.ascontiguousarray(array.transpose(_FROM_NHWC))
+        if address(array) in taken or not array.flags.writeable:
+            array = array.copy()
+        taken.add(address(array))
+        found[port.name] = array.reshape(port.at(len(array)).shape)
+    return found
+
+
+def address(array: Array) -> int:
+    """Where an array's data is."""
+    return int(array.__array_interface__["data"][0])  # ten times as fast as array.ctypes
