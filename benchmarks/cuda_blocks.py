@@ -25,6 +25,8 @@ from blockfuse.graph import Graph
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.decide import Decision, FuseMode, Kernel
 from blockfuse.plan.device import Device, device_of
+from blockfuse.plan.fold import fold
+from blockfuse.plan.stack import over_stacks
 from blockfuse.report import table
 from blockfuse.steps import PlannedSteps, plan_steps, segment_cost
 from blockfuse.target import parse_target
@@ -72,9 +74,11 @@ def _plan(kernel: Kernel) -> tuple[str, ...]:
     plan, cost = kernel.plan, kernel.cost
     if not isinstance(plan, CudaPlan):
         return ("",) * 7
-    out = kernel.block.output
-    ctas = kernel.block.batch * -(-out.height // plan.tile_p) * -(-out.width // plan.tile_q) * plan.split
+    stack = over_stacks(fold(kernel.block), plan.images)
+    out = stack.shapes[-1]
+    ctas = stack.block.batch * -(-out.height // plan.tile_p) * -(-out.width // plan.tile_q) * plan.split
     tile = f"{plan.tile_p}x{plan.tile_q}"
+    tile += f" of {plan.images}" * (plan.images > 1) + f" / {plan.split}" * (plan.split > 1)
     time = f"{cost.seconds * 1e6:.1f}"
     return (tile, str(plan.warps), str(plan.engine), str(ctas), time, cost.bound, f"{cost.recompute:.2f}")
 

@@ -76,10 +76,11 @@ def build(
     device: Device = GPUS["sm_90"],
     engine: Engine | None = None,
     split: int | None = None,
+    images: int | None = None,
 ) -> Built:
-    """Plan, program and CUDA C of a block; the tile, the warps, the engine and the shares may be given."""
+    """Plan, program and CUDA C of a block; whatever of the plan is given stays."""
     block = rounded_weights(block)
-    chosen = plan_cuda(fold(block), device, tile=tile, warps=warps, engine=engine, split=split)
+    chosen = plan_cuda(fold(block), device, tile=tile, warps=warps, engine=engine, split=split, images=images)
     assert isinstance(chosen, CudaPlan), str(chosen)
     return built_as(block, chosen)
 
@@ -138,7 +139,7 @@ def kernel_arguments(
     pairs = enumerate(zip(program.inputs, inputs, strict=True))
     images = {f"input_{i}": in_slot(tile, array) for i, (tile, array) in pairs}
     out = program.output.image
-    shape = (program.batch, out.height, out.width, out.channels)
+    shape = (program.batch, program.output.height, out.width, out.channels)
     result = in_slot(program.output, np.full(shape, np.nan, DTYPES[program.dtype]))
     return images | packed | {"result": result}
 

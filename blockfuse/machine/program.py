@@ -112,7 +112,7 @@ class Program:
     Attributes:
         name: Used for the kernel; carries the block's name.
         target: ``cpu`` or ``cuda``: whose sentences these are.
-        batch: Number of images, and trips of the ``image`` loop.
+        batch: Number of images.
         inputs: Global tiles of the block's inputs, in order.
         output: Global tile of the result.
         tiles: All tiles that are not global.
@@ -142,6 +142,11 @@ class Program:
     threads: int = 1
     min_blocks: int = 0
     any_batch: bool = False
+
+    @property
+    def together(self) -> int:
+        """Images of one trip of the ``image`` loop."""
+        return self.output.stack.images if self.output.stack else 1
 
     def walk(self) -> Iterator[Node]:
         """All nodes, outermost first, in order."""

@@ -31,6 +31,26 @@ class Region:
         return f"[{self.rows}, {self.cols}, {self.channels}]"
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Images that lie below each other in a higher one, with rows of zeros between two of them.
+
+    Attributes:
+        images: How many.
+        period: Rows from the first row of an image to that of the next.
+        height: Rows of one image.
+    """
+
+    images: int
+    period: int
+    height: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of all, without those behind the last one."""
+        return (self.images - 1) * self.period + self.height
+
+
 @dataclass(eq=False)
 class Tile:
     """Storage for a part of one image value.
@@ -53,6 +73,7 @@ class Tile:
         planar: Whether a global tile is stored channel by channel (N, C, H, W).
         copies: How many tiles of this shape lie behind each other, one per trip of the ``channel_split`` loop.
         offset: First element in the arena, or -1 where the tile has storage of its own.
+        stack: How several images in memory make ``image``; None where it is one.
     """
 
     name: str
@@ -72,6 +93,12 @@ class Tile:
     planar: bool = False
     copies: int = 1
     offset: int = -1
+    stack: Stack | None = None
+
+    @property
+    def height(self) -> int:
+        """Rows of one image in memory."""
+        return self.stack.height if self.stack else self.image.height
 
     @property
     def size(self) -> int:
@@ -92,9 +119,10 @@ class Tile:
         return self.name
 
 
-def global_tile(name: str, image: ImageShape, *, planar: bool = False) -> Tile:
+def global_tile(name: str, image: ImageShape, *, planar: bool = False, stack: Stack | None = None) -> Tile:
     """A kernel's input or output: the whole image in memory."""
-    return Tile(name, Level.GLOBAL, image, image.height, image.width, image.channels, image.channels, planar=planar)
+    shape = (image.height, image.width, image.channels)
+    return Tile(name, Level.GLOBAL, image, *shape, image.channels, planar=planar, stack=stack)
 
 
 @dataclass(frozen=True)

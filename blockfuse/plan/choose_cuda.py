@@ -18,6 +18,7 @@ from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded
 from blockfuse.plan.footprint import footprints
 from blockfuse.plan.infeasible import Infeasible
+from blockfuse.plan.stack import stacked
 from blockfuse.program.cuda import program_cuda
 from blockfuse.program.registers import live_registers
 
@@ -26,6 +27,7 @@ _REGISTER_FILE = 65536  # per SM
 _OTHER_REGISTERS = 56  # addresses, loop variables, what the compiler keeps
 _REMEDY = "cut the block"
 _MAX_TILE = 32  # pixels along an axis
+_MAX_STACK = 256  # pixels of the result in a stack of images
 _MAX_FITTING = 6  # plans that fit, of which the cheapest is taken
 _MAX_INPUTS = 10  # kernel parameters are ordered by name
 
@@ -58,6 +60,7 @@ def plan_cuda(
     warps: int | None = None,
     engine: Engine | None = None,
     split: int | None = None,
+    images: int | None = None,
 ) -> CudaPlan | Infeasible:
     """The plan that is predicted to be fastest.
 
@@ -68,13 +71,16 @@ def plan_cuda(
         warps: Warps of a CTA; chosen by cost if not given.
         engine: What makes sums, whether or not the device is known to have it; chosen by cost if not given.
         split: CTAs that share the channels of the result; chosen by cost if neither it nor a tile is given.
+        images: Images of a CTA; chosen by cost if neither it nor a tile is given.
 
     Returns:
         A plan whose program fits, or what stands in the way.
     """
     if folded.input_count > _MAX_INPUTS:
         return Infeasible("inputs of one kernel", folded.input_count, _MAX_INPUTS, "tensors", "cut the block")
-    candidates = list(_candidates(folded, device, tile, warps, engine, 1 if tile and split is None else split))
+    if tile:
+        split, images = split or 1, images or 1
+    candidates = list(_candidates(folded, device, tile, warps, engine, split, images))
     if not candidates:
         out = folded.shapes[-1]
         return Infeasible("tile of an output whose paths differ in stride", out.pixels, _MAX_TILE**2, "pixels")
@@ -109,20 +115,37 @@ def _candidates(
     warps: int | None = None,
     engine: Engine | None = None,
     split: int | None = None,
+    images: int | None = None,
 ) -> Iterator[CudaPlan]:
-    """Plans by rule for every tile, number of warps, engine, and number of CTAs for one tile."""
-    out = folded.shapes[-1]
+    """Plans by rule for every tile, number of images in it, warps, engine, and number of CTAs for one tile."""
     engines = [engine] if engine else _engines(folded, device)
-    tiles = [tile] if tile else [(p, q) for p in _shares(out.height) for q in _shares(out.width)]
-    for p, q in tiles:
-        tile_p, tile_q = min(p, out.height), min(q, out.width)
-        if isinstance(footprints(folded, tile_p, tile_q), str):
+    for together in (images,) if images else _stacks(folded):
+        stack = stacked(folded, together)
+        if isinstance(stack, str):
             continue
-        for count, chosen in product((warps,) if warps else (4, 8), engines):
-            if chosen is not Engine.WGMMA or count % WARPGROUP == 0:
-                limits = _limits(device, chosen, _size(folded))[0]
-                for shares in (split,) if split else _splits(folded, device, tile_p, tile_q):
-                    yield apply_rules(folded, tile_p, tile_q, count, limits, split=shares)
+        for tile_p, tile_q in _tiles(stack, tile):
+            for count, chosen in product((warps,) if warps else (4, 8), engines):
+                if chosen is not Engine.WGMMA or count % WARPGROUP == 0:
+                    limits = _limits(device, chosen, _size(folded))[0]
+                    for shares in (split,) if split else _splits(stack, device, tile_p, tile_q):
+                        yield apply_rules(folded, tile_p, tile_q, count, limits, split=shares, images=together)
+
+
+def _stacks(folded: Folded) -> list[int]:
+    """Numbers of images that one CTA may make: none is behind the batch's last, and tiles do not get large."""
+    pixels, batch = folded.shapes[-1].pixels, folded.block.batch
+    return [count for count in range(1, min(batch, max(1, _MAX_STACK // pixels)) + 1) if batch % count == 0]
+
+
+def _tiles(folded: Folded, tile: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
+    """Output tiles: the one given, for a stack of images all of it, else even shares of both axes."""
+    out = folded.shapes[-1]
+    shapes = [tile] if tile else [(p, q) for p in _shares(out.height) for q in _shares(out.width)]
+    if folded.stacks and not tile:
+        shapes = [(out.height, out.width)]
+    for p, q in shapes:
+        if not isinstance(footprints(folded, min(p, out.height), min(q, out.width)), str):
+            yield min(p, out.height), min(q, out.width)
 
 
 def _splits(folded: Folded, device: Device, tile_p: int, tile_q: int) -> Iterator[int]:
@@ -158,7 +181,8 @@ def _fitted(folded: Folded, plan: CudaPlan, device: Device) -> CudaPlan | Infeas
     registers = min(device.registers, _REGISTER_FILE // (32 * plan.warps)) - _OTHER_REGISTERS
     failures = []
     for limits in _limits(device, plan.engine, _size(folded)):
-        smaller = apply_rules(folded, plan.tile_p, plan.tile_q, plan.warps, limits, split=plan.split)
+        shape = (plan.tile_p, plan.tile_q, plan.warps)
+        smaller = apply_rules(folded, *shape, limits, split=plan.split, images=plan.images)
         program = program_cuda(folded, smaller, "candidate")
         need, live = program.arena * _HALF * _size(folded), live_registers(program)
         if need > device.local_bytes:

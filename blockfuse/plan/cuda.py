@@ -67,6 +67,7 @@ class CudaPlan:
         min_blocks: CTAs an SM must hold (bounds the registers); 0 leaves it to the compiler.
         engine: What makes the sums of contractions; their tilings carry it into the program.
         split: CTAs that share the chunks of the result's channels; each makes all that they need of other values.
+        images: Images of a CTA, one below the other; the tile is of all of them together.
     """
 
     tile_p: int
@@ -79,11 +80,12 @@ class CudaPlan:
     min_blocks: int = 0
     engine: Engine = Engine.MMA
     split: int = 1
+    images: int = 1
 
     def __str__(self) -> str:
         homes = ", ".join(map(str, self.homes))
         engine = "" if self.engine is Engine.MMA else f", {self.engine}"
         split = f", channels of the result in {self.split} shares" if self.split > 1 else ""
-        return (
-            f"tile {self.tile_p}x{self.tile_q}{split}, {self.warps} warps{engine}, {self.depth} slots, values: {homes}"
-        )
+        images = f" of {self.images} images" if self.images > 1 else ""
+        tile = f"tile {self.tile_p}x{self.tile_q}{images}{split}"
+        return f"{tile}, {self.warps} warps{engine}, {self.depth} slots, values: {homes}"

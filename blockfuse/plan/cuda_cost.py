@@ -19,6 +19,7 @@ from blockfuse.plan.cuda import CudaPlan, UnitPlan
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Footprint, footprints
+from blockfuse.plan.stack import over_stacks
 
 _HALF, _FLOAT = 2, 4  # bytes
 _CORE = 16  # channels of an mma tile
@@ -41,6 +42,8 @@ class _Work:
 
 def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     """What a kernel is predicted to take for the whole batch."""
+    operations = sum(folded.operations(index) for index in range(len(folded.units))) * folded.block.batch
+    moved, folded = global_bytes(folded.block), over_stacks(folded, plan.images)
     prints = footprints(folded, plan.tile_p, plan.tile_q)
     if isinstance(prints, str):
         raise InternalError(f"block {folded.block.name}: {prints}")
@@ -53,13 +56,11 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
         "cache": work.cache / device.cache_bandwidth,
     }
     bound = max(pipes, key=lambda name: pipes[name])
-    moved = global_bytes(folded.block)
     busy = -(-ctas // device.cores) * (pipes[bound] * device.cores + work.steps * _STEP_SECONDS)
     streamed = moved / device.memory_bandwidth
-    operations = sum(folded.operations(index) for index in range(len(folded.units)))
     return Cost(
-        operations=operations * folded.block.batch,
-        recompute=max(1.0, ctas * work.useful / (operations * folded.block.batch)) if operations else 1.0,
+        operations=operations,
+        recompute=max(1.0, ctas * work.useful / operations) if operations else 1.0,
         global_bytes=moved,
         local_bytes=_held_bytes(folded, plan, prints),
         seconds=device.launch_seconds + max(busy, streamed),

@@ -10,6 +10,7 @@ from blockfuse.plan.cuda import CudaPlan, Home, Slices, UnitPlan
 from blockfuse.plan.cuda_homes import HALF, Homes
 from blockfuse.plan.cuda_limits import CORE, Limits, in_rows, multiples, tiling
 from blockfuse.plan.footprint import Footprint, footprints
+from blockfuse.plan.stack import over_stacks
 from blockfuse.plan.units import Folded, Term, Unit
 
 __all__ = ["Limits", "apply_rules"]
@@ -22,7 +23,9 @@ _GROUP_SUMS = 32  # float32 registers of GROUPED
 _MAX_WIDE = 8  # n8 tiles of a unit of GROUPED
 
 
-def apply_rules(folded: Folded, tile_p: int, tile_q: int, warps: int, limits: Limits, *, split: int = 1) -> CudaPlan:
+def apply_rules(
+    folded: Folded, tile_p: int, tile_q: int, warps: int, limits: Limits, *, split: int = 1, images: int = 1
+) -> CudaPlan:
     """The plan that the rules give for a tile.
 
     Args:
@@ -32,10 +35,12 @@ def apply_rules(folded: Folded, tile_p: int, tile_q: int, warps: int, limits: Li
         warps: Warps of a CTA.
         limits: How generous to be.
         split: CTAs that share the channels of the result.
+        images: Images of a CTA, one below the other; the tile is of all of them together.
 
     Raises:
         InternalError: The block has no footprints at this tile.
     """
+    folded = over_stacks(folded, images)
     prints = footprints(folded, tile_p, tile_q)
     if isinstance(prints, str):
         raise InternalError(f"block {folded.block.name}: {prints}")
@@ -43,7 +48,8 @@ def apply_rules(folded: Folded, tile_p: int, tile_q: int, warps: int, limits: Li
     found = homes.decide()
     units = _Units(folded, prints, homes, warps, limits)
     plans = tuple(units.plan(index, unit) for index, unit in enumerate(folded.units))
-    return CudaPlan(tile_p, tile_q, warps, found, plans, limits.depth, engine=limits.engine, split=split)
+    shares = {"split": split, "images": images}
+    return CudaPlan(tile_p, tile_q, warps, found, plans, limits.depth, engine=limits.engine, **shares)
 
 
 class _Units:

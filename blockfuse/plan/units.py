@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from blockfuse.block import Block
+from blockfuse.machine import Stack
 from blockfuse.stages import Function, ImageShape, Window
 
 UnitKind: TypeAlias = Literal["contract", "grouped", "depthwise", "pool", "norm", "map"]
@@ -129,15 +130,21 @@ class Folded:
     Attributes:
         block: Where it came from.
         units: In execution order; the last one makes the output.
+        stacks: For every value, how several images make the one it stands for; empty where it is one image.
     """
 
     block: Block
     units: tuple[Unit, ...]
+    stacks: tuple[Stack, ...] = ()
 
     @property
     def input_count(self) -> int:
         """Number of block inputs."""
         return len(self.block.inputs)
+
+    def stack(self, value: int) -> Stack | None:
+        """How several images make the one that a value is; None where they do not."""
+        return self.stacks[value] if self.stacks else None
 
     @property
     def shapes(self) -> tuple[ImageShape, ...]:

@@ -42,6 +42,7 @@ from blockfuse.machine import (
 from blockfuse.machine.affine import Affine, span
 from blockfuse.machine.groups import DEPTH, block_steps, group_block
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.stack import over_stacks
 from blockfuse.plan.units import Folded, Unit
 from blockfuse.program.check import WGMMA_ALIGNMENT, check
 from blockfuse.program.cuda_builder import Builder
@@ -61,6 +62,7 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
     Raises:
         InternalError: The plan does not fit the block, or the program breaks a rule of :mod:`blockfuse.program.check`.
     """
+    batch, folded = folded.block.batch, over_stacks(folded, plan.images)
     builder = _Builder(folded, plan)
     nodes = builder.nodes()
     line = WGMMA_ALIGNMENT // 2 if plan.engine is Engine.WGMMA else ALIGNMENT
@@ -71,7 +73,7 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
     program = Program(
         name,
         "cuda",
-        folded.block.batch,
+        batch,
         builder.inputs,
         builder.output,
         (*builder.local.values(), *builder.extra),

@@ -48,8 +48,10 @@ class Builder(ABC):
     def __init__(self, folded: Folded, plan: CudaPlan) -> None:
         self.folded, self.plan, self.shapes = folded, plan, folded.shapes
         self.last = len(self.shapes) - 1
-        self.inputs = tuple(global_tile(f"input_{i}", shape) for i, shape in enumerate(folded.block.inputs))
-        self.output = global_tile("result", self.shapes[-1])
+        self.inputs = tuple(
+            global_tile(f"input_{i}", shape, stack=folded.stack(i)) for i, shape in enumerate(folded.block.inputs)
+        )
+        self.output = global_tile("result", self.shapes[-1], stack=folded.stack(self.last))
         self.prints = footprints_of(folded, plan)
         self.local = place(folded, plan)
         self.extra: list[Tile] = []

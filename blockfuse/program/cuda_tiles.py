@@ -120,6 +120,7 @@ class _Places:
             padded=self._is_padded(value),
             split_columns=split,
             streamed=value < self.folded.input_count and not home.whole,
+            stack=self.folded.stack(value),
         )
 
     @staticmethod

@@ -92,7 +92,7 @@ class _Run(Tiles):
 
     def _loop(self, loop: Loop) -> None:
         innermost = not any(isinstance(n, Loop) and n.kind.is_parallel for n in loop.body)
-        for trip in range(self.batch if loop.kind is LoopKind.IMAGE else loop.count):
+        for trip in range(self.groups if loop.kind is LoopKind.IMAGE else loop.count):
             self.env[loop.var] = trip
             if loop.kind.is_parallel and innermost:
                 self._fresh()

@@ -38,7 +38,8 @@ class Tiles:
         }
         out = program.output.image
         self.batch = len(inputs[0]) if program.any_batch else program.batch
-        self.result = np.full((self.batch, out.height, out.width, out.channels), np.nan)
+        self.groups = -(-self.batch // program.together)
+        self.result = np.full((self.batch, program.output.height, out.width, out.channels), np.nan)
         self.memory[program.output] = self.result
         self.shared: dict[Tile, Array] = {  # seen by all trips of parallel loops
             tile: np.full(tile.copies * tile.size, np.nan) for tile in program.tiles if tile.copies > 1
@@ -79,7 +80,18 @@ class Tiles:
     def inside(self, tile: Tile, region: Region, window: Window, tap: int) -> Array:
         """Which pixels under a tap lie inside the image, by row and column."""
         rows, cols = self._under(region, window, tap)
-        return np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
+        return self._inside(tile, rows, cols)
+
+    def _images(self, tile: Tile, rows: list[int]) -> tuple[Array, Array, Array]:
+        """Of rows of a tile's image: the number of the image in memory, the row of that, and whether there is one."""
+        where, period = _integers(rows), tile.stack.period if tile.stack else tile.image.height
+        image, row = self.env["image"] * self.program.together + where // period, where % period
+        exists = _within(rows, tile.image.height) & (row < tile.height) & (image < self.batch)
+        return image, row, exists
+
+    def _inside(self, tile: Tile, rows: list[int], cols: list[int]) -> Array:
+        """Which pixels are of an image, by row and column."""
+        return np.logical_and.outer(self._images(tile, rows)[2], _within(cols, tile.image.width))
 
     def _gather(
         self,
@@ -90,13 +102,14 @@ class Tiles:
         outside: float = 0.0,
         copy: int | None = None,
     ) -> Array:
-        inside = np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
+        inside = self._inside(tile, rows, cols)
         held = np.ones_like(inside) if tile.padded and outside == 0.0 else inside
         out = np.full((len(rows), len(cols), len(channels)), outside)
         if tile.is_global:
             kept = [c for c in channels if c < tile.image.channels]  # channels above are zero padding of the layout
-            near = np.ix_(_clamped(rows, tile.image.height), _clamped(cols, tile.image.width), _integers(kept))
-            box = self.memory[tile][self.env["image"]][near]
+            image, row, exists = self._images(tile, rows)
+            images = self.memory[tile][np.where(exists, image, 0), np.where(exists, row, 0)]
+            box = images[np.ix_(_integers(list(range(len(rows)))), _clamped(cols, tile.image.width), _integers(kept))]
             out[..., len(kept) :] = 0.0
             out[..., : len(kept)][held & inside] = box[held & inside]
             return out
@@ -109,13 +122,13 @@ class Tiles:
         """Store what the steps make of a value."""
         rows, cols, channels = (list(r.at(self.env)) for r in (region.rows, region.cols, region.channels))
         value = self._finish(tile, rows, cols, channels, value, steps)
-        inside = np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
+        inside = self._inside(tile, rows, cols)
         if tile.is_global:
             kept = sum(c < tile.image.channels for c in channels)
-            image = self.memory[tile][self.env["image"]]
-            keep_rows, keep_cols = _within(rows, tile.image.height), _within(cols, tile.image.width)
-            index = np.ix_(_integers(rows)[keep_rows], _integers(cols)[keep_cols], _integers(channels)[:kept])
-            image[index] = value[np.ix_(keep_rows, keep_cols)][..., :kept]
+            (image, row, keep_rows), keep_cols = self._images(tile, rows), _within(cols, tile.image.width)
+            index = np.ix_(_integers(cols)[keep_cols], _integers(channels)[:kept])
+            places = (image[keep_rows][:, None, None], row[keep_rows][:, None, None], *(i[None] for i in index))
+            self.memory[tile][places] = value[np.ix_(keep_rows, keep_cols)][..., :kept]
             return
         held = np.ones_like(inside) if tile.padded else inside
         where = self._elements(tile, rows, cols, channels, held, None)
@@ -148,7 +161,7 @@ class Tiles:
                 case Accumulate():
                     value = value + self._gather(tile, rows, cols, channels)
                 case Mask():
-                    inside = np.logical_and.outer(_within(rows, tile.image.height), _within(cols, tile.image.width))
+                    inside = self._inside(tile, rows, cols)
                     value = np.where(inside[..., None], value, 0.0)
         return value
 

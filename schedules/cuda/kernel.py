@@ -93,7 +93,7 @@ class Kernel:
         self.vector_layout = vector_layout(program)
 
         def image(tile: Tile, name: str) -> None:
-            shape = (program.batch, tile.image.height, tile.image.width, tile.channels)
+            shape = (program.batch, tile.height, tile.image.width, tile.channels)
             self.memory[tile] = emit.image(name, shape, self.dtype)
 
         for number, tile in enumerate(program.inputs):
@@ -202,7 +202,18 @@ class Kernel:
     def inside(self, region: Region, tile: Tile, row: Index, col: Index) -> Expr:
         """Whether (row, col) of a region is a pixel of the tile's image; ``True`` where it cannot be otherwise."""
         rows = self._within(region.rows, row, tile.image.height)
+        rows = both(rows, self._is_of_an_image(tile, self.at(region.rows.low) + row))
         return both(rows, self._within(region.cols, col, tile.image.width))
+
+    def _is_of_an_image(self, tile: Tile, row: Index) -> Expr:
+        """Whether a row of a stack is not between two images, and in memory not behind the last one of the batch."""
+        stack, batch = tile.stack, self.program.batch
+        if stack is None:
+            return True
+        between = stack.height < stack.period
+        last = tile.is_global and batch % stack.images > 0
+        image = self.env["image"] * stack.images + quotient(row, stack.period)
+        return both(not between or remainder(row, stack.period) < stack.height, not last or image < batch)
 
     def _within(self, span: Range, position: Index, size: int) -> Expr:
         low, high = self.bounds(span.low)
@@ -224,8 +235,13 @@ class Kernel:
         return self.at(low - tile.first_channel)
 
     def element(self, tile: Tile, row: Index, col: Index, channel: Index) -> list[Index]:
-        """Position in memory of (row, column, channel) of the present image."""
-        return [self.env["image"], row, col, channel - tile.first_channel.const]
+        """Position in memory of (row, column, channel) of the present image; between images of a stack, a near one."""
+        image, stack = self.env["image"], tile.stack
+        if stack is not None:
+            image, row = image * stack.images + quotient(row, stack.period), remainder(row, stack.period)
+            image = smaller(image, self.program.batch - 1) if self.program.batch % stack.images else image
+            row = smaller(row, stack.height - 1) if stack.height < stack.period else row
+        return [image, row, col, channel - tile.first_channel.const]
 
     def vector_width(self, *tiles: Tile) -> int:
         """The most elements, up to 16 bytes, in which whole pixels of global tiles can be moved."""

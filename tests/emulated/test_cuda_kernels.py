@@ -165,6 +165,27 @@ def test_channels_shared_by_ctas(block, tile, split, engine):
     assert_right(built)
 
 
+STACKED: list[tuple[Block, int, int]] = [
+    (single(1, 1, 40, Conv("pointwise", (0,), 100, Window()), batch=5), 4, 1),
+    (single(5, 4, 40, Conv("pointwise", (0,), 112, Window()), batch=3), 2, 7),
+    (single(5, 4, 20, Conv("conv3x3", (0,), 40, same(3)), batch=3), 2, 1),
+    (mbconv(5, 6, 16, 128, 72, batch=5), 2, 1),
+    (mbconv(8, 6, 16, 128, 72, r=5, stride=2, batch=4), 3, 1),
+    (convnext(7, 6, 32, batch=3), 2, 2),
+    (bottleneck(9, 8, 32, 32, 128, stride=2, batch=4), 2, 2),
+    (convfirst(4, 5, 32, batch=4), 3, 1),
+]
+
+
+@pytest.mark.parametrize("engine", Engine)
+@pytest.mark.parametrize(("block", "images", "split"), STACKED, ids=[f"{b.name}_{i}_{s}" for b, i, s in STACKED])
+def test_several_images_in_a_cta(block, images, split, engine):
+    """The last stack is not full, and rows between images are the padding of both."""
+    built = build(block, None, 4, engine=engine, split=split, images=images)
+    assert built.program.together == images
+    assert_right(built)
+
+
 def test_the_order_of_threads_does_not_matter():
     assert_right(build(mbconv(9, 10, 16, 64), (4, 6), 4), reverse=True)
 
