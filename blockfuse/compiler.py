@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from blockfuse.build.assemble import alone, assemble, describe
 from blockfuse.build.cubin import find_nvcc
-from blockfuse.dtypes import COMPUTED, HALF, WHOLE
-from blockfuse.errors import UnsupportedModelError, UsageError
+from blockfuse.dtypes import COMPUTED, HALF
+from blockfuse.errors import UsageError
 from blockfuse.gpu import this_gpu
 from blockfuse.graph import Graph
 from blockfuse.plan.decide import FUSE_MODES, FuseMode
@@ -141,7 +141,6 @@ def _run(
     dtype = _computed_type(target, dtype, frontend.own_dtype(graph))
     with watch("canonicalize") as done:
         graph = done(_planned_for(frontend.canonicalize(graph), batch, cuda_graph=cuda_graph))
-    _check_types(graph)
     device = device_of(target)
     with watch("partition") as done:
         cost = None if fuse == "never" else segment_cost(graph, device, dtype)
@@ -202,19 +201,3 @@ def _computed_type(target: Target, dtype: str | None, own: str) -> str:
     if dtype is not None and dtype not in available:
         raise UsageError(f"dtype {dtype!r} is not available; target {target} computes in {' or '.join(available)}")
     return dtype or (own if own in available else available[0])
-
-
-def _check_types(graph: Graph) -> None:
-    """Floats are float32 but for inputs and outputs of half precision, which have Casts next to them."""
-    ports = (*graph.inputs, *graph.outputs)
-    for op in graph.ops():
-        for name in filter(None, op.outputs):
-            dtype = graph.tensor(name).dtype
-            if dtype not in {COMPUTED, *WHOLE} and not (dtype in HALF and name in ports):
-                raise UnsupportedModelError(f"{op} makes {name!r} of type {dtype}; {_EXPORT_FLOAT32}")
-    for name in graph.inputs:
-        if graph.tensor(name).dtype not in {COMPUTED, *HALF, *WHOLE}:
-            raise UnsupportedModelError(f"input {name!r} has type {graph.tensor(name).dtype}; {_EXPORT_FLOAT32}")
-
-
-_EXPORT_FLOAT32 = "export the model in float32, or in half precision"

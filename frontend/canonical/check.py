@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from blockfuse.dtypes import COMPUTED, HALF, WHOLE
 from blockfuse.errors import InternalError, UnsupportedModelError
 from blockfuse.graph import Graph, Op
 
@@ -21,6 +22,19 @@ def refuse_uncanonical(graph: Graph) -> None:
     """Raise :class:`UnsupportedModelError` for an op that no rewrite could bring to canonical form."""
     for op, complaint in _complaints(graph):
         raise UnsupportedModelError(f"graph {graph.name!r}: {op} {complaint}, which is not supported")
+    _refuse_types(graph)
+
+
+def _refuse_types(graph: Graph) -> None:
+    """Floats are float32 but for inputs and outputs of half precision, which have Casts next to them."""
+    ports = (*graph.inputs, *graph.outputs)
+    made = [(name, f"{op} makes {name!r}") for op in graph.ops() for name in op.outputs if name]
+    for name, what in (*((name, f"input {name!r} is") for name in graph.inputs), *made):
+        dtype = graph.tensor(name).dtype
+        if dtype not in {COMPUTED, *WHOLE} and not (dtype in HALF and name in ports):
+            raise UnsupportedModelError(
+                f"graph {graph.name!r}: {what} of type {dtype}; export the model in float32 or in half precision"
+            )
 
 
 def _complaints(graph: Graph) -> Iterator[tuple[Op, str]]:
