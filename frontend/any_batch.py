@@ -20,6 +20,7 @@ from blockfuse.errors import UnsupportedModelError
 from blockfuse.frontend.image_by_image import objection
 from blockfuse.frontend.load import node_label
 from blockfuse.frontend.settle import Draft, Info, settle
+from blockfuse.frontend.strided import reshape_strided_views
 from blockfuse.graph import Graph, Op, Tensor
 
 FIX = "give the inputs' shapes, as in --shape {name}={shape}, to compile for a fixed batch"
@@ -75,12 +76,15 @@ def _with_batch(info: Info, batch: int) -> Info:
 def check_any_batch(graph: Graph, drafts: Sequence[Draft]) -> None:
     """Refuse a graph, read with the first draft's batch, unless it computes one image after the other for any batch.
 
+    Strided views of whole tensors become a Reshape before.
+
     Raises:
         UnsupportedModelError: It does not; the message names the first node that does not.
     """
     fix = _fix(drafts[0])
     if len({tuple(_identity(node) for node in draft.nodes) for draft in drafts}) > 1:
         raise UnsupportedModelError(f"the model computes other nodes for one image than for several; {fix}")
+    indices = reshape_strided_views(graph, drafts)
     for op in graph.ops():
         complaint = _shape_complaint(op, drafts) or objection(graph, op)
         if complaint:
@@ -93,7 +97,7 @@ def check_any_batch(graph: Graph, drafts: Sequence[Draft]) -> None:
         for position, name in enumerate(op.inputs):
             if name in varying & constants and (op.kind, position) not in _TARGETS:
                 raise UnsupportedModelError(f"{op} reads {name!r}, a constant that depends on the open batch; {fix}")
-    _check_branches(constants, varying, drafts, fix)
+    _check_branches(constants | indices, varying, drafts, fix)
 
 
 def open_targets(graph: Graph) -> None:
@@ -176,6 +180,8 @@ def _is_determined(node: onnx.NodeProto, varying: set[str], drafts: Sequence[Dra
     if node.op_type == "Equal":
         others = [drafts[0].values[name] for name in node.input if name not in varying]
         return len(others) == 1 and bool(np.all(others[0] < 1))  # such as -1, which stands for "as it is"
+    if node.op_type == "Range":
+        return not varying & {node.input[0], node.input[2]}  # only the end moves
     if node.op_type == "Div":
         return node.input[1] not in varying and all(_divides(node, draft) for draft in drafts)
     return node.op_type in _POLYNOMIAL
