@@ -9,6 +9,7 @@ import numpy as np
 
 from blockfuse.dtypes import numpy_type
 from blockfuse.errors import InputError
+from blockfuse.runtime.dlpack import DeviceArray, at_alignment
 from blockfuse.runtime.library import Layout, Library, Port, aligned_copy
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -29,14 +30,12 @@ class Inputs:
         self._names = frozenset(port.name for port in library.inputs)
         self._shapes = [(port, port.shape, numpy_type(port.dtype)) for port in library.inputs]
 
-    def arguments(self, inputs: Mapping[str, Array]) -> list[Array]:
+    def arguments(self, inputs: Mapping[str, Any]) -> list[Any]:
         """One array per port that the code can read; others are copied.
 
         Raises:
             InputError: An input is missing, unknown, or of another type or shape.
         """
-        if not isinstance(inputs, Mapping):
-            raise InputError(f"expected a dictionary of arrays by input name, not {type(inputs).__name__}")
         if inputs.keys() != self._names:
             raise _wrong_names(inputs, self._ports)
         if self._batch is not None:
@@ -50,7 +49,7 @@ class Inputs:
         """Refuse arrays that are not the same number of images, or too many."""
         first: tuple[Port, int] | None = None
         for port, array in given:
-            if not isinstance(array, np.ndarray) or not port.takes(array.shape):
+            if not isinstance(array, np.ndarray | DeviceArray) or not port.takes(array.shape):
                 continue  # which is said next
             batch = array.shape[0]
             if not 1 <= batch <= most:
@@ -60,13 +59,15 @@ class Inputs:
             first = first or (port, batch)
 
 
-def _argument(value: Any, port: Port, shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> Array:
-    if not isinstance(value, np.ndarray):
+def _argument(value: Any, port: Port, shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> Array | DeviceArray:
+    if not isinstance(value, np.ndarray | DeviceArray):
         raise InputError(f"input {port.name!r}: expected a numpy array, not {type(value).__name__}")
     if value.dtype != dtype:
         raise InputError(f"input {port.name!r}: expected type {port.dtype}, got {value.dtype}")
     if value.shape != shape and not (shape is None and port.takes(value.shape)):
         raise InputError(f"input {port.name!r}: expected shape {port.shape_text}, got {list(value.shape)}")
+    if isinstance(value, DeviceArray):
+        return at_alignment(value, port)
     flags = value.flags
     if flags.c_contiguous and flags.writeable and address(value) % port.alignment == 0:
         return value
@@ -94,7 +95,7 @@ def outputs(results: Sequence[Array], ports: tuple[Port, ...], arguments: Sequen
         if address(array) in taken or not array.flags.writeable:
             array = array.copy()
         taken.add(address(array))
-        found[port.name] = array.reshape(port.at(len(array)).shape)
+        found[port.name] = array.reshape(port.at(array.shape[0] if array.ndim else 1).shape)
     return found
 
 

@@ -1,7 +1,8 @@
 """Running on a GPU: TVM's CUDA runtime, and what lies in the GPU's memory.
 
-Weights are copied there once. Each call copies its inputs to buffers that stay where they are, as a recorded graph of
-launches reads what was there when it was recorded, and copies the results back.
+Weights are copied there once, as a recorded graph of launches reads what was there when it was recorded. Inputs on the
+CPU are copied to buffers that are kept; inputs on the GPU are read where they are. All runs share the memory of what
+passes between kernels, so a run on another stream than the last waits for that.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import tvm_ffi
 
-from blockfuse.dtypes import numpy_type
 from blockfuse.errors import TargetError
 from blockfuse.gpu import this_gpu
-from blockfuse.runtime.library import Library
+from blockfuse.runtime.dlpack import DeviceArray, order, wait
+from blockfuse.runtime.library import Library, Port
 from blockfuse.target import runs_on
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -44,18 +45,46 @@ class CudaMachine:
         machine = module["vm_load_executable"]()
         machine["vm_initialization"](*_CUDA_AND_CPU)
         self._main = machine["main"]
-        self._inputs = [_allocate(port.shape, port.dtype) for port in library.inputs]
+        self._ports = library.inputs
+        self._stream = 0
+        self._buffers: dict[str, Any] = {}
         self._constants = []
         for constant in library.constants:
             tensor = _allocate(constant.shape, constant.dtype)
             _copy_in(tensor, library.weights[constant.offset : constant.offset + constant.nbytes])
             self._constants.append(tensor)
 
-    def __call__(self, arguments: Sequence[Array]) -> list[Array]:
-        """Results of one run, as new arrays; arguments are C-contiguous."""
-        for tensor, array in zip(self._inputs, arguments, strict=True):
-            _copy_in(tensor, array)
-        return [_copy_out(result) for result in self._main(*self._inputs, *self._constants)]
+    def __call__(self, arguments: Sequence[Array | DeviceArray], stream: int = 0) -> list[Any]:
+        """Results of one run, as new tensors on the GPU, which it may still be computing.
+
+        Args:
+            arguments: C-contiguous arrays, on the CPU or on the GPU.
+            stream: What to run on.
+        """
+        tensors = [self._placed(port, array) for port, array in zip(self._ports, arguments, strict=True)]
+        order(self._stream, stream)
+        self._stream = stream
+        with tvm_ffi.use_raw_stream(tvm_ffi.device(_DEVICE), stream):
+            return list(self._main(*tensors, *self._constants))
+
+    def _placed(self, port: Port, array: Array | DeviceArray) -> Any:
+        """An argument as a tensor on the GPU."""
+        if isinstance(array, DeviceArray):
+            return array.tensor
+        buffer = self._buffers.get(port.name)
+        if buffer is None or tuple(buffer.shape) != array.shape:
+            buffer = self._buffers[port.name] = _allocate(array.shape, port.dtype)
+        elif self._stream:
+            wait(self._stream)  # the last run may still be reading it
+        _copy_in(buffer, array)
+        return buffer
+
+
+def upload(array: Array) -> DeviceArray:
+    """A copy of a C-contiguous array in the GPU's memory."""
+    tensor = _allocate(array.shape, array.dtype.name)
+    _copy_in(tensor, array)
+    return DeviceArray(tensor, array.shape)
 
 
 def require_gpu(library: Library) -> None:
@@ -122,9 +151,3 @@ def _allocate(shape: tuple[int, ...], dtype: str) -> Any:
 def _copy_in(tensor: Any, array: Array) -> None:
     pointer = ctypes.c_void_p(array.ctypes.data)
     tvm_ffi.get_global_func("runtime.TVMTensorCopyFromBytes")(tensor, pointer, array.nbytes)
-
-
-def _copy_out(tensor: Any) -> Array:
-    array = np.empty(tuple(tensor.shape), numpy_type(str(tensor.dtype)))
-    tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")(tensor, ctypes.c_void_p(array.ctypes.data), array.nbytes)
-    return array

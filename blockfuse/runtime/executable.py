@@ -5,17 +5,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
-
-from blockfuse.errors import ArtifactError, InputError, InternalError
+from blockfuse.errors import ArtifactError, InputError, InternalError, UsageError
 from blockfuse.report import Report
 from blockfuse.runtime import artifact
 from blockfuse.runtime.library import Library, Port
 from blockfuse.runtime.session import Session
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class Executable:
@@ -35,13 +31,29 @@ class Executable:
 
     @property
     def inputs(self) -> tuple[Port, ...]:
-        """Name, shape and type of every input."""
+        """Name, shape and type of every input; where any batch can be run, with the one it was planned for."""
         return self._library.inputs
 
     @property
     def outputs(self) -> tuple[Port, ...]:
         """Name, shape and type of every output."""
         return self._library.outputs
+
+    def inputs_for(self, batch: int | None = None) -> tuple[Port, ...]:
+        """Name, shape and type of every input for a batch; by default the one it was planned for.
+
+        Raises:
+            UsageError: The batch is fixed, and another one, or it is too large.
+        """
+        limits = self._library.batch
+        if limits is None and batch is not None and any(port.shape[:1] != (batch,) for port in self.inputs):
+            shapes = ", ".join(map(str, self.inputs))
+            raise UsageError(f"the batch of {self._library.name} is fixed: {shapes}")
+        if limits is None or batch is None:
+            return self.inputs
+        if not 1 <= batch <= limits.most:
+            raise UsageError(f"batch must be 1 to {limits.most:,} for {self._library.name}, not {batch}")
+        return tuple(port.at(batch) for port in self.inputs)
 
     def start(self) -> Session:
         """Make the network ready to run, which the first run does otherwise.
@@ -55,17 +67,26 @@ class Executable:
     def _session(self) -> Session:
         return Session(self._library, self._threads)
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Any], stream: Any = None) -> dict[str, Any]:
         """Outputs for inputs, both by name; several threads may call at once.
 
+        Args:
+            inputs: Arrays of numpy, PyTorch, CuPy or anything else with ``__dlpack__``. Those on a GPU are read where
+                they are, and then the outputs stay there: ``torch.from_dlpack(output)`` takes one without copying.
+            stream: On a GPU, what to run on: a handle, or PyTorch's or CuPy's stream; by default the current one of the
+                library whose array on the GPU is an input, else the legacy default stream.
+
+        Returns:
+            Numpy arrays, or, where an input was on the GPU, arrays there that the stream may still be computing.
+
         Raises:
-            InputError: An input is missing, unknown, or of another type or shape.
+            InputError: An input is missing, unknown, of another type or shape, or on another device.
             TargetError: It cannot run on this machine.
         """
-        return self._session.run(inputs)
+        return self._session.run(inputs, stream)
 
-    def __call__(self, x: Array) -> Array | dict[str, Array]:
-        """The output for the only input; a dictionary by name if there are several outputs.
+    def __call__(self, x: Any) -> Any:
+        """The output for the only input, both as for :meth:`run`; a dictionary if there are several outputs.
 
         Raises:
             InputError: The network has several inputs, or the array does not fit.

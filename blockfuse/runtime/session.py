@@ -17,16 +17,17 @@ import itertools
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import tvm_ffi
 
-from blockfuse.errors import ArtifactError, TargetError, UsageError
+from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
 from blockfuse.runtime.arguments import Inputs, outputs
-from blockfuse.runtime.cuda import CudaMachine, load_cuda_runtime, require_gpu
+from blockfuse.runtime.cuda import CudaMachine, load_cuda_runtime, require_gpu, upload
+from blockfuse.runtime.dlpack import DeviceArray, adopt, stream_of, to_array, to_tensor, wait
 from blockfuse.runtime.library import ALIGNMENT, Library
 from blockfuse.target import available_cpus
 
@@ -72,32 +73,74 @@ class Session:
         self._turn = threading.Lock()
         self._idle = [self._machine()]
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Any], stream: Any = None) -> dict[str, Any]:
         """Outputs for inputs, both by name; safe to call from several threads.
 
         Args:
-            inputs: One array per input. Anything numpy holds is accepted and copied where needed; writable C-contiguous
-                arrays at an address the code can read are used in place.
+            inputs: One array per input, of numpy or of another library that knows DLPack, such as PyTorch or CuPy.
+                C-contiguous arrays that may be written and are at an address the code can read are used in place, on a
+                GPU those that are there; others are copied.
+            stream: On a GPU, what to run on: a handle, or PyTorch's or CuPy's stream; by default the current one of the
+                library whose array on the GPU is an input, else the legacy default stream.
 
         Returns:
-            New arrays of the shapes in the model.
+            New arrays of the shapes in the model: of numpy, or, where an input was on the GPU, arrays that stay there
+            (see :class:`blockfuse.runtime.dlpack.DeviceArray`) and that the stream may still be computing.
 
         Raises:
-            InputError: An input is missing, unknown, or of another type or shape.
-            UsageError: The process was forked after the session was made; pools of threads do not survive that.
+            InputError: An input is missing, unknown, of another type or shape, or on another device.
+            UsageError: The process was forked after the session was made, as pools of threads do not survive that; or
+                there is a stream on a CPU.
         """
+        arguments, handle = self._arguments(inputs, stream)
+        if not self._is_gpu:
+            return outputs(self._run_on_cpu(arguments), self.library.outputs, arguments)
+        results = self._run_on_gpu(arguments, handle)
+        if any(isinstance(array, DeviceArray) for array in arguments):
+            return results
+        return {name: array.numpy() for name, array in results.items()}
+
+    def bind(self, inputs: Mapping[str, Any], stream: Any = None) -> Callable[[], dict[str, Any]]:
+        """A run with inputs that are checked once, and read when it is called.
+
+        On a GPU, inputs on the CPU are copied there now, and results stay there as if all had been there.
+
+        Args:
+            inputs: As for :meth:`run`, like the stream and what is raised.
+            stream: What to run on.
+        """
+        arguments, handle = self._arguments(inputs, stream)
+        if not self._is_gpu:
+            return lambda: outputs(self._run_on_cpu(arguments), self.library.outputs, arguments)
+        placed = [array if isinstance(array, DeviceArray) else upload(array) for array in arguments]
+        return lambda: self._run_on_gpu(placed, handle)
+
+    def wait(self, stream: Any = None) -> None:
+        """Wait for all that a stream of the GPU was given so far; on a CPU there is nothing to wait for."""
+        if self._is_gpu:
+            wait(stream_of(stream, ()))
+
+    def _arguments(self, inputs: Mapping[str, Any], stream: Any) -> tuple[list[Any], int]:
+        """The inputs in order as the code reads them, and the handle of the stream."""
         if os.getpid() != self._process:
             raise UsageError(
                 "the process was forked after the network was loaded: load it in the new process, or spawn"
             )
-        arguments = self._inputs.arguments(inputs)
-        results = self._run_on_gpu(arguments) if self._is_gpu else self._run_on_cpu(arguments)
-        return outputs(results, self.library.outputs, arguments)
+        if stream is not None and not self._is_gpu:
+            raise UsageError("stream is for GPUs, and the network runs on the CPU")
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"expected a dictionary of arrays by input name, not {type(inputs).__name__}")
+        handle = stream_of(stream, inputs.values()) if self._is_gpu else 0
+        adopted = {name: adopt(value, name, gpu=self._is_gpu, stream=handle) for name, value in inputs.items()}
+        return self._inputs.arguments(adopted), handle
 
-    def _run_on_gpu(self, arguments: list[Array]) -> list[Array]:
+    def _run_on_gpu(self, arguments: Sequence[Array | DeviceArray], stream: int) -> dict[str, DeviceArray]:
         with self._turn:
-            results: list[Array] = self._idle[0](arguments)
-            return results
+            results = self._idle[0](arguments, stream)
+        return {
+            port.name: DeviceArray(result, port.at(int(result.shape[0])).shape, port.layout, stream)
+            for port, result in zip(self.library.outputs, results, strict=True)
+        }
 
     def _run_on_cpu(self, arguments: list[Array]) -> list[Array]:
         use_threads(self.threads)
@@ -106,10 +149,10 @@ class Session:
         except IndexError:
             main = self._machine()
         try:
-            results = main(*[tvm_ffi.from_dlpack(array) for array in arguments], *self._constants)
+            results = main(*map(to_tensor, arguments), *self._constants)
         finally:
             self._idle.append(main)
-        return [np.from_dlpack(result) for result in results]
+        return list(map(to_array, results))
 
     def _machine(self) -> Any:
         """A machine that runs the network: on a GPU of numpy arrays, else TVM's own, of its tensors."""

@@ -23,7 +23,7 @@ void* recorded_stream = nullptr;
 int device_arch = 90;
 
 struct Statistics {
-  long allocations, bytes, graph_launches;
+  long allocations, bytes, graph_launches, host_copies, default_work, waits;
 } statistics;
 
 // The allocation that holds a pointer, or the end of the map.
@@ -115,8 +115,17 @@ int end_capture(void* stream, void** graph) {
 
 bool is_capturing() { return recording != nullptr; }
 
+void count_host_copy() { statistics.host_copies += 1; }
+
+int wait_for(void* stream) {
+  if (!is_stream(stream)) return refuse(kInvalidHandle, "the stream does not exist");
+  statistics.waits += 1;
+  return kSuccess;
+}
+
 int submit(void* stream, std::function<int()> work) {
   if (!is_stream(stream)) return refuse(kInvalidHandle, "the stream does not exist");
+  if (!stream) statistics.default_work += 1;
   if (!recording) return work();
   if (stream != recorded_stream) return refuse(kCaptureWrongStream, "work goes to another stream during capture");
   recording->push_back(std::move(work));
@@ -126,6 +135,7 @@ int submit(void* stream, std::function<int()> work) {
 int launch_graph(void* graph, void* stream) {
   if (!is_stream(stream)) return refuse(kInvalidHandle, "the stream does not exist");
   statistics.graph_launches += 1;
+  if (!stream) statistics.default_work += 1;
   for (auto& work : *(Graph*)graph) {
     if (int code = work()) return code;
   }

@@ -49,6 +49,8 @@ int end_capture(void* stream, void** graph);
 bool is_capturing();
 int submit(void* stream, std::function<int()> work);
 int launch_graph(void* graph, void* stream);
+int wait_for(void* stream);
+void count_host_copy();
 void destroy_graph(void* graph);
 
 }  // namespace standin

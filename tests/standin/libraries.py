@@ -55,11 +55,23 @@ class Launch(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What the device was asked for."""
+    """What the device was asked for.
+
+    Attributes:
+        allocations: Of memory.
+        bytes: Of them.
+        graph_launches: Recorded graphs.
+        host_copies: Copies that begin or end in the host's memory.
+        default_work: Launches and copies on the default stream.
+        waits: How often a stream had to wait for another.
+    """
 
     allocations: int
     bytes: int
     graph_launches: int
+    host_copies: int
+    default_work: int
+    waits: int
 
 
 class StandIn:
@@ -83,7 +95,7 @@ class StandIn:
 
     def statistics(self) -> Statistics:
         """What was asked for so far."""
-        values = (ctypes.c_long * 3)()
+        values = (ctypes.c_long * len(Statistics._fields))()
         self._driver.standin_statistics(values)
         return Statistics(*values)
 

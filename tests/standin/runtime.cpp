@@ -26,6 +26,7 @@ int copy(void* to, const void* from, size_t bytes, int kind, void* stream) {
   if (is_wrong_side(to, bytes, to_device) || is_wrong_side(from, bytes, from_device)) {
     return noted(standin::refuse(standin::kInvalidValue, "%zu bytes are copied beyond an allocation", bytes));
   }
+  if (kind != kDeviceToDevice) standin::count_host_copy();
   return noted(standin::submit(stream, [=] {
     memcpy(to, from, bytes);
     return standin::kSuccess;
@@ -129,7 +130,7 @@ int cudaStreamSynchronize(void* stream) {
   return standin::kSuccess;
 }
 
-int cudaStreamWaitEvent(void*, void*, unsigned) { return standin::kSuccess; }
+int cudaStreamWaitEvent(void* stream, void*, unsigned) { return noted(standin::wait_for(stream)); }
 
 int cudaEventCreate(void** event) {
   *event = malloc(1);

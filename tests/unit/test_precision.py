@@ -98,6 +98,15 @@ def test_cpus_compute_in_float32(interface):
     assert bf.verify(proto).passed
 
 
+def test_an_interface_in_bfloat16():
+    executable = bf.compile(halved(ml_dtypes.bfloat16))
+    x = floats(2, 4, 7, 9).astype(ml_dtypes.bfloat16)
+    expected = run(small(), {"x": x.astype(np.float32)})
+    for name, array in executable.run({"x": x}).items():
+        assert array.dtype == ml_dtypes.bfloat16
+        assert compare(array, expected[name], tolerance(36, "bfloat16", 2)).passed
+
+
 def test_types_that_a_target_lacks():
     with pytest.raises(UsageError, match=r"^dtype 'float16' is not available; target cpu:\w+ computes in float32$"):
         bf.compile(halved(np.float16), dtype="float16")
