@@ -18,7 +18,7 @@ Commands: TypeAlias = Any
 
 NamedShape: TypeAlias = tuple[str, tuple[int, ...]]
 
-COMPILING = ("target", "dtype", "shape", "patterns", "fuse", "dump")
+COMPILING = ("target", "dtype", "shape", "batch", "patterns", "fuse", "dump")
 """Options that say how a model is compiled; none of them applies to an artifact."""
 
 
@@ -40,6 +40,7 @@ def build_parser() -> Parser:
         explain_patterns,
         inspect_model,
         pack_artifact,
+        reduce_model,
         run_model,
         show_demo,
         show_kernels,
@@ -62,6 +63,7 @@ def build_parser() -> Parser:
         show_kernels,
         pack_artifact,
         explain_patterns,
+        reduce_model,
         check_machine,
         show_demo,
     ):
@@ -93,6 +95,12 @@ def add_compile_options(parser: argparse.ArgumentParser, *, dtype: bool = True) 
     group.add_argument("--fuse", choices=("auto", "always", "never"), help="when to fuse blocks (default: auto)")
     group.add_argument("--threads", type=_count, metavar="N", help="threads to use (default: one per core)")
     add_shape_option(group)
+    group.add_argument(
+        "--batch",
+        type=_count,
+        metavar="N",
+        help="images to plan for, and to run at a time, where the model leaves that open (default: 1)",
+    )
     add_patterns_option(group)
 
 
@@ -131,6 +139,7 @@ def compile_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "patterns": patterns_of(options),
         "fuse": options.fuse or "auto",
         "threads": options.threads,
+        "batch": options.batch,
     }
 
 
