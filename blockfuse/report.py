@@ -95,6 +95,8 @@ class Report:
         layout_changes: Transpositions of images in one run.
         seconds: Time each compiler stage took, by name.
         dtype: Type that is computed in.
+        signature: Inputs and outputs with their types and shapes.
+        planned_batch: Where any batch can be run, the one that plans and predictions are for; else None.
     """
 
     network: str
@@ -106,6 +108,8 @@ class Report:
     layout_changes: int = 0
     seconds: Mapping[str, float] | None = None
     dtype: str = "float32"
+    signature: str = ""
+    planned_batch: int | None = None
 
     @property
     def blocks(self) -> tuple[StepRecord, ...]:
@@ -146,13 +150,15 @@ class Report:
 
     def __str__(self) -> str:
         fused = sum(step.is_fused for step in self.blocks)
+        batch = f"any batch, planned for {self.planned_batch}, " if self.planned_batch else ""
         head = (
-            f"{self.network} for {self.target}, {self.threads} threads, fuse={self.fuse}: {len(self.blocks)} blocks, "
+            f"{self.network} for {self.target}, {self.threads} threads, {batch}fuse={self.fuse}: "
+            f"{len(self.blocks)} blocks, "
             f"{fused} fused; {self.kernel_count} kernels instead of {self.unfused_kernels}; "
             f"{self.saved_bytes / 1e6:.1f} MB of intermediates stay on the chip; {self.layout_changes} layout changes"
         )
         rows = [_HEADER, *(_row(step) for step in self.steps)]
-        return "\n".join((head, *table(rows)))
+        return "\n".join((head, *([self.signature] if self.signature else []), *table(rows)))
 
 
 _HEADER = ("step", "kind", "kernels", "predicted us", "bound", "plan")

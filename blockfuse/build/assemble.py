@@ -15,7 +15,7 @@ from blockfuse.plan.decide import Decision, FuseMode, Kernel
 from blockfuse.plan.fold import fold
 from blockfuse.plan.place import Placement
 from blockfuse.report import KernelRecord, Report, StepRecord
-from blockfuse.runtime.library import Library, Port
+from blockfuse.runtime.library import Library, Port, signature
 from blockfuse.stages import Array
 from blockfuse.steps import Programs, planar_inputs
 
@@ -101,6 +101,8 @@ def describe(
         unfused_kernels=apart,
         layout_changes=library.layout_changes,
         seconds=dict(seconds),
+        signature=signature(library),
+        planned_batch=parts.graph.batch,
         dtype=programs.planned.dtype,
     )
 

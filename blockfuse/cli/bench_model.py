@@ -42,6 +42,6 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     from blockfuse.tools.bench import bench  # noqa: PLC0415 - loads much
 
     terminal.say(f"measuring for {options.seconds:g} s")
-    result = bench(executable, model, baseline, seconds=options.seconds)
+    result = bench(executable, model, baseline, seconds=options.seconds, batch=options.batch)
     terminal.result(result, result.to_dict())
     return 0

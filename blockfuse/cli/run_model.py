@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.output is not None:
         check_output(options.output)
     executable = open_network(options, terminal)
-    outputs = executable.run(read_inputs(given, executable.inputs))
+    outputs = executable.run(read_inputs(given, executable.inputs_for(options.batch)))
     if options.output is not None:
         write_whole(options.output, lambda file: np.savez(file, allow_pickle=False, **outputs))
         terminal.say(f"wrote {options.output}")

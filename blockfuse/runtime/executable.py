@@ -10,7 +10,7 @@ from typing import Any
 from blockfuse.errors import ArtifactError, InputError, InternalError, UsageError
 from blockfuse.report import Report
 from blockfuse.runtime import artifact
-from blockfuse.runtime.library import Library, Port
+from blockfuse.runtime.library import Library, Port, signature
 from blockfuse.runtime.session import Session
 
 
@@ -110,9 +110,7 @@ class Executable:
         artifact.save(self._library, self._report.to_dict(), path)
 
     def __repr__(self) -> str:
-        inputs = ", ".join(map(str, self.inputs))
-        outputs = ", ".join(map(str, self.outputs))
-        return f"<Executable {self._library.name} for {self._library.target}: {inputs} -> {outputs}>"
+        return f"<Executable {self._library.name} for {self._library.target}: {signature(self._library)}>"
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Executable:

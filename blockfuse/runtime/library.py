@@ -128,6 +128,11 @@ class Library:
     batch: Batch | None = None
 
 
+def signature(library: Library) -> str:
+    """Inputs and outputs with their types and shapes."""
+    return f"{', '.join(map(str, library.inputs))} -> {', '.join(map(str, library.outputs))}"
+
+
 def aligned_empty(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """An uninitialised uint8 array whose address is a multiple of :data:`ALIGNMENT`."""
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)

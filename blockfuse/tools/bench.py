@@ -140,6 +140,7 @@ def bench(
     *,
     turn: float = 0.01,
     seed: int = 0,
+    batch: int | None = None,
 ) -> BenchResult:
     """Measure a compiled network, alternating with a baseline.
 
@@ -155,6 +156,7 @@ def bench(
         seconds: How long to measure, without the warm-up.
         turn: Seconds of one turn, in which at least one call is timed.
         seed: Of the inputs.
+        batch: Images at a time where the network takes any batch; by default what it was planned for.
 
     Raises:
         UsageError: An argument is wrong, or there is a baseline and no model.
@@ -163,7 +165,8 @@ def bench(
     """
     _check(model, baseline, rounds, seconds, turn)
     session = executable.start()
-    inputs = seeded_inputs(executable.inputs, seed)
+    ports = executable.inputs_for(batch)
+    inputs = seeded_inputs(ports, seed)
     sides: dict[str, Call] = {"blockfuse": lambda: executable.run(inputs)}
     if baseline is not None and model is not None:
         sides[baseline] = onnxruntime_call(model, inputs, session.threads)

@@ -131,6 +131,7 @@ def kernels_of_model(
     threads: int | None = None,
     dtype: str | None = None,
     *,
+    batch: int | None = None,
     sources: bool = False,
 ) -> Kernels:
     """The kernels a model will have; nothing is built, and only with ``sources`` anything lowered.
@@ -143,6 +144,7 @@ def kernels_of_model(
         fuse: When to fuse blocks.
         threads: Threads that work is divided among.
         dtype: Type to compute in.
+        batch: Images to plan for where any batch can be run.
         sources: Also make the texts.
 
     Raises:
@@ -151,12 +153,12 @@ def kernels_of_model(
         TargetError: There is no such target.
     """
     machine = parse_target(target, threads)
-    report = preview(model, target, shape, patterns, fuse, threads, dtype)
+    report = preview(model, target, shape, patterns, fuse, threads, dtype, batch=batch)
     if not sources:
         return kernels_of(report, machine.archs, {})
     arguments = (model, target, dtype, shape, patterns, fuse, threads)
-    programs = compile_model(*arguments, stop_after="program").by_name
-    functions = compile_model(*arguments, stop_after="lower")
+    programs = compile_model(*arguments, batch=batch, stop_after="program").by_name
+    functions = compile_model(*arguments, batch=batch, stop_after="lower")
     texts = texts_of(programs, functions, cuda=machine.kind == "cuda")
     return kernels_of(report, machine.archs, texts, resources=False)
 

@@ -29,6 +29,8 @@ def preview(
     fuse: FuseMode = "auto",
     threads: int | None = None,
     dtype: str | None = None,
+    *,
+    batch: int | None = None,
 ) -> Report:
     """What the report on a compiled model will say; nothing is lowered or built.
 
@@ -40,6 +42,7 @@ def preview(
         fuse: When to fuse blocks.
         threads: Threads that work is divided among.
         dtype: Type to compute in.
+        batch: Images to plan for where any batch can be run.
 
     Returns:
         The report. Layout changes around operators that only TVM's importer knows are not counted.
@@ -49,7 +52,8 @@ def preview(
         UsageError: An argument is wrong.
         TargetError: There is no such target.
     """
-    programs: Programs = compile_model(model, target, dtype, shape, patterns, fuse, threads, stop_after="program")
+    arguments = (model, target, dtype, shape, patterns, fuse, threads)
+    programs: Programs = compile_model(*arguments, batch=batch, stop_after="program")
     parts = programs.planned.parts
     machine = parse_target(target, threads)
     network = assemble(parts, programs, lambda _program, _parameters: ())

@@ -18,16 +18,19 @@ class Check:
         block: Name of the block that makes it, or "".
         is_output: Whether it is an output of the model.
         comparison: What was found.
+        batch: Images at a time, where the network takes any batch; else 0.
     """
 
     tensor: str
     block: str
     is_output: bool
     comparison: Comparison
+    batch: int = 0
 
     def __str__(self) -> str:
         place = f"block {self.block} ({self.tensor})" if self.block else f"output {self.tensor}"
-        return f"{place}: {self.comparison}"
+        images = f" at batch {self.batch}" if self.batch else ""
+        return f"{place}{images}: {self.comparison}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,13 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """The verification as JSON holds it."""
         checks = [
-            {"tensor": check.tensor, "block": check.block, "is_output": check.is_output, **check.comparison.to_dict()}
+            {
+                "tensor": check.tensor,
+                "block": check.block,
+                "is_output": check.is_output,
+                "batch": check.batch,
+                **check.comparison.to_dict(),
+            }
             for check in self.checks
         ]
         return {**asdict(self), "checks": checks, "unchecked": list(self.unchecked), "passed": self.passed}
@@ -106,4 +115,5 @@ class Verification:
 def _row(check: Check) -> tuple[str, ...]:
     found = check.comparison
     numbers = (f"{found.max_rel:.1e}", f"{found.allowed:.1e}", f"{found.p99:.1e}", f"{found.cosine:.9f}")
-    return (check.tensor, check.block or "(output)", *numbers, str(found.nan), str(found.inf))
+    tensor = f"{check.tensor}, batch {check.batch}" if check.batch else check.tensor
+    return (tensor, check.block or "(output)", *numbers, str(found.nan), str(found.inf))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Comparison", "Verification", "compare", "seeded_inputs", "tolerance", "verify"]
 
+_MORE_IMAGES = 2  # than planned for, where any batch can be run
+
 
 def verify(
     model: Model,
@@ -39,6 +41,7 @@ def verify(
     threads: int | None = None,
     patterns: Sequence[Pattern] | None = None,
     per_block: bool = False,
+    batch: int | None = None,
     seed: int = 0,
 ) -> Verification:
     """Compare a compiled network with ONNX Runtime on seeded inputs.
@@ -54,6 +57,8 @@ def verify(
         threads: Threads that work is divided among.
         patterns: Block patterns.
         per_block: Compare the result of every block too. A given executable must have been compiled with ``taps``.
+        batch: Images at a time where the network takes any batch; by default the number it was planned for, and then
+            another.
         seed: Of the inputs.
 
     Returns:
@@ -67,25 +72,17 @@ def verify(
     """
     _onnxruntime()
     if executable is None:
-        executable = compile_model(model, target, dtype, shape, patterns, fuse, threads, taps=per_block)
-    graph = canonical_graph(model, shape or {port.name: port.shape for port in executable.inputs})
+        executable = compile_model(model, target, dtype, shape, patterns, fuse, threads, batch=batch, taps=per_block)
+    ports = executable.inputs_for(batch)
+    graph = canonical_graph(model, shape or {port.name: port.shape for port in ports})
     _check_outputs(executable, graph, per_block=per_block)
+    checks = _checks(model, executable, graph, ports, seed)
+    if batch is None and any(port.any_batch for port in ports):
+        more = executable.inputs_for(ports[0].shape[0] + _MORE_IMAGES)
+        checks += _checks(model, executable, graph, more, seed)
     blocks = {step.output: step.name for step in executable.report().blocks}
     tensors = [name for name in (port.name for port in executable.outputs) if name not in graph.outputs]
-    inputs = seeded_inputs(executable.inputs, seed)
-    expected = _reference(model, graph, inputs, tensors)
-    actual = executable.run(inputs)
-    depths, types = path_depths(graph), (executable.report().dtype, _own_dtype(model, executable))
-    checks = [
-        Check(
-            name,
-            blocks.get(name, ""),
-            name in graph.outputs,
-            compare(actual[name], expected[name], _allowed(depths[name], types)),
-        )
-        for name in (*tensors, *graph.outputs)
-        if name in expected
-    ]
+    compared = {check.tensor for check in checks}
     result = Verification(
         network=graph.name,
         target=executable.report().target,
@@ -94,9 +91,31 @@ def verify(
         seed=seed,
         reference=f"ONNX Runtime {_onnxruntime().__version__}, unoptimised",
         checks=tuple(checks),
-        unchecked=tuple(blocks.get(name, name) for name in tensors if name not in expected),
+        unchecked=tuple(blocks.get(name, name) for name in tensors if name not in compared),
     )
     return _passed(result)
+
+
+def _checks(model: Model, executable: Executable, graph: Graph, ports: Sequence[Port], seed: int) -> list[Check]:
+    """Comparisons of all that is returned, for seeded inputs of these shapes."""
+    blocks = {step.output: step.name for step in executable.report().blocks}
+    tensors = [name for name in (port.name for port in executable.outputs) if name not in graph.outputs]
+    inputs = seeded_inputs(ports, seed)
+    expected = _reference(model, graph, inputs, tensors)
+    actual = executable.run(inputs)
+    depths, types = path_depths(graph), (executable.report().dtype, _own_dtype(model, executable))
+    batch = ports[0].shape[0] if ports[0].any_batch else 0
+    return [
+        Check(
+            name,
+            blocks.get(name, ""),
+            name in graph.outputs,
+            compare(actual[name], expected[name], _allowed(depths[name], types)),
+            batch,
+        )
+        for name in (*tensors, *graph.outputs)
+        if name in expected
+    ]
 
 
 def _passed(result: Verification) -> Verification:
@@ -110,9 +129,9 @@ def _passed(result: Verification) -> Verification:
 
 def _check_outputs(executable: Executable, graph: Graph, *, per_block: bool) -> None:
     """Raise :class:`UsageError` unless the executable returns what is to be compared."""
-    returned = {port.name: port.shape for port in executable.outputs}
+    returned = {port.name: port for port in executable.outputs}
     for name in graph.outputs:
-        if returned.get(name) != graph.tensor(name).shape:
+        if name not in returned or not returned[name].takes(graph.tensor(name).shape):
             shape = list(graph.tensor(name).shape)
             raise UsageError(f"the executable has no output {name!r} of shape {shape}: it is one of another model")
     if per_block and any(block.output not in returned for block in executable.report().blocks):
