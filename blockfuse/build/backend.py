@@ -45,7 +45,14 @@ def backend_of(target: Target, dtype: str) -> Backend:
     def border(network: Network) -> tuple[Network, dict[str, Any]]:
         inner, casts = computed_in(network, dtype)
         functions = {
-            name: cuda.lower_cast(name, cast.shape, cast.source, cast.target, transposed=cast.transposed)
+            name: cuda.lower_cast(
+                name,
+                cast.shape,
+                cast.source,
+                cast.target,
+                transposed=cast.transposed,
+                any_batch=network.batch is not None,
+            )
             for name, cast in casts.items()
         }
         return inner, functions

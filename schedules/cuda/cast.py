@@ -16,14 +16,16 @@ from typing import Any
 from tvm import tirx
 
 from blockfuse.schedules.cuda.emitter import CudaEmitter
-from blockfuse.schedules.emit import Expr, load
+from blockfuse.schedules.emit import Expr, Index, load, quotient
 
 _THREADS = 256
 _MOST_CHANNELS = 32  # of a tile
 _TILE = 2048  # elements of a tile
 
 
-def lower_cast(name: str, shape: tuple[int, ...], source: str, target: str, *, transposed: bool) -> Any:
+def lower_cast(
+    name: str, shape: tuple[int, ...], source: str, target: str, *, transposed: bool, any_batch: bool = False
+) -> Any:
     """A kernel that converts a tensor.
 
     Args:
@@ -32,21 +34,24 @@ def lower_cast(name: str, shape: tuple[int, ...], source: str, target: str, *, t
         source: Its type.
         target: Type of the result.
         transposed: Whether the source is N, C, H, W and the result N, H, W, C; else both have the same order.
+        any_batch: Whether the first dimension is whatever it is when the kernel is called.
     """
-    return _transpose(name, shape, source, target) if transposed else _flat(name, shape, source, target)
+    sizes = (tirx.Var("batch", "int32"), *shape[1:]) if any_batch else shape
+    return (_transpose if transposed else _flat)(name, sizes, source, target)
 
 
-def _flat(name: str, shape: tuple[int, ...], source: str, target: str) -> Any:
-    total = prod(shape)
-    emit = CudaEmitter(-(-total // _THREADS), _THREADS)
+def _flat(name: str, shape: tuple[Index, ...], source: str, target: str) -> Any:
+    total: Index = prod(shape)
+    whole = prod(size for size in shape if isinstance(size, int)) % _THREADS == 0
+    emit = CudaEmitter(quotient(total + (_THREADS - 1), _THREADS), _THREADS)
     values, result = emit.parameter("input_0", shape, source), emit.parameter("result", shape, target)
     position = emit.cta * _THREADS + emit.thread
-    with emit.when(total % _THREADS == 0 or position < total):
+    with emit.when(whole or position < total):
         emit.store(result, position, tirx.Cast(target, load(values, position)))
     return emit.function(name)
 
 
-def _transpose(name: str, shape: tuple[int, ...], source: str, target: str) -> Any:
+def _transpose(name: str, shape: tuple[Index, ...], source: str, target: str) -> Any:
     batch, channels, height, width = shape
     pixels = height * width
     deep = min(channels, _MOST_CHANNELS)

@@ -19,12 +19,17 @@ _LINE = 128  # bytes
 class CudaEmitter(Emitter):
     """One kernel under construction.
 
+    Args:
+        grid: Number of CTAs; may be an expression of what is in the shapes of parameters.
+        threads: Threads of a CTA.
+        min_blocks: CTAs that an SM must be able to hold; 0 leaves that open.
+
     Attributes:
         cta: Number of the CTA in the grid.
         thread: Number of the thread in its CTA.
     """
 
-    def __init__(self, grid: int, threads: int, min_blocks: int = 0) -> None:
+    def __init__(self, grid: Index, threads: int, min_blocks: int = 0) -> None:
         super().__init__()
         self._grid, self._threads, self._min_blocks = grid, threads, min_blocks
         self.cta, self.thread = tirx.Var("cta", "int32"), tirx.Var("thread", "int32")
@@ -37,7 +42,7 @@ class CudaEmitter(Emitter):
         yield
         self._top += self._scopes.pop()
 
-    def image(self, name: str, shape: tuple[int, int, int, int], dtype: str) -> Buffer:
+    def image(self, name: str, shape: tuple[Index, int, int, int], dtype: str) -> Buffer:
         """Declare the next parameter: an N, H, W, C tensor, indexed along its four axes."""
         buffer = tirx.decl_buffer(shape, dtype, name)
         self.parameters.append(buffer)
@@ -116,5 +121,5 @@ def fp32(value: Expr) -> Expr:
     return tirx.Cast("float32", value)
 
 
-def _integer(value: int) -> Expr:
-    return tirx.const(value, "int32")
+def _integer(value: Index) -> Expr:
+    return tirx.const(value, "int32") if isinstance(value, int) else value

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from blockfuse.errors import InternalError
-from blockfuse.machine import Accumulators, Engine, Gemm, Loop, Program, Region, Step, Tile, WarpTiling, WeightSlice
+from blockfuse.machine import (
+    Accumulators,
+    Engine,
+    Gemm,
+    Loop,
+    LoopKind,
+    Program,
+    Region,
+    Step,
+    Tile,
+    WarpTiling,
+    WeightSlice,
+)
 from blockfuse.machine.affine import Affine, Range
 from blockfuse.program.check import WGMMA_ALIGNMENT, stream_length
 from blockfuse.schedules.cuda.emitter import CudaEmitter, both
@@ -61,9 +73,10 @@ class Kernel:
         self.dtype, self.bytes = program.dtype, BYTES[program.dtype]
         self.vector = 16 // self.bytes
         self.loops = [node for node in program.walk() if isinstance(node, Loop)]
-        grid = 1
+        self.batch: Index = tirx.Var("batch", "int32") if program.any_batch else program.batch
+        grid: Index = 1
         for loop in self.parallel:
-            grid *= loop.count
+            grid = self._trips(loop) * grid
         self.threads = program.threads
         self.emit = CudaEmitter(grid, program.threads, max(1, program.min_blocks))  # else ptxas spills for occupancy
         self._registers: dict[str, Buffer] = {}
@@ -93,7 +106,7 @@ class Kernel:
         self.vector_layout = vector_layout(program)
 
         def image(tile: Tile, name: str) -> None:
-            shape = (program.batch, tile.height, tile.image.width, tile.channels)
+            shape = (self.batch, tile.height, tile.image.width, tile.channels)
             self.memory[tile] = emit.image(name, shape, self.dtype)
 
         for number, tile in enumerate(program.inputs):
@@ -108,10 +121,19 @@ class Kernel:
         env: dict[str, Index] = {}
         inner = 1
         for loop in reversed(self.parallel):
-            trip = remainder(quotient(self.emit.cta, inner), loop.count) if loop.count > 1 else 0
+            trip: Index = quotient(self.emit.cta, inner)
+            if not self._is_open(loop):  # else it is the outermost
+                trip = remainder(trip, loop.count) if loop.count > 1 else 0
             env[loop.var] = self.emit.bind(loop.var, trip)
             inner *= loop.count
         return env
+
+    def _is_open(self, loop: Loop) -> bool:
+        return loop.kind is LoopKind.IMAGE and self.program.any_batch
+
+    def _trips(self, loop: Loop) -> Index:
+        """Trips of a parallel loop; those over images may be a variable."""
+        return self.batch if self._is_open(loop) else loop.count
 
     # ---- values ------------------------------------------------------------------------------------------------------
     def at(self, value: Affine | int) -> Index:
@@ -126,10 +148,10 @@ class Kernel:
 
     def bounds(self, value: Affine) -> tuple[int, int]:
         """The least and greatest value that an expression of loop variables takes."""
-        trips = {loop.var: loop.count - 1 for loop in self.loops}
+        trips = {loop.var: loop.count - 1 for loop in self.loops if not self._is_open(loop)}
         low = high = value.const
         for atom, coefficient in value.terms:
-            if not isinstance(atom, str):
+            if not isinstance(atom, str) or atom not in trips:
                 raise InternalError(f"program {self.program.name}: {value} has no known bounds")
             reach = coefficient * trips[atom]
             low, high = low + min(reach, 0), high + max(reach, 0)
