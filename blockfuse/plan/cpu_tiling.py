@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 from blockfuse.plan.cpu import UnitTiling, shares_vectors
@@ -39,14 +40,8 @@ def unit_tiling(folded: Folded, index: int, device: Device) -> UnitTiling:
         return UnitTiling(1, 4, prefetch=unit.kind == "contract")
     depth, channels = folded.depth(index), channels // unit.groups
     crowded = any(t.source < folded.input_count and is_page(folded.shapes[t.source].channels) for t in unit.terms)
-    options = [
-        (mr, nr)
-        for mr, nr in itertools.product(range(1, 15), range(1, 17))
-        if mr * nr + nr + 1 <= device.registers and mr <= (min(width, _WAYS) if crowded else width)
-    ]
-    cycles = {option: tile_cycles(width, channels, device.lanes, depth, *option) for option in options}
-    near = [option for option in options if cycles[option] <= min(cycles.values()) * _TIE]
-    pixels, vectors = min(near, key=lambda option: (-option[0], cycles[option]))
+    widest = min(width, _WAYS) if crowded else width
+    pixels, vectors = _fastest_tile(width, channels, device.lanes, depth, device.registers, widest)
     panel_bytes = depth * vectors * device.lanes * FLOAT
     kxk = unit.kind == "contract" and all(term.window.r > 1 for term in unit.terms)
     sweeps = unit.shape.height * -(-width // pixels)
@@ -56,6 +51,20 @@ def unit_tiling(folded: Folded, index: int, device: Device) -> UnitTiling:
         and depth * channels * FLOAT > device.local_bytes // 4
     )
     return UnitTiling(pixels, vectors, prefetch, kxk and panel_bytes > _LARGE_PANEL)
+
+
+@functools.lru_cache(maxsize=4096)
+def _fastest_tile(width: int, channels: int, lanes: int, depth: int, registers: int, widest: int) -> tuple[int, int]:
+    """Pixels and vectors of the tile that takes the fewest cycles per row; of equally fast ones the widest."""
+    options = [
+        (mr, nr)
+        for mr, nr in itertools.product(range(1, 15), range(1, 17))
+        if mr * nr + nr + 1 <= registers and mr <= widest
+    ]
+    cycles = {option: tile_cycles(width, channels, lanes, depth, *option) for option in options}
+    limit = min(cycles.values()) * _TIE
+    near = [option for option in options if cycles[option] <= limit]
+    return min(near, key=lambda option: (-option[0], cycles[option]))
 
 
 def is_page(channels: int) -> bool:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import networkx as nx
 
 from blockfuse.block import Block
-from blockfuse.frontend.partition.blocks import block_of
+from blockfuse.frontend.drafts import is_view
+from blockfuse.frontend.partition.blocks import NoBlock, block_of
 from blockfuse.frontend.partition.singles import singles
 from blockfuse.stages import Conv, Depthwise, Grouped, Norm, Pool
 
@@ -71,15 +72,22 @@ def segments(graph: Graph, ops: Sequence[Op], taken: Sequence[Block], cost: Cost
 
 
 def _cheapest(pieces: Sequence[Sequence[Op]], price: _Pricing, max_stages: int) -> tuple[Block, ...]:
-    """Dynamic programming over consecutive pieces."""
+    """Dynamic programming over consecutive pieces.
+
+    Runs that cannot be one block are tried only as far as elementwise operators may join what comes before them.
+    """
     best = [_Choice(_Price(), 0, ())]
+    works, stageless = [list(map(test, pieces)) for test in (price.works, price.is_stageless)]
     for end in range(1, len(pieces) + 1):
         choices = []
         for start in range(end - 1, -1, -1):
             if sum(len(piece) for piece in pieces[start + 1 : end]) > max_stages:
                 break  # a block of a convolution in the first piece cannot reach this far
+            if any(stageless[start:end]) and any(works[start + 1 : end]):
+                break
             ops = [op for piece in pieces[start:end] for op in piece]
-            choices += [_Choice(best[start].price + own, start, blocks) for own, blocks in price.ways(ops)]
+            ways = price.ways(ops, apart=sum(works[start:end]) <= 1)
+            choices += [_Choice(best[start].price + own, start, blocks) for own, blocks in ways]
         best.append(min(choices, key=lambda choice: choice.price))
     blocks: list[Block] = []
     end = len(pieces)
@@ -97,21 +105,38 @@ class _Pricing:
         self.cost = cost
         self.max_stages = max_stages
         self.known: dict[Block, float | None] = {}
+        self.made: dict[str, Block | NoBlock] = {}  # by op name, of that op alone
 
-    def ways(self, ops: Sequence[Op]) -> Iterator[tuple[_Price, tuple[Block, ...]]]:
-        """As one block, if there is a plan for it, with every convolution by itself, and branch by branch."""
+    def works(self, ops: Sequence[Op]) -> bool:
+        """Whether any of the operators needs a sweep of its own."""
+        return any(isinstance(block, Block) and _has_work(block) for block in map(self._alone, ops))
+
+    def is_stageless(self, ops: Sequence[Op]) -> bool:
+        """Whether any of the operators can be in no block."""
+        return any(not isinstance(self._alone(op), Block) and not is_view(self.graph, op) for op in ops)
+
+    def _alone(self, op: Op) -> Block | NoBlock:
+        if op.name not in self.made:
+            self.made[op.name] = block_of(self.graph, [op])
+        return self.made[op.name]
+
+    def ways(self, ops: Sequence[Op], *, apart: bool) -> Iterator[tuple[_Price, tuple[Block, ...]]]:
+        """As one block, if there is a plan for it; if asked, every convolution by itself, and branch by branch."""
         whole = block_of(self.graph, ops) if len(ops) <= self.max_stages else None
         if isinstance(whole, Block) and _has_work(whole) and self.seconds(whole) is not None:
             yield self.price(ops, (whole,)), (whole,)
-        apart = tuple(singles(self.graph, ops, self.max_stages))
-        yield self.price(ops, apart), apart
+        if not apart:
+            return
+        each = tuple(singles(self.graph, ops, self.max_stages))
+        yield self.price(ops, each), each
         branches = self._branch_by_branch(ops)
         if branches:
             yield self.price(ops, branches), branches
 
     def _branch_by_branch(self, ops: Sequence[Op]) -> tuple[Block, ...]:
         """The branches between two cuts, each divided by itself, and what joins them; nothing where there are none."""
-        branches = [run for run in _branches(self.graph, ops) if len(run) < len(ops) and _has_several(self.graph, run)]
+        runs = [run for run in _branches(self.graph, ops) if len(run) < len(ops)]
+        branches = [run for run in runs if sum(self.works([op]) for op in run) > 1]
         inside = {op.name for run in branches for op in run}
         rest = [op for op in ops if op.name not in inside]
         blocks = [block for run in branches for block in _cheapest([[op] for op in run], self, self.max_stages)]
@@ -121,8 +146,7 @@ class _Pricing:
         """Of the blocks and the elementwise operators left alone; what has no stage costs the same anyway."""
         inside = {name for block in blocks for name in block.ops}
         alone = [op for op in ops if op.name not in inside]
-        made = [block_of(self.graph, [op]) for op in alone]
-        seconds = [self.seconds(block) for block in (*blocks, *made) if isinstance(block, Block)]
+        seconds = [self.seconds(block) for block in (*blocks, *map(self._alone, alone)) if isinstance(block, Block)]
         known = [value for value in seconds if value is not None]
         return _Price(len(seconds) - len(known), math.fsum(known), len(blocks) + len(alone))
 
@@ -134,12 +158,6 @@ class _Pricing:
 
 def _has_work(block: Block) -> bool:
     return any(isinstance(stage, Conv | Depthwise | Grouped | Norm | Pool) for stage in block.stages)
-
-
-def _has_several(graph: Graph, run: Sequence[Op]) -> bool:
-    """Whether two operators of a run need a sweep of their own, so that there is something to fuse."""
-    made = [block_of(graph, [op]) for op in run]
-    return sum(isinstance(block, Block) and _has_work(block) for block in made) > 1
 
 
 def _branches(graph: Graph, ops: Sequence[Op]) -> list[list[Op]]:
