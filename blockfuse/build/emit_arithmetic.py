@@ -104,18 +104,18 @@ def _prelu(o: Operands) -> Any:
     )
 
 
-def _softplus_of(o: Operands, x: Any) -> Any:
+def _softplus(o: Operands) -> Any:
     """``log(1 + exp(x))`` that overflows nowhere."""
+    x = o.tensor()
     near = relax.op.exp(relax.op.negative(relax.op.abs(x)))
     return relax.op.add(relax.op.maximum(x, o.scalar(0.0)), relax.op.log(relax.op.add(near, o.scalar(1.0))))
 
 
-def _softplus(o: Operands) -> Any:
-    return _softplus_of(o, o.tensor())
-
-
 def _mish(o: Operands) -> Any:
-    return relax.op.multiply(o.tensor(), relax.op.tanh(_softplus_of(o, o.tensor())))
+    """``x * tanh(log(1 + e))`` with ``e = exp(x)`` is ``x * e (e + 2) / (e (e + 2) + 2)``; 1 beyond 20."""
+    power = relax.op.exp(relax.op.minimum(o.tensor(), o.scalar(20.0)))
+    square = relax.op.multiply(power, relax.op.add(power, o.scalar(2.0)))
+    return relax.op.multiply(o.tensor(), relax.op.divide(square, relax.op.add(square, o.scalar(2.0))))
 
 
 def _softsign(o: Operands) -> Any:

@@ -95,7 +95,12 @@ def _expand(o: Operands) -> Any:
 
 
 def _tile(o: Operands) -> Any:
-    return relax.op.tile(o.tensor(), o.numbers(1))
+    """Axis by axis, by picking; the code of TVM's own ``tile`` for AVX-512 leaves half of some results unwritten."""
+    value = o.tensor()
+    for axis, (size, count) in enumerate(zip(o.described().shape, o.numbers(1), strict=True)):
+        if count > 1:
+            value = picked(o, value, axis, np.tile(np.arange(size), count))
+    return value
 
 
 def _depth_to_space(o: Operands) -> Any:
