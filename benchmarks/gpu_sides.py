@@ -72,12 +72,7 @@ def packed_weights(folder: Path, constants: Constants) -> bytes:
 
 def container_call(executable: Any, inputs: Mapping[str, Array]) -> Call:
     """One run, on a GPU of inputs that are there already and with results that stay there."""
-    session = executable.start()
-    if executable.report().target.startswith("cpu"):
-        return lambda: executable.run(inputs)
-    executable.run(inputs)  # puts the inputs in place
-    machine = session._idle[0]  # noqa: SLF001 - no copies between host and device are to be timed
-    return lambda: machine._main(*machine._inputs, *machine._constants)  # noqa: SLF001
+    return executable.start().bind(inputs)
 
 
 # ---- our kernels -----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def add_command(commands: Commands) -> None:
     parser.add_argument(
         "--baseline",
         choices=("onnxruntime", "none"),
-        help="what to compare with (default: onnxruntime where there is a model)",
+        help="what to compare with (default: onnxruntime where there is a model, and it can use the target)",
     )
     parser.add_argument(
         "--seconds", type=seconds_argument, default=3.0, metavar="S", help="how long to measure (default: 3)"
@@ -36,11 +36,15 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     model = options.model if is_artifact(options.network) else options.network
     if options.baseline == "onnxruntime" and model is None:
         raise UsageError("--baseline onnxruntime needs --model, what the artifact was compiled from")
-    baseline = None if options.baseline == "none" or model is None else "onnxruntime"
     executable = open_network(options, terminal)
 
     from blockfuse.tools.bench import bench  # noqa: PLC0415 - loads much
+    from blockfuse.verification.verify import has_gpu_reference  # noqa: PLC0415
 
+    baseline = None if options.baseline == "none" or model is None else "onnxruntime"
+    if options.baseline is None and not executable.report().target.startswith("cpu") and not has_gpu_reference():
+        terminal.say("nothing to compare with: ONNX Runtime cannot use the GPU here")
+        baseline = None
     terminal.say(f"measuring for {options.seconds:g} s")
     result = bench(executable, model, baseline, seconds=options.seconds, batch=options.batch)
     terminal.result(result, result.to_dict())

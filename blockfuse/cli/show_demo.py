@@ -14,6 +14,7 @@ def add_command(commands: Commands) -> None:
     parser.add_argument(
         "--seconds", type=seconds_argument, default=2.0, metavar="S", help="how long to time each (default: 2)"
     )
+    parser.add_argument("--target", default="cpu", help="cpu, or cuda (this machine's GPU, in half precision)")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -21,6 +22,6 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     from blockfuse.tools.demo import show  # noqa: PLC0415 - loads much
 
     with terminal.progress("demo") as progress:
-        demo = show(progress, seconds=options.seconds)
+        demo = show(progress, seconds=options.seconds, target=options.target)
     terminal.result(demo, demo.to_dict())
     return 0

@@ -16,11 +16,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from blockfuse.errors import UsageError
+from blockfuse.gpu import this_gpu
 from blockfuse.report import table
 from blockfuse.runtime.executable import Executable
 from blockfuse.tools.facts import foreign_seconds, machine_facts
 from blockfuse.verification.compare import Array
-from blockfuse.verification.verify import reference_session, seeded_inputs
+from blockfuse.verification.verify import placed, reference_session, seeded_inputs
 
 if TYPE_CHECKING:
     from blockfuse.frontend.reading import Model
@@ -148,6 +149,9 @@ def bench(
     threads spin during a run, without which it is up to a quarter slower, and not after it: else they would take the
     cores from ours, whose turn is next.
 
+    On a GPU, inputs and results of both sides stay there, and a call ends when the GPU has ended it. The baseline is
+    ONNX Runtime's provider for CUDA.
+
     Args:
         executable: What to measure.
         model: What it was compiled from, for the baseline.
@@ -160,16 +164,18 @@ def bench(
 
     Raises:
         UsageError: An argument is wrong, or there is a baseline and no model.
-        BlockfuseError: ONNX Runtime is not installed.
+        BlockfuseError: ONNX Runtime is not installed, or cannot use the GPU.
         ModelError: ONNX Runtime cannot run the model.
     """
     _check(model, baseline, rounds, seconds, turn)
     session = executable.start()
     ports = executable.inputs_for(batch)
     inputs = seeded_inputs(ports, seed)
-    sides: dict[str, Call] = {"blockfuse": lambda: executable.run(inputs)}
+    device = "cpu" if executable.report().target.startswith("cpu") else "cuda"
+    own = _call_on_gpu(executable, inputs) if device == "cuda" else lambda: executable.run(inputs)
+    sides: dict[str, Call] = {"blockfuse": own}
     if baseline is not None and model is not None:
-        sides[baseline] = onnxruntime_call(model, inputs, session.threads)
+        sides[baseline] = onnxruntime_call(model, inputs, session.threads, device)
     measured = measure(sides, rounds, seconds, turn)
     return BenchResult(
         network=executable.report().network,
@@ -179,7 +185,7 @@ def bench(
         rounds=measured.rounds,
         ours=measured.sides["blockfuse"],
         baseline=measured.sides.get(baseline or ""),
-        facts=machine_facts(),
+        facts=machine_facts() | ({"device": str(this_gpu())} if device == "cuda" else {}),
         foreign_load=measured.foreign_load,
     )
 
@@ -193,6 +199,18 @@ def _check(model: object, baseline: str | None, rounds: int | None, seconds: flo
         raise UsageError(f"rounds must be at least 1, not {rounds}")
     if seconds < 0 or turn < 0:
         raise UsageError("seconds and turn must not be negative")
+
+
+def _call_on_gpu(executable: Executable, inputs: Mapping[str, Array]) -> Call:
+    """A run on a GPU of inputs that are there, until it has ended."""
+    session = executable.start()
+    run = session.bind(inputs)
+
+    def call() -> None:
+        run()
+        session.wait()
+
+    return call
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
@@ -247,29 +265,30 @@ def _side(name: str, times: list[float]) -> Side:
     return Side(name, len(times), 1e3 * ordered[0], 1e3 * statistics.median(ordered), 1e3 * p90)
 
 
-def onnxruntime_call(model: Model, inputs: Mapping[str, Array], threads: int) -> Call:
+def onnxruntime_call(model: Model, inputs: Mapping[str, Array], threads: int, device: str = "cpu") -> Call:
     """One run of a model in optimised ONNX Runtime, with inputs and outputs in place.
 
     Args:
         model: The model.
         inputs: By name.
         threads: Threads inside operators.
+        device: Where to run it, ``cpu`` or ``cuda``.
 
     Raises:
         UsageError: The inputs are not those of the model.
-        BlockfuseError: ONNX Runtime is not installed.
+        BlockfuseError: ONNX Runtime is not installed, or cannot use the GPU.
         ModelError: It cannot run the model.
     """
     from blockfuse.frontend.load import load  # noqa: PLC0415 - loads onnx
 
     proto = load(model)
-    session = reference_session(proto, threads, optimised=True)
+    session = reference_session(proto, threads, optimised=True, device=device)
     unknown = inputs.keys() ^ {value.name for value in session.get_inputs()}
     if unknown:
         raise UsageError(f"input {min(unknown)!r}: the network was compiled from another model")
     binding = session.io_binding()
     for name, array in inputs.items():
-        binding.bind_cpu_input(name, array)
+        binding.bind_ortvalue_input(name, placed(array, device))
     for value in session.get_outputs():
-        binding.bind_output(value.name, "cpu")
+        binding.bind_output(value.name, device)
     return lambda: session.run_with_iobinding(binding)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from blockfuse.frontend.reading import Model
     from blockfuse.pattern import Pattern
 
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
 __all__ = ["Check", "Comparison", "Verification", "compare", "seeded_inputs", "tolerance", "verify"]
 
 _MORE_IMAGES = 2  # than planned for, where any batch can be run
@@ -180,19 +182,37 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def reference_session(model: Any, threads: int, *, optimised: bool) -> Any:
-    """An ONNX Runtime session on the CPU.
+def has_gpu_reference() -> bool:
+    """Whether ONNX Runtime is installed and can use NVIDIA's GPUs."""
+    try:
+        return _PROVIDERS["cuda"] in _onnxruntime().get_available_providers()
+    except BlockfuseError:
+        return False
+
+
+def placed(array: Array, device: str) -> Any:
+    """An array as ONNX Runtime takes it, on ``cpu`` or ``cuda``."""
+    return _onnxruntime().OrtValue.ortvalue_from_numpy(array, device, 0)
+
+
+def reference_session(model: Any, threads: int, *, optimised: bool, device: str = "cpu") -> Any:
+    """An ONNX Runtime session.
 
     Args:
         model: An ``onnx.ModelProto`` with its weights inside.
         threads: Threads inside operators. They stop spinning when a run ends, so that they leave their cores to others.
         optimised: Whether to apply all graph optimisations, or none.
+        device: Where to run it, ``cpu`` or ``cuda``.
 
     Raises:
-        BlockfuseError: ONNX Runtime is not installed.
+        BlockfuseError: ONNX Runtime is not installed, or cannot use the GPU.
         ModelError: It cannot run the model.
     """
     ort = _onnxruntime()
+    if device == "cuda" and not has_gpu_reference():
+        raise BlockfuseError(
+            "ONNX Runtime cannot use the GPU here: pip install onnxruntime-gpu in place of onnxruntime"
+        )
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -201,7 +221,7 @@ def reference_session(model: Any, threads: int, *, optimised: bool) -> Any:
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model.SerializeToString(), options, providers=[_PROVIDERS[device]])
     except Exception as error:  # noqa: BLE001 - what it raises has no common base
         raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
 

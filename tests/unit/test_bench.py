@@ -46,7 +46,7 @@ class Executable:
 @pytest.fixture
 def baseline(monkeypatch, log):
     """Replaces ONNX Runtime by a note in the log."""
-    monkeypatch.setattr(bench_module, "onnxruntime_call", lambda *_: lambda: log.append("theirs"))
+    monkeypatch.setattr(bench_module, "onnxruntime_call", lambda *_, **__: lambda: log.append("theirs"))
 
 
 def model():
