@@ -27,7 +27,7 @@ _ON_ELEMENTS = """
     Xor
 """
 _WITH_AXES = """
-    ArgMax ArgMin AveragePool BatchNormalization Concat DepthToSpace GlobalAveragePool GlobalLpPool GlobalMaxPool
+    ArgMax ArgMin AveragePool BatchNormalization Concat DepthToSpace Gather GlobalAveragePool GlobalLpPool GlobalMaxPool
     GroupNormalization InstanceNormalization LRN LayerNormalization LogSoftmax LpNormalization LpPool MaxPool
     MeanVarianceNormalization Pad ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
     ReduceProd ReduceSum ReduceSumSquare Resize Slice Softmax SpaceToDepth Split
@@ -117,13 +117,15 @@ def _op_layout(network: Network, op: Op, values: Mapping[str, Layout], as_onnx: 
     if op.name in network.placement.free:
         return Layout.NHWC
     can = op.kind in CHANNELS_LAST and op.name not in as_onnx and all(network.is_image(name) for name in computed)
-    if can and _keeps_axes(op) and any(values[name] is Layout.NHWC for name in computed):
+    if can and _keeps_axes(network, op) and any(values[name] is Layout.NHWC for name in computed):
         return Layout.NHWC
     return Layout.PLAIN
 
 
-def _keeps_axes(op: Op) -> bool:
+def _keeps_axes(network: Network, op: Op) -> bool:
     """Whether the result has the axes of an image; a normalization of ONNX's own form needs its last axes last."""
+    if op.kind == "Gather":
+        return network.is_constant(op.inputs[1]) and len(network.tensors[op.inputs[1]].shape) == 1
     if op.kind == "LayerNormalization":
         return "axes" in op.attrs
     return not op.kind.startswith(("Arg", "Reduce")) or bool(op.attrs.get("keepdims", 1))

@@ -31,6 +31,7 @@ Reshape                x, const shape without 0 and -1        allowzero=0; for e
   it must not count, or lies in the padding altogether.
 * Gone: Identity (but from a graph input or output to a graph output), Dropout, Sum, Squeeze, Unsqueeze, no-op casts,
   pads and slices, BatchNormalization, constant scale and constant pad next to a Conv.
+* A ConvTranspose of images with constant filters and equal strides is a Conv, a DepthToSpace and a Slice.
 * Images have their channels at axis 1. Transposes to channels-last stand below all ops on elements and on the channels
   of a pixel, where most meet their inverse and are gone; a MatMul over the channels is a 1x1 Conv. LayerNormalization
   has the attribute ``axes`` here, which ONNX's lacks: ONNX's ``axis`` means all axes from there on.
@@ -55,7 +56,9 @@ from blockfuse.frontend.canonical import (
     pixels,
     pooling,
     shapes,
+    shuffle,
     sums,
+    transposed,
 )
 from blockfuse.frontend.canonical.check import check_canonical, refuse_uncanonical
 from blockfuse.frontend.canonical.rewriting import Rewrite
@@ -69,6 +72,8 @@ _SPELLING = (
     forms.pads_as_input,
     forms.bounds_as_input,
     forms.plain_batch_normalization,
+    forms.plain_resize,
+    forms.plain_group_normalization,
 )
 
 _ACTIVATIONS = (
@@ -99,12 +104,15 @@ REWRITES = (
     norms.fold_norm_constant,
     # shapes and heads
     shapes.gather_of_everything,
+    shuffle.channel_shuffle,
+    shuffle.split_of_shuffle,
     shapes.plain_reshape,
     shapes.drop_expand,
     pooling.explicit_pool,
     pooling.global_average_pool,
     pooling.mean_over_image,
     linear.plain_gemm,
+    linear.matmul_of_gemm,
     linear.gemm_of_matmul,
     linear.fold_vector,
     pixels.raise_pixels,
@@ -114,6 +122,8 @@ REWRITES = (
     conv.fold_pad,
     conv.fold_batch_normalization,
     conv.fold_channel_constant,
+    transposed.explicit_transposed,
+    transposed.fold_into_transposed,
     parallel.merge_normalized_image,
     parallel.merge_parallel_convs,
     *_ACTIVATIONS,
@@ -123,7 +133,7 @@ REWRITES = (
 )
 """All rewrites but the last, in order."""
 
-LAST_REWRITES = (pixels.conv_of_flat_image,)
+LAST_REWRITES = (pixels.conv_of_flat_image, transposed.conv_of_transposed)
 """Those that must see images as they will stay, not with axes that are still to move."""
 
 _MAX_ROUNDS = 100

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 from blockfuse.frontend.patterns.convfirst import convfirst_block, convnext_block
 from blockfuse.frontend.patterns.dense import darknet_block, dense_layer, preactivation_basic_block
-from blockfuse.frontend.patterns.inverted import depthwise_separable, fused_inverted_residual, inverted_residual
+from blockfuse.frontend.patterns.inverted import (
+    depthwise_separable,
+    fused_inverted_residual,
+    inverted_residual,
+    shuffle_unit,
+)
 from blockfuse.frontend.patterns.residual import basic_block, bottleneck, grouped_bottleneck, preactivation_bottleneck
 
 if TYPE_CHECKING:
@@ -29,6 +34,7 @@ __all__ = [
     "inverted_residual",
     "preactivation_basic_block",
     "preactivation_bottleneck",
+    "shuffle_unit",
 ]
 
 
@@ -46,5 +52,6 @@ def all() -> tuple[Pattern, ...]:  # noqa: A001 - read as bf.patterns.all()
         depthwise_separable,
         inverted_residual,
         convfirst_block,
+        shuffle_unit,
         fused_inverted_residual,
     )

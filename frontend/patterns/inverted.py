@@ -50,6 +50,14 @@ def fused_inverted_residual(
 
 
 @pattern
+def shuffle_unit(op: Ops, x: Value, w1: Value, b1: Value, w2: Value, b2: Value, w3: Value, b3: Value) -> Value:
+    """A 1x1 convolution, which may be missing, a depthwise one alone, a 1x1 one: ShuffleNet V2 (arXiv 1807.11164)."""
+    y = optional(x, lambda x: activation(op, op.Conv(x, w1, b1, kernel_shape=(1, 1), group=1, name="first")))
+    y = op.Conv(y, w2, b2, depthwise=True, name="depthwise")
+    return activation(op, op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="last"))
+
+
+@pattern
 def depthwise_separable(op: Ops, x: Value, w1: Value, b1: Value, w2: Value, b2: Value) -> Value:
     """A depthwise convolution and a 1x1 one, each with an activation, as in MobileNetV1; no shortcut."""
     y = activation(op, op.Conv(x, w1, b1, depthwise=True, name="depthwise"))

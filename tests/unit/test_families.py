@@ -121,6 +121,14 @@ def test_inverted_residual_behind_another_depthwise_convolution():
     assert len(found_whole(net.graph(net.add(y, "x")), "inverted_residual").stages) == 7
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_shuffle_unit(first):
+    net = Net((2, 6, 7, 6))
+    y = net.relu(net.conv("x", 6, 1)) if first else "x"
+    y = net.relu(net.conv(net.depthwise(y, 3, 1 if first else 2), 6, 1))
+    found_whole(net.graph(y), "shuffle_unit")
+
+
 @pytest.mark.parametrize("shortcut", [False, True])
 def test_inverted_residual_in_groups(shortcut):
     net = Net((1, 8, 6, 6))
