@@ -189,7 +189,7 @@ def _checked(target: str, threads: int | None, fuse: str, stop_after: str | None
         raise UsageError(f"stop_after must be one of {', '.join(STAGES)}, not {stop_after!r}")
     machine = parse_target(target, threads)
     if machine.kind == "cuda":
-        machine = machine if machine.archs else replace(machine, archs=(this_gpu().arch,))
+        machine = machine if machine.archs else parse_target(this_gpu().arch, threads)
         device_of(machine)
         find_nvcc()
     return machine

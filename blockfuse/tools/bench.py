@@ -115,7 +115,8 @@ class BenchResult:
         return {**asdict(self), "ratio": self.ratio, "ratio_of_medians": self.ratio_of_medians}
 
     def __str__(self) -> str:
-        head = f"{self.network} for {self.target}, fuse={self.fuse}, {self.threads} threads, on {self.facts['device']}"
+        threads = f"{self.threads} threads, " if self.target.startswith("cpu") else ""
+        head = f"{self.network} for {self.target}, fuse={self.fuse}, {threads}on {self.facts['device']}"
         rows: list[tuple[str, ...]] = [("side", "calls", "min ms", "median ms", "p90 ms")]
         rows += [side.row() for side in (self.ours, self.baseline) if side is not None]
         lines = [head, *table(rows)]

@@ -210,9 +210,7 @@ def reference_session(model: Any, threads: int, *, optimised: bool, device: str 
     """
     ort = _onnxruntime()
     if device == "cuda" and not has_gpu_reference():
-        raise BlockfuseError(
-            "ONNX Runtime cannot use the GPU here: pip install onnxruntime-gpu in place of onnxruntime"
-        )
+        raise BlockfuseError("ONNX Runtime cannot use the GPU here: install onnxruntime-gpu in place of onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
