@@ -22,11 +22,13 @@ import tvm
 from tvm import relax
 from tvm.support.cc import get_cc
 
+from blockfuse.build import pipeline
 from blockfuse.build.cubin import compile_kernels
 from blockfuse.build.entry import Entry
 from blockfuse.build.fallback import complaint, survey
 from blockfuse.build.importer import Importer
 from blockfuse.build.imports import packer
+from blockfuse.build.kernel_cache import KernelCache, default_cache, key_of
 from blockfuse.build.layout import Layouts, assign
 from blockfuse.build.network import OPEN_BATCH, Call, Network
 from blockfuse.build.pipeline import relax_pipeline, tir_pipeline
@@ -121,10 +123,23 @@ def _planned(network: Network, port: Port) -> Port:
 
 # ---- compiling -------------------------------------------------------------------------------------------------------
 def _compile(module: Any, target: Target, *, cuda_graph: bool) -> bytes:
-    """The shared library of a Relax module."""
+    """The shared library of a Relax module; for a CPU the one made of the same module before, if it is still there."""
     if get_cc() is None:
         raise TargetError("linking needs a C++ compiler: put g++ or clang++ on the path")
     machine = _tvm_target(target)
+    cache = default_cache() if target.kind == "cpu" else KernelCache(None)
+    if cache.folder is None:
+        return _compiled(module, target, machine, cuda_graph=cuda_graph)
+    parts = (tvm.ir.save_json(module), str(machine), tvm.__version__, Path(pipeline.__file__).read_text("utf-8"))
+    key = key_of(parts)
+    code = cache.get(key)
+    if code is None:
+        code = _compiled(module, target, machine, cuda_graph=cuda_graph)
+        cache.put(key, code)
+    return code
+
+
+def _compiled(module: Any, target: Target, machine: Any, *, cuda_graph: bool) -> bytes:
     with _source_modules(), tvm.transform.PassContext(config={"relax.backend.use_cuda_graph": cuda_graph}), machine:
         executable = relax.build(
             module,

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk, by the hash of everything they were made from.
+"""Compiled kernels and libraries on disk, by the hash of everything they were made from.
 
 A file holds the SHA-256 of the code and the code, and appears by one rename, so that several compilers may share a
 folder and a damaged file counts as missing. What was not used for longest goes first when the folder grows too large.
@@ -56,17 +56,36 @@ class KernelCache:
             with os.fdopen(handle, "wb") as file:
                 file.write(hashlib.sha256(code).digest() + code)
             Path(name).replace(self.folder / key)
-            self._shrink(self.folder)
+            self._shrink()
         except OSError:
             return
 
-    def _shrink(self, folder: Path) -> None:
-        """Remove what was not used for longest, until the rest is small enough."""
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of every file."""
+        return tuple(size for _, size, _ in self._entries())
+
+    def clear(self) -> None:
+        """Remove all files.
+
+        Raises:
+            OSError: One cannot be removed.
+        """
+        for _, _, path in self._entries():
+            path.unlink(missing_ok=True)
+
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        """When every file was used last, its bytes, and where it is."""
         entries = []
-        for path in folder.iterdir():
-            with contextlib.suppress(OSError):
-                facts = path.stat()
-                entries.append((facts.st_mtime, facts.st_size, path))
+        with contextlib.suppress(OSError):
+            for path in self.folder.iterdir() if self.folder else ():
+                with contextlib.suppress(OSError):
+                    facts = path.stat()
+                    entries.append((facts.st_mtime, facts.st_size, path))
+        return entries
+
+    def _shrink(self) -> None:
+        """Remove what was not used for longest, until the rest is small enough."""
+        entries = self._entries()
         excess = sum(size for _, size, _ in entries) - self.limit
         for _, size, path in sorted(entries):
             if excess <= 0:

@@ -42,6 +42,7 @@ def build_parser() -> Parser:
         pack_artifact,
         reduce_model,
         run_model,
+        show_cache,
         show_demo,
         show_kernels,
         verify_model,
@@ -64,6 +65,7 @@ def build_parser() -> Parser:
         pack_artifact,
         explain_patterns,
         reduce_model,
+        show_cache,
         check_machine,
         show_demo,
     ):

@@ -257,3 +257,21 @@ def test_packed_constants_are_aligned_and_gaps_are_zero():
     assert weights.nbytes == 80
     assert weights.ctypes.data % ALIGNMENT == 0
     assert not weights[12:64].any()
+
+
+def test_a_library_is_made_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("BLOCKFUSE_CACHE_DIR", str(tmp_path))
+    network, functions, _ = toy.classifier()
+    first = build(network, functions, CPU)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr("blockfuse.build.build.relax.build", None)  # nothing is compiled any more
+    assert build(network, functions, CPU).code == first.code
+
+
+def test_other_code_is_another_library(monkeypatch, tmp_path):
+    monkeypatch.setenv("BLOCKFUSE_CACHE_DIR", str(tmp_path))
+    network, functions, _ = toy.classifier()
+    build(network, functions, CPU)
+    build(network, functions, parse_target("cpu:generic"))
+    build(network, functions | {"scale": toy.scale_kernel(alignment=8)}, CPU)
+    assert len(list(tmp_path.iterdir())) == 3

@@ -254,7 +254,7 @@ def test_demo_shows_one_table(run, monkeypatch):
 def test_help_and_version(run):
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("compile", "inspect", "run", "verify", "bench", "patterns", "doctor", "demo"):
+    for command in ("compile", "inspect", "run", "verify", "bench", "patterns", "cache", "doctor", "demo"):
         assert f"    {command} " in out
         assert run(command, "--help")[0] == 0
     assert run("--version")[1].startswith("blockfuse 0.")
@@ -295,7 +295,11 @@ WRONG = [
     (2, "--model goes with an artifact", ["bench", "net.onnx", "--model", "net.onnx"]),
     (2, "'soon' is not a number of seconds", ["bench", "net.bf", "--seconds", "soon"]),
     (2, "'nan' is not a number of seconds", ["demo", "--seconds", "nan"]),
-    (2, "there is no pattern 'resnet'; known are preactivation_bottleneck, preactivation_basic_block", ["patterns", "resnet"]),
+    (
+        2,
+        "there is no pattern 'resnet'; known are preactivation_bottleneck, preactivation_basic_block",
+        ["patterns", "resnet"],
+    ),
     (2, "--shape goes with --explain", ["patterns", "--shape", "a=1"]),
     # failed: 1
     (1, "nowhere.onnx: the file cannot be opened", ["inspect", "nowhere.onnx"]),
@@ -412,3 +416,14 @@ def test_a_terminal_gets_a_bar_that_vanishes_and_no_color_is_respected(folder):
         assert b"\x1b" not in out
         assert b"generating code" in shown
         assert (b"\x1b[38;5" in shown or b"\x1b[3" in shown or b"\x1b[9" in shown) == colors
+
+
+def test_cache_says_where_it_is_and_what_it_holds(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("BLOCKFUSE_CACHE_DIR", str(tmp_path))
+    (tmp_path / "kernel").write_bytes(bytes(3 << 19))
+    assert run("cache")[:2] == (0, f"{tmp_path}: 1 files, 1.5 of 512 MiB\n")
+    code, out, _ = run("cache", "--clear", "--json")
+    assert (code, json.loads(out)["files"]) == (0, 0)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("BLOCKFUSE_CACHE_DIR", "")
+    assert run("cache")[1] == "there is no cache: BLOCKFUSE_CACHE_DIR is empty\n"

@@ -34,6 +34,16 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
 
 
+def test_contents_are_counted_and_cleared(tmp_path):
+    cache = KernelCache(tmp_path)
+    for name in "ab":
+        cache.put(name, b"code")
+    assert cache.sizes() == (36, 36)
+    cache.clear()
+    assert cache.sizes() == ()
+    assert KernelCache(None).sizes() == KernelCache(tmp_path / "none").sizes() == ()
+
+
 def test_a_folder_that_cannot_be_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file" / "cache", None):
