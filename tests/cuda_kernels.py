@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from blockfuse.block import Block, ParameterKey, accumulation_depth, reference
-from blockfuse.machine import Engine, Loop, Program
+from blockfuse.machine import Engine, Loop, LoopKind, Program
 from blockfuse.plan.choose_cuda import plan_cuda
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.device import GPUS, Device
@@ -117,6 +117,8 @@ def run(
     source = source or built.source
     arguments = kernel_arguments(program, inputs, block.parameters)
     kept = {name: array for name, array in arguments.items() if f"{name}_ptr" in source}  # unused ones vanish
+    if program.any_batch:
+        kept["batch"] = np.array([program.batch], np.int32)
     emulated = emulate(
         source,
         kept,
@@ -144,10 +146,17 @@ def kernel_arguments(
     return images | packed | {"result": result}
 
 
+def at_batch(built: Built, batch: int) -> Built:
+    """A kernel that takes any batch, with inputs of that many images."""
+    return replace(built, block=replace(built.block, batch=batch), program=replace(built.program, batch=batch))
+
+
 def grid(program: Program) -> int:
     """Number of CTAs."""
     loops = [node for node in program.walk() if isinstance(node, Loop) and node.kind.is_parallel]
-    return int(np.prod([loop.count for loop in loops]))
+    open_loops = [loop for loop in loops if program.any_batch and loop.kind is LoopKind.IMAGE]
+    counts = [program.batch if loop in open_loops else loop.count for loop in loops]
+    return int(np.prod(counts))
 
 
 def error(block: Block, inputs: Sequence[Array], actual: Array) -> float:

@@ -37,6 +37,8 @@ def folder(tmp_path_factory):
     onnx.save(resnet18(size=32, width=0.25, classes=10), path / "net.onnx")
     model = resnet18(size=32, width=0.25, classes=10)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    onnx.save(model, path / "batches.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
     onnx.save(model, path / "open.onnx")
     np.save(path / "x.npy", np.random.default_rng(0).standard_normal((1, 3, 32, 32), np.float32))
     np.save(path / "small.npy", np.zeros((1, 3, 8, 8), np.float32))
@@ -304,7 +306,7 @@ WRONG = [
     # failed: 1
     (1, "nowhere.onnx: the file cannot be opened", ["inspect", "nowhere.onnx"]),
     (1, "not an ONNX model", ["compile", "garbage.onnx", "-o", "a.bf", "-q"]),
-    (1, "give its shape, as in --shape input=1x3x32x32", ["inspect", "open.onnx"]),
+    (1, "give its shape, as in --shape input=1x3x224x32", ["inspect", "open.onnx"]),
     (1, "garbage.bf", ["run", "garbage.bf"]),
     (1, "cut.bf", ["inspect", "cut.bf"]),
     (1, "cannot read nowhere.bf: No such file", ["bench", "nowhere.bf"]),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blockfuse.plan.device import GPUS
-from tests.cuda_kernels import Built, build, built_in_slots, run
+from tests.cuda_kernels import Built, at_batch, build, built_in_slots, run
 from tests.random_blocks import random_block
 
 SMALL = replace(GPUS["sm_90"], local_bytes=12 * 1024)  # makes plans fall back to fewer slots and smaller items
@@ -34,6 +34,14 @@ def test_random_block_among_the_channels_of_wider_images(seed, step):
 @pytest.mark.parametrize("seed", range(40, 50))
 def test_random_block_in_bfloat16(seed):
     assert_right(build(random_block(np.random.default_rng(seed), dtype="bfloat16")))
+
+
+@pytest.mark.parametrize("seed", range(700, 706))
+def test_random_block_for_any_batch(seed):
+    block = random_block(np.random.default_rng(seed), dtype="float16")
+    built = build(replace(block, any_batch=True))
+    for batch in (1, 3):
+        assert_right(at_batch(built, batch))
 
 
 @pytest.mark.parametrize("seed", [400, 416, 417, 418, 443, 456, 458, 459, 469, 476])

@@ -133,7 +133,9 @@ class StandIn:
         return 0
 
     def _argument(self, kind: str, pointer: int | None) -> np.ndarray[Any, Any]:
-        """The memory from a pointer to the end of its allocation, as bytes."""
+        """The memory from a pointer to the end of its allocation, as bytes; or the number itself."""
+        if kind == "int":
+            return np.array([(pointer or 0) & 0xFFFFFFFF], np.uint32).view(np.int32)
         left = self._driver.standin_bytes_left(ctypes.c_void_p(pointer))
         if not kind.endswith("*") or pointer is None or not left:
             raise ValueError(f"{pointer} is no pointer to memory of the device")

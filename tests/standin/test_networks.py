@@ -7,7 +7,11 @@ import pytest
 
 import blockfuse as bf
 from blockfuse.frontend import zoo
+from blockfuse.verification.compare import compare, tolerance
+from blockfuse.verification.depth import path_depths
+from blockfuse.verification.verify import canonical_graph, reference_session, seeded_inputs
 from tests.half_models import in_half
+from tests.open_batch import open_batch
 from tests.standin import run_network
 
 # Two networks meet every policy, one and several images, recorded and plain launches; each further family and each
@@ -34,6 +38,7 @@ class OnStandIn:
     def __init__(self, executable, container, arch="sm_90"):
         self.executable, self.container, self.arch = executable, container, arch
         self.inputs, self.outputs, self.report = executable.inputs, executable.outputs, executable.report
+        self.inputs_for = executable.inputs_for
 
     def start(self):
         return SimpleNamespace(threads=1)
@@ -69,6 +74,20 @@ def test_networks_are_right(compile_to, name, fuse, batch, size, graph, target, 
     kernels = [sum(launch["call"] == call for launch in result.launches) for call in range(CALLS)]
     casts = 2 - sum(step.kind == "Cast" for step in device.report().steps)  # at both ends, whoever asked for them
     assert kernels == [device.report().kernel_count + casts] * CALLS
+
+
+def test_one_network_runs_any_batch(compile_to):
+    model = open_batch(network("mobilenet_v2", 1, 32))
+    reference = reference_session(model, 1, optimised=False)
+    executable, container = compile_to(model, fuse="always")
+    calls = [seeded_inputs(executable.inputs_for(batch), batch) for batch in (1, 3, 2, 1)]
+    result = run_network(container, calls)
+    assert not result.error, result.log
+    assert not result.findings
+    for inputs, outputs in zip(calls, result.outputs, strict=True):
+        expected = reference.run(["output"], inputs)[0]
+        terms, ops = path_depths(canonical_graph(model, {"input": inputs["input"].shape}))["output"]
+        assert compare(outputs["output"], expected, tolerance(terms, "float16", ops)).passed
 
 
 def test_every_block_is_right(compile_to):

@@ -238,8 +238,8 @@ def test_a_member_that_claims_more_bytes_than_the_file_has(path):
 
 # ---- other versions and machines -------------------------------------------------------------------------------------
 def test_a_newer_container_names_both_versions(path):
-    edit(path, lambda manifest: manifest.update(schema=2, versions={"blockfuse": "9.9"}))
-    assert refusal(path).endswith("has container version 2, written by blockfuse 9.9; this blockfuse reads version 1")
+    edit(path, lambda manifest: manifest.update(schema=3, versions={"blockfuse": "9.9"}))
+    assert refusal(path).endswith("has container version 3, written by blockfuse 9.9; this blockfuse reads version 2")
 
 
 def test_other_cpu_features(tmp_path, monkeypatch):
