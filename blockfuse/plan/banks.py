@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -111,6 +112,7 @@ def matrix_pitch(channels: int) -> int:
     return channels + 8
 
 
+@functools.lru_cache(maxsize=65536)
 def matrix_conflicts(pitch: int, cols: int, out_cols: int, stride_h: int, stride_w: int, pixels: int) -> float:
     """Wavefronts of ldmatrix over those without conflicts, when it gathers the pixels of a window's tap.
 

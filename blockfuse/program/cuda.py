@@ -62,6 +62,17 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
     Raises:
         InternalError: The plan does not fit the block, or the program breaks a rule of :mod:`blockfuse.program.check`.
     """
+    program = draft_cuda(folded, plan, name)
+    check(program)
+    return program
+
+
+def draft_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
+    """The same without the checks, to see what a plan would need.
+
+    Raises:
+        InternalError: The plan does not fit the block.
+    """
     batch, folded = folded.block.batch, over_stacks(folded, plan.images)
     builder = _Builder(folded, plan)
     nodes = builder.nodes()
@@ -70,7 +81,7 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
     number(nodes)
     size = arena(nodes, ring)
     barriers(nodes, ring)
-    program = Program(
+    return Program(
         name,
         "cuda",
         batch,
@@ -87,8 +98,6 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
         min_blocks=plan.min_blocks,
         any_batch=folded.block.any_batch,
     )
-    check(program)
-    return program
 
 
 def _in_grid(folded: Folded, plan: CudaPlan, nodes: list[Node]) -> list[Node]:

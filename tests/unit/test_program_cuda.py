@@ -86,7 +86,7 @@ def test_programs_of_residual_blocks_compute_them(block, tile):
 
 
 def test_hidden_channels_of_an_inverted_bottleneck_live_a_chunk_at_a_time():
-    plan = plan_cuda(fold(mbconv(28, 28, 32, 192)), H200)
+    plan = plan_cuda(fold(mbconv(28, 28, 64, 768)), H200)
     assert [home.whole for home in plan.homes] == [True, False, False, True]
 
 
