@@ -8,20 +8,14 @@ from blockfuse.errors import ModelError, UnsupportedModelError
 from blockfuse.graph import Graph, Op
 
 
-def check_ops(graph: Graph, opset: int) -> None:
-    """Refuse convolutions, normalisations and poolings that contradict their shapes.
-
-    Args:
-        graph: A graph as read.
-        opset: Version of the standard operator set it was read from.
+def check_ops(graph: Graph) -> None:
+    """Refuse convolutions, normalisations and poolings of a graph as read that contradict their shapes.
 
     Raises:
         ModelError: A filter, a bias, a group count or a window is wrong.
-        UnsupportedModelError: An old form of an operator has no counterpart.
+        UnsupportedModelError: A form of an operator is not supported.
     """
     for op in graph.ops():
-        if op.kind in _SOFTMAXES and opset < 13:
-            _check_old_softmax(graph, op)
         check = _CHECKS.get(op.kind)
         if check is not None:
             check(graph, op)
@@ -46,6 +40,46 @@ def _check_conv(graph: Graph, op: Op) -> None:
     if len(op.inputs) > 2 and op.inputs[2] and graph.tensor(op.inputs[2]).shape != weight[:1]:
         raise ModelError(f"{op}: the bias {_times(graph.tensor(op.inputs[2]).shape)} does not fit {weight[0]} outputs")
     _check_window(op, len(image) - 2)
+
+
+def _check_conv_transpose(graph: Graph, op: Op) -> None:
+    image, weight = graph.tensor(op.inputs[0]).shape, graph.tensor(op.inputs[1]).shape
+    if len(image) < 3 or len(weight) != len(image):
+        raise ModelError(f"{op}: an image {_times(image)} and a filter {_times(weight)} do not go together")
+    group = op.attrs["group"]
+    if group < 1 or image[1] % group:
+        raise ModelError(f"{op}: {image[1]} input channels do not divide into {group} groups")
+    if weight[0] != image[1]:
+        raise ModelError(f"{op}: the filter {_times(weight)} is for {weight[0]} channels, and the input has {image[1]}")
+    outputs = weight[1] * group
+    if len(op.inputs) > 2 and op.inputs[2] and graph.tensor(op.inputs[2]).shape != (outputs,):
+        raise ModelError(f"{op}: the bias {_times(graph.tensor(op.inputs[2]).shape)} does not fit {outputs} outputs")
+    _check_window(op, len(image) - 2)
+
+
+def _check_groups(graph: Graph, op: Op) -> None:
+    shape, groups = graph.tensor(op.inputs[0]).shape, op.attrs["num_groups"]
+    if len(shape) < 3 or groups < 1 or shape[1] % groups:
+        raise ModelError(f"{op}: the channels of {_times(shape)} do not divide into {groups} groups")
+    for name in op.inputs[1:]:
+        if graph.tensor(name).shape not in {(groups,), shape[1:2]}:
+            raise ModelError(f"{op}: {name!r} has shape {_times(graph.tensor(name).shape)}, not one value per channel")
+
+
+def _check_instances(graph: Graph, op: Op) -> None:
+    channels = graph.tensor(op.inputs[0]).shape[1:2]
+    for name in op.inputs[1:]:
+        if graph.tensor(name).shape != channels:
+            raise ModelError(f"{op}: {name!r} has shape {_times(graph.tensor(name).shape)}, not one value per channel")
+
+
+def _check_square(graph: Graph, op: Op) -> None:
+    shape, size = graph.tensor(op.inputs[0]).shape, op.attrs["blocksize"]
+    divides = size > 0 and (
+        shape[1] % size**2 == 0 if op.kind == "DepthToSpace" else shape[2] % size == 0 and shape[3] % size == 0
+    )
+    if len(shape) != 4 or not divides:
+        raise ModelError(f"{op}: a blocksize of {size} does not divide an image {_times(shape)}")
 
 
 def _check_pool(graph: Graph, op: Op) -> None:
@@ -81,23 +115,18 @@ def _check_transpose(graph: Graph, op: Op) -> None:
         raise ModelError(f"{op}: perm {tuple(op.attrs['perm'])} is no order of {len(axes)} axes")
 
 
-def _check_old_softmax(graph: Graph, op: Op) -> None:
-    """Before opset 13 these worked on a matrix whose rows start at the axis; only the last axis means the same."""
-    rank = len(graph.tensor(op.inputs[0]).shape)
-    if op.attrs["axis"] % rank != rank - 1:
-        raise UnsupportedModelError(
-            f"{op}: axis {op.attrs['axis']} of {rank} has a meaning of its own before opset 13; export with a newer one"
-        )
-
-
 def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-_SOFTMAXES = {"Softmax", "LogSoftmax", "Hardmax"}
-
 _CHECKS: dict[str, Callable[[Graph, Op], None]] = {
     "Conv": _check_conv,
+    "ConvTranspose": _check_conv_transpose,
+    "DepthToSpace": _check_square,
+    "GroupNormalization": _check_groups,
+    "InstanceNormalization": _check_instances,
+    "LpPool": _check_pool,
+    "SpaceToDepth": _check_square,
     "MaxPool": _check_pool,
     "AveragePool": _check_pool,
     "BatchNormalization": _check_batch_normalization,

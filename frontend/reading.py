@@ -16,6 +16,7 @@ from blockfuse.errors import ModelError, UnsupportedModelError, UsageError
 from blockfuse.frontend.any_batch import check_any_batch, open_targets, settle_any_batch
 from blockfuse.frontend.checks import check_ops
 from blockfuse.frontend.load import load, node_label, opset
+from blockfuse.frontend.opsets import modernize
 from blockfuse.frontend.settle import MAX_RANK, Draft, Info, check_size, dtype_name, info_of, settle
 from blockfuse.frontend.structure import check_names, check_operators, sort_nodes
 from blockfuse.graph import Graph, Op, Tensor
@@ -68,15 +69,16 @@ def _read(source: Model, shape: Shapes) -> Graph:
     settle(draft)
     graph = _graph(name, draft)
     graph.prune()
-    check_ops(graph, draft.opset)
-    return graph
+    check_ops(graph)
+    return modernize(graph, draft.opset)
 
 
 def _read_any_batch(name: str, draft: Draft) -> Graph:
     drafts = settle_any_batch(draft)
     graph = _graph(name, drafts[0])
     graph.prune()
-    check_ops(graph, draft.opset)
+    check_ops(graph)
+    graph = modernize(graph, draft.opset)
     check_any_batch(graph, drafts)
     open_targets(graph)
     graph.batch = drafts[0].images

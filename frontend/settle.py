@@ -29,6 +29,9 @@ _MAX_ROUNDS = 200
 
 _IR_VERSION = 10
 
+_LIKE_THEIR_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}
+"""Operators whose results have the type and shape of their first input, which onnx does not infer."""
+
 
 @dataclass(frozen=True)
 class Info:
@@ -154,6 +157,8 @@ def _skeleton(draft: Draft) -> onnx.ModelProto:
     graph = helper.make_graph(draft.nodes, "skeleton", inputs, outputs, initializers)
     for node in graph.node:
         node.name = node.name or next((output for output in node.output if output), "")
+        if node.op_type in _LIKE_THEIR_INPUT:
+            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], node.name))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", draft.opset)], ir_version=_IR_VERSION)
 
 

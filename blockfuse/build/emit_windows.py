@@ -137,7 +137,7 @@ def _transposed_convolution(o: Operands) -> Any:
         data_layout=o.image_layout,
         kernel_layout={3: "IOW", 4: "IOHW", 5: "IODHW"}[o.rank],
     )
-    return _with_bias(o, _cropped(o, result, attrs["pads"]))
+    return _with_bias(o, _cropped(o, o.writer.builder.emit(result), attrs["pads"]))
 
 
 def _cropped(o: Operands, value: Any, pads: Sequence[int]) -> Any:

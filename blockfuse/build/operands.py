@@ -174,7 +174,8 @@ def in_single(o: Operands, function: Callable[[Any], Any]) -> Any:
     dtype = o.result.dtype
     if dtype not in {"float16", "bfloat16"}:
         return function(o.tensor())
-    return relax.op.astype(function(relax.op.astype(o.tensor(), "float32")), dtype)
+    wide = o.writer.builder.emit(relax.op.astype(o.tensor(), "float32"))
+    return relax.op.astype(function(wide), dtype)
 
 
 def _known(data: Array | None) -> Array:

@@ -23,6 +23,11 @@ def refuse_uncanonical(graph: Graph) -> None:
     for op, complaint in _complaints(graph):
         raise UnsupportedModelError(f"graph {graph.name!r}: {op} {complaint}, which is not supported")
     _refuse_types(graph)
+    for name in graph.outputs:
+        if graph.tensor(name).is_constant:
+            raise UnsupportedModelError(
+                f"graph {graph.name!r}: the output {name!r} is a constant; leave it out of the model's outputs"
+            )
 
 
 def _refuse_types(graph: Graph) -> None:
@@ -48,8 +53,8 @@ def _complaints(graph: Graph) -> Iterator[tuple[Op, str]]:
 def _check_conv(graph: Graph, op: Op) -> str:
     if set(op.attrs) != {*_WINDOW, "group"}:
         return f"has the attributes {sorted(op.attrs)}"
-    if len(op.inputs) != 3 or not all(graph.tensor(name).is_constant for name in op.inputs[1:]):
-        return "computes its filter or bias at run time"
+    if len(op.inputs) != 3:
+        return "has no bias"
     weight, bias = (graph.tensor(name) for name in op.inputs[1:])
     if bias.shape != weight.shape[:1] or op.attrs["kernel_shape"] != weight.shape[2:]:
         return "has a filter, a bias and a kernel_shape that differ"
@@ -73,7 +78,9 @@ def _check_gemm(graph: Graph, op: Op) -> str:
 
 
 def _check_clip(_: Graph, op: Op) -> str:
-    return "" if len(op.inputs) == 1 and set(op.attrs) == {"min", "max"} else "computes its bounds at run time"
+    if len(op.inputs) > 1:
+        return ""  # computed bounds stay inputs
+    return "" if set(op.attrs) == {"min", "max"} else f"has the attributes {sorted(op.attrs)}"
 
 
 def _check_binary(_: Graph, op: Op) -> str:

@@ -67,3 +67,42 @@ def plain_batch_normalization(graph: Graph, op: Op) -> bool:
         return False
     substitute(graph, op, (), op.kind, op.inputs, {"epsilon": op.attrs.get("epsilon", 1e-5)})
     return True
+
+
+@rewrite("Upsample", "Resize")
+def plain_resize(graph: Graph, op: Op) -> bool:
+    """Before opset 11 pixels lie at whole coordinates and the one below counts, or above when the image shrinks."""
+    if op.kind == "Resize" and len(op.inputs) != 2:  # noqa: PLR2004 - x and scales
+        return False
+    if "scales" in op.attrs:
+        scales = np.array(op.attrs["scales"], np.float32)
+    else:
+        known = graph.constant(op.inputs[1])
+        if known is None:
+            return False
+        scales = known
+    attrs = {"mode": op.attrs.get("mode", "nearest"), "coordinate_transformation_mode": "asymmetric"}
+    if attrs["mode"] == "nearest":
+        attrs["nearest_mode"] = "ceil" if (scales < 1).any() else "floor"
+    name = add_constant(graph, f"{op.name}.scales", scales)
+    substitute(graph, op, (), "Resize", (op.inputs[0], "", name), attrs)
+    return True
+
+
+@rewrite("GroupNormalization")
+def plain_group_normalization(graph: Graph, op: Op) -> bool:
+    """Scale and shift are per channel; before opset 21 they are per group."""
+    channels, groups = graph.tensor(op.inputs[0]).shape[1], op.attrs["num_groups"]
+    values = [graph.constant(name) for name in op.inputs[1:3]]
+    attrs = {"num_groups": groups, "epsilon": op.attrs.get("epsilon", 1e-5)}
+    if dict(op.attrs) == attrs and all(graph.tensor(name).shape == (channels,) for name in op.inputs[1:3]):
+        return False
+    names = list(op.inputs[1:3])
+    for index, (key, value) in enumerate(zip(("scale", "shift"), values, strict=True)):
+        if graph.tensor(names[index]).shape == (channels,):
+            continue
+        if value is None or value.shape != (groups,):
+            return False
+        names[index] = add_constant(graph, f"{op.name}.{key}", np.repeat(value, channels // groups))
+    substitute(graph, op, (), op.kind, (op.inputs[0], *names), attrs)
+    return True

@@ -6,6 +6,7 @@ import numpy as np
 
 from blockfuse.frontend.canonical.rewriting import (
     Array,
+    Steps,
     add_constant,
     optional_input,
     rewrite,
@@ -36,6 +37,32 @@ def plain_gemm(graph: Graph, op: Op) -> bool:
     if graph.constant(names[1]) is not bias:
         names[1] = add_constant(graph, f"{op.name}.bias", bias)
     substitute(graph, op, (), "Gemm", (op.inputs[0], *names), _ATTRS)
+    return True
+
+
+@rewrite("Gemm")
+def matmul_of_gemm(graph: Graph, op: Op) -> bool:
+    """A Gemm of two computed matrices, of a transposed one, or plus a matrix is written out."""
+    if dict(op.attrs) == _ATTRS:
+        return False
+    dtype = graph.tensor(op.output).dtype
+    steps = Steps(graph, op)
+    factors = []
+    for name, key in zip(op.inputs[:2], ("transA", "transB"), strict=True):
+        shape = graph.tensor(name).shape
+        transposed = op.attrs.get(key, 0)
+        factors.append(steps.add("Transpose", (name,), shape[::-1], {"perm": (1, 0)}) if transposed else name)
+    shape = graph.tensor(op.output).shape
+    value = steps.add("MatMul", factors, shape)
+    if op.attrs.get("alpha", 1.0) != 1:
+        value = steps.add("Mul", (value, steps.constant("alpha", np.array(op.attrs["alpha"], dtype))), shape)
+    bias = optional_input(op, 2)
+    if bias and op.attrs.get("beta", 1.0) != 1:
+        beta = steps.constant("beta", np.array(op.attrs["beta"], dtype))
+        bias = steps.add("Mul", (bias, beta), graph.tensor(bias).shape)
+    if bias:
+        steps.add("Add", (value, bias), shape)
+    steps.finish()
     return True
 
 

@@ -102,6 +102,42 @@ def bypass(graph: Graph, op: Op, source: str) -> bool:
     return True
 
 
+class Steps:
+    """Ops in the place of one, each after the other; the last one makes its result.
+
+    Args:
+        graph: Changed by :meth:`finish`, but for new tensors.
+        op: The op they replace.
+    """
+
+    def __init__(self, graph: Graph, op: Op) -> None:
+        self._graph, self._op = graph, op
+        self._ops: list[Op] = []
+
+    def constant(self, key: str, value: Array) -> str:
+        """Add a constant named after the op; returns its name."""
+        return add_constant(self._graph, f"{self._op.name}.{key}", value)
+
+    def add(
+        self, kind: str, inputs: Iterable[str], shape: tuple[int, ...], attrs: Mapping[str, Any] | None = None
+    ) -> str:
+        """Add an op; returns the name of its result, which has the type of the replaced op's."""
+        label = f"{self._op.name}.{kind.lower()}{len(self._ops) or ''}"
+        result = fresh(self._graph, label)
+        self._graph.add_tensor(Tensor(result, shape, self._graph.tensor(self._op.output).dtype))
+        name = fresh_op(self._graph, label)
+        self._ops.append(Op(kind, name, tuple(inputs), (result,), attrs or {}, self._op.origin))
+        return result
+
+    def finish(self) -> None:
+        """Put the ops into the graph; the last one takes the name and the result of the replaced op."""
+        self._graph.remove_op(self._op)
+        for op in self._ops[:-1]:
+            self._graph.add_op(op)
+        last = self._ops[-1]
+        self._graph.add_op(Op(last.kind, self._op.name, last.inputs, self._op.outputs[:1], last.attrs, last.origin))
+
+
 def add_constant(graph: Graph, name: str, value: Array) -> str:
     """Add a constant under a name like the given one; returns the name it got."""
     unique = fresh(graph, name)
