@@ -28,6 +28,7 @@ from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
 from blockfuse.runtime.arguments import Inputs, outputs
 from blockfuse.runtime.cuda import CudaMachine, load_cuda_runtime, require_gpu, upload
 from blockfuse.runtime.dlpack import DeviceArray, adopt, stream_of, to_array, to_tensor, wait
+from blockfuse.runtime.kept_memory import KeptMemory
 from blockfuse.runtime.library import ALIGNMENT, Library
 from blockfuse.target import available_cpus
 
@@ -68,6 +69,7 @@ class Session:
         self.threads = min(threads or _default_threads(library), len(available_cpus()))
         self._process = os.getpid()
         self._inputs = Inputs(library)
+        self._memory = KeptMemory() if library.batch else None
         self._module = _load_code(library)
         self._constants = [] if self._is_gpu else _views(library)
         self._turn = threading.Lock()
@@ -132,7 +134,10 @@ class Session:
             raise InputError(f"expected a dictionary of arrays by input name, not {type(inputs).__name__}")
         handle = stream_of(stream, inputs.values()) if self._is_gpu else 0
         adopted = {name: adopt(value, name, gpu=self._is_gpu, stream=handle) for name, value in inputs.items()}
-        return self._inputs.arguments(adopted), handle
+        arguments = self._inputs.arguments(adopted)
+        if self._memory is not None:
+            self._memory.prepare(arguments[0].shape[0])
+        return arguments, handle
 
     def _run_on_gpu(self, arguments: Sequence[Array | DeviceArray], stream: int) -> dict[str, DeviceArray]:
         with self._turn:

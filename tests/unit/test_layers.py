@@ -55,7 +55,7 @@ THIRD_PARTY = {
         "build.operands",
         "build.pipeline",
     },
-    "tvm_ffi": {"runtime.cuda", "runtime.dlpack", "runtime.session"},
+    "tvm_ffi": {"runtime.cuda", "runtime.dlpack", "runtime.kept_memory", "runtime.session"},
     "rich": {"cli"},
 }
 
