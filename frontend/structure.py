@@ -19,6 +19,10 @@ _ATTR_TYPES = {
 """Attribute types of nodes as schemas spell them."""
 
 
+_READ_ALTHOUGH_DEPRECATED = {"GroupNormalization"}
+"""That of opset 18, whose scale is per group."""
+
+
 def check_names(names: Iterable[str], what: str) -> None:
     """Refuse a list of names in which one is missing or comes twice."""
     seen: set[str] = set()
@@ -77,7 +81,7 @@ def check_operators(nodes: Sequence[onnx.NodeProto], opset: int) -> None:
             raise UnsupportedModelError(
                 f"{node_label(node)}: ONNX opset {opset} has no operator {node.op_type}; export the model again"
             ) from None
-        if schema.deprecated:
+        if schema.deprecated and node.op_type not in _READ_ALTHOUGH_DEPRECATED:
             raise UnsupportedModelError(f"{node_label(node)}: the operator is deprecated; export the model again")
         _check_attributes(node, schema)
 

@@ -14,23 +14,23 @@ from onnx.defs import SchemaError, get_schema
 from blockfuse.errors import ModelError, UnsupportedModelError
 from blockfuse.graph import Graph, Op, Tensor
 
-OPSET = 20
+OPSET = 21
 """Version of the standard operator set that is written."""
 
 BATCH = "N"
 """What an open batch is called."""
 
-_IR_VERSION = 9
+_IR_VERSION = 10
 
 
 def to_onnx(graph: Graph) -> onnx.ModelProto:
-    """Write a canonical graph as a model of opset 20.
+    """Write a canonical graph as a model of opset 21.
 
-    Tensors keep their names. ``Swish``, which opset 20 lacks, becomes ``Sigmoid`` and ``Mul``, and a normalization over
+    Tensors keep their names. ``Swish``, which opset 21 lacks, becomes ``Sigmoid`` and ``Mul``, and a normalization over
     channels one over the last axis between two Transposes.
 
     Raises:
-        UnsupportedModelError: An op or an attribute is not part of opset 20.
+        UnsupportedModelError: An op or an attribute is not part of opset 21.
     """
     taken = {tensor.name for tensor in graph.tensors} | {op.name for op in graph.ops()}
     initializers: list[onnx.TensorProto] = []
@@ -83,7 +83,7 @@ def _nodes(graph: Graph, op: Op, initializers: list[onnx.TensorProto], taken: se
             helper.make_node("Sigmoid", op.inputs, [gate], _fresh(f"{op.name}.gate", taken)),
             helper.make_node("Mul", (*op.inputs, gate), op.outputs, op.name),
         ]
-    if op.kind == "Clip":
+    if op.kind == "Clip" and op.attrs:
         names = [_bound(graph, op, key, initializers, taken) for key in ("min", "max")]
         return [helper.make_node("Clip", (*op.inputs, *names), op.outputs, op.name)]
     if op.kind == "Reshape" and graph.batch is not None:

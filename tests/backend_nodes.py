@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,28 +39,29 @@ LEDGER = Path(__file__).parent / "data" / "backend_nodes.txt"
 GROUP = 150
 """Tests in one library."""
 
-KINDS = frozenset(
-    """
-    Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat Constant ConstantOfShape
-    Conv ConvTranspose DepthToSpace DequantizeLinear Div Dropout Elu Equal Erf Exp Expand Flatten Floor Gather Gelu Gemm
-    GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
-    InstanceNormalization LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul
-    Max MaxPool Mean MeanVarianceNormalization Min Mish Mul Neg Not Or PRelu Pad Pow QuantizeLinear RMSNormalization
-    Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-    ReduceSumSquare Relu Reshape Resize Round Selu Shape Sigmoid Sign Size Slice Softmax Softplus Softsign SpaceToDepth
-    Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile Transpose Unsqueeze Upsample Where Xor
-    """.split()
-)
+_KINDS = """
+    Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat Constant
+    ConstantOfShape Conv ConvTranspose DepthToSpace DequantizeLinear Div Dropout Elu Equal Erf Exp Expand
+    Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual
+    GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LRN LayerNormalization LeakyRelu
+    Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul Max MaxPool Mean MeanVarianceNormalization Min
+    Mish Mul Neg Not Or PRelu Pad Pow QuantizeLinear RMSNormalization Reciprocal ReduceL1 ReduceL2 ReduceLogSum
+    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
+    Round Selu Shape Sigmoid Sign Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum
+    Swish Tanh ThresholdedRelu Tile Transpose Unsqueeze Upsample Where Xor
+"""
+
+KINDS = frozenset(_KINDS.split())
 """Operators whose tests are run."""
 
-_WITH_PARAMETERS = frozenset(
-    """
-    BatchNormalization CastLike Clip Conv ConvTranspose DequantizeLinear Dropout Expand Gather Gemm GroupNormalization
-    InstanceNormalization LayerNormalization PRelu Pad QuantizeLinear RMSNormalization ReduceL1 ReduceL2 ReduceLogSum
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape Resize Slice Split
-    Squeeze Tile Unsqueeze Upsample
-    """.split()
-)
+_PARAMETERS = """
+    BatchNormalization CastLike Clip Conv ConvTranspose DequantizeLinear Dropout Expand Gather Gemm
+    GroupNormalization InstanceNormalization LayerNormalization PRelu Pad QuantizeLinear RMSNormalization
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    ReduceSumSquare Reshape Resize Slice Split Squeeze Tile Unsqueeze Upsample
+"""
+
+_WITH_PARAMETERS = frozenset(_PARAMETERS.split())
 """Operators whose inputs after the first are constants in real models, and here."""
 
 
@@ -235,7 +237,7 @@ def write_ledger() -> None:
     lines = ["# ONNX's node tests that are refused; written by python -m tests.backend_nodes", ""]
     lines += [f"{name}: {words}" for name, words in sorted(refused.items())]
     LEDGER.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{len(found)} tests, {len(refused)} refused")
+    sys.stdout.write(f"{len(found)} tests, {len(refused)} refused\n")
 
 
 if __name__ == "__main__":

@@ -99,9 +99,8 @@ def _thresholded_relu(o: Operands) -> Any:
 
 def _prelu(o: Operands) -> Any:
     x, zero = o.tensor(), o.scalar(0)
-    return relax.op.add(
-        relax.op.maximum(x, zero), relax.op.multiply(relax.op.minimum(x, zero), relax.op.astype(o.tensor(1), str(x.ty.dtype)))
-    )
+    below = relax.op.multiply(relax.op.minimum(x, zero), o.tensor(1))
+    return relax.op.add(relax.op.maximum(x, zero), below)
 
 
 def _softplus(o: Operands) -> Any:
@@ -160,16 +159,15 @@ def _scale_and_zero(o: Operands) -> tuple[Any, Any]:
         raise Refusal("one scale per block of elements")
     if not np.issubdtype(np.dtype(o.described(2).dtype if o.has(2) else "uint8"), np.integer):
         raise Refusal("quantization to floating point")
-    parts = []
+    parts: list[Any] = []
     for position in (1, 2):
         data = o.data(position)
         if data is None:
             parts.append(None)
             continue
         single = data.astype(np.float32)
-        parts.append(
-            relax.const(single.reshape(()), "float32") if data.size == 1 else o.vector(single, o.op.attrs.get("axis", 1))
-        )
+        is_one = data.size == 1
+        parts.append(relax.const(single.reshape(()), "float32") if is_one else o.vector(single, o.op.attrs["axis"]))
     return parts[0], parts[1]
 
 

@@ -88,9 +88,7 @@ def _mean_variance_normalization(o: Operands) -> Any:
 
     def normalized(x: Any) -> Any:
         centred, variance, _ = _moments(x, axes)
-        return relax.op.divide(
-            centred, relax.op.add(relax.op.sqrt(variance), relax.const(_MVN_EPSILON, "float32"))
-        )
+        return relax.op.divide(centred, relax.op.add(relax.op.sqrt(variance), relax.const(_MVN_EPSILON, "float32")))
 
     return in_single(o, normalized)
 

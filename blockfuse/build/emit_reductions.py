@@ -47,15 +47,15 @@ def _square(value: Any) -> Any:
     return relax.op.multiply(value, value)
 
 
-def _norm(value: Any, axes: Sequence[int], keep: bool) -> Any:  # noqa: FBT001 - a Reduction
+def _norm(value: Any, axes: Sequence[int], keep: bool) -> Any:
     return relax.op.sqrt(_plain(relax.op.sum)(_square(value), axes, keep))
 
 
-def _log_sum(value: Any, axes: Sequence[int], keep: bool) -> Any:  # noqa: FBT001 - a Reduction
+def _log_sum(value: Any, axes: Sequence[int], keep: bool) -> Any:
     return relax.op.log(_plain(relax.op.sum)(value, axes, keep))
 
 
-def _log_sum_exp(value: Any, axes: Sequence[int], keep: bool) -> Any:  # noqa: FBT001 - a Reduction
+def _log_sum_exp(value: Any, axes: Sequence[int], keep: bool) -> Any:
     if not axes:
         return value
     largest = relax.op.max(value, list(axes), keepdims=True)
@@ -66,7 +66,7 @@ def _log_sum_exp(value: Any, axes: Sequence[int], keep: bool) -> Any:  # noqa: F
 
 
 def _global(function: Reduction) -> Emitter:
-    return lambda o: in_single(o, lambda value: function(value, o.spatial_axes(), True))  # noqa: FBT003
+    return lambda o: in_single(o, lambda value: function(value, o.spatial_axes(), True))
 
 
 def _global_lp(o: Operands) -> Any:
@@ -77,8 +77,8 @@ def lp_norm(value: Any, axes: Sequence[int], p: int) -> Any:
     """``(sum of |x|^p)^(1/p)`` over axes that stay with size 1."""
     if p == 1:
         return relax.op.sum(relax.op.abs(value), list(axes), keepdims=True)
-    if p == 2:  # noqa: PLR2004 - as everybody writes it
-        return _norm(value, axes, True)  # noqa: FBT003
+    if p == 2:
+        return _norm(value, axes, True)
     dtype = str(value.ty.dtype)
     powers = relax.op.power(relax.op.abs(value), relax.const(float(p), dtype))
     return relax.op.power(relax.op.sum(powers, list(axes), keepdims=True), relax.const(1 / p, dtype))

@@ -59,8 +59,8 @@ def _gather(o: Operands) -> Any:
     axis = o.op.attrs.get("axis", 0) % o.rank
     size = o.described().shape[axis]
     if o.values[1] is None:
-        indices = np.asarray(o.data(1))
-        return relax.op.take(o.tensor(), o.writer.constant((indices % size).astype(np.int32)), o.axis(axis), mode="clip")
+        table = (np.asarray(o.data(1)) % size).astype(np.int32)
+        return relax.op.take(o.tensor(), o.writer.constant(table), o.axis(axis), mode="clip")
     indices = relax.op.astype(o.tensor(1), "int64")
     last = relax.op.add(indices, relax.const(size, "int64"))
     indices = relax.op.where(relax.op.less(indices, relax.const(0, "int64")), last, indices)
@@ -83,7 +83,7 @@ def _pad(o: Operands) -> Any:
         if mode == "constant":
             widths[2 * o.axis(axis) : 2 * o.axis(axis) + 2] = outside
         elif any(outside):
-            table = np.pad(np.arange(crop[1] - crop[0]), outside, mode=mode)  # type: ignore[call-overload] # ONNX has numpy's names
+            table = np.pad(np.arange(crop[1] - crop[0]), outside, mode=mode)
             value = picked(o, value, axis, table)
     if not any(widths):
         return value
@@ -110,11 +110,12 @@ def _depth_to_space(o: Operands) -> Any:
     n, *sizes = o.tensor().ty.shape
     c, h, w = o.described().shape[1:]
     depth = c // square**2
+    parts = (square, square, depth) if is_slow else (depth, square, square)
     if o.is_last:
-        parts, order = ((square, square, depth), (0, 1, 3, 2, 4, 5)) if is_slow else ((depth, square, square), (0, 1, 4, 2, 5, 3))
+        order = (0, 1, 3, 2, 4, 5) if is_slow else (0, 1, 4, 2, 5, 3)
         value = relax.op.reshape(o.tensor(), [n, h, w, *parts])
         return relax.op.reshape(relax.op.permute_dims(value, order), [n, h * square, w * square, depth])
-    parts, order = ((square, square, depth), (0, 3, 4, 1, 5, 2)) if is_slow else ((depth, square, square), (0, 1, 4, 2, 5, 3))
+    order = (0, 3, 4, 1, 5, 2) if is_slow else (0, 1, 4, 2, 5, 3)
     value = relax.op.reshape(o.tensor(), [n, *parts, *sizes[1:]])
     return relax.op.reshape(relax.op.permute_dims(value, order), [n, depth, h * square, w * square])
 

@@ -1,4 +1,4 @@
-"""Ops with a sliding window in Relax, over one, two or three spatial axes: poolings, and convolutions without a kernel."""
+"""Ops with a sliding window in Relax, over one to three axes: poolings, and convolutions without a kernel."""
 
 from __future__ import annotations
 

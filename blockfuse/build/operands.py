@@ -163,7 +163,7 @@ Emitter: TypeAlias = Callable[[Operands], Any]
 """Writes an op; the result is a Relax value, or a list of them for several outputs."""
 
 
-def picked(o: Operands, value: Any, axis: int, indices: Sequence[int]) -> Any:
+def picked(o: Operands, value: Any, axis: int, indices: Array | range) -> Any:
     """The slices of a value at constant indices along an axis in ONNX order."""
     table = o.writer.constant(np.asarray(indices, np.int32))
     return relax.op.take(value, table, o.axis(axis), mode="clip")

@@ -126,4 +126,4 @@ def _cubic(distance: Array, a: float) -> Array:
     """Keys' filter (IEEE Trans. ASSP 29, 1981)."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))  # noqa: PLR2004 - its support
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))

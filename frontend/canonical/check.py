@@ -79,7 +79,7 @@ def _check_gemm(graph: Graph, op: Op) -> str:
 
 def _check_clip(_: Graph, op: Op) -> str:
     if len(op.inputs) > 1:
-        return ""  # computed bounds stay inputs
+        return "has its bounds twice" if op.attrs else ""
     return "" if set(op.attrs) == {"min", "max"} else f"has the attributes {sorted(op.attrs)}"
 
 

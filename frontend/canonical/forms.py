@@ -72,7 +72,7 @@ def plain_batch_normalization(graph: Graph, op: Op) -> bool:
 @rewrite("Upsample", "Resize")
 def plain_resize(graph: Graph, op: Op) -> bool:
     """Before opset 11 pixels lie at whole coordinates and the one below counts, or above when the image shrinks."""
-    if op.kind == "Resize" and len(op.inputs) != 2:  # noqa: PLR2004 - x and scales
+    if op.kind == "Resize" and len(op.inputs) != 2:
         return False
     if "scales" in op.attrs:
         scales = np.array(op.attrs["scales"], np.float32)

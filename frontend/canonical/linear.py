@@ -57,9 +57,11 @@ def matmul_of_gemm(graph: Graph, op: Op) -> bool:
     if op.attrs.get("alpha", 1.0) != 1:
         value = steps.add("Mul", (value, steps.constant("alpha", np.array(op.attrs["alpha"], dtype))), shape)
     bias = optional_input(op, 2)
-    if bias and op.attrs.get("beta", 1.0) != 1:
-        beta = steps.constant("beta", np.array(op.attrs["beta"], dtype))
-        bias = steps.add("Mul", (bias, beta), graph.tensor(bias).shape)
+    known, beta = graph.constant(bias), op.attrs.get("beta", 1.0)
+    if known is not None and beta != 1:
+        bias = steps.constant("bias", _scaled(known, beta))
+    elif bias and beta != 1:
+        bias = steps.add("Mul", (bias, steps.constant("beta", np.array(beta, dtype))), graph.tensor(bias).shape)
     if bias:
         steps.add("Add", (value, bias), shape)
     steps.finish()

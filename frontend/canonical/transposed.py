@@ -13,16 +13,15 @@ import numpy as np
 
 from blockfuse.frontend.canonical.rewriting import (
     Array,
+    Steps,
     add_constant,
     along,
-    fresh,
-    fresh_op,
     optional_input,
     rewrite,
     sole_producer,
     substitute,
 )
-from blockfuse.graph import Graph, Op, Tensor
+from blockfuse.graph import Graph, Op
 
 _ATTRS = {"dilations", "group", "kernel_shape", "pads", "strides"}
 
@@ -38,8 +37,8 @@ def explicit_transposed(graph: Graph, op: Op) -> bool:
     strides, dilations = (tuple(op.attrs.get(key, (1,) * axes)) for key in ("strides", "dilations"))
     name = op.inputs[1]
     if any(step != 1 for step in dilations) and weight.value is not None:
-        filled = _filled(weight.value, dilations)
-        name, weight, dilations = add_constant(graph, f"{name}.filled", filled), None, (1,) * axes
+        name = add_constant(graph, f"{name}.filled", _filled(weight.value, dilations))
+        dilations = (1,) * axes
     kernel = graph.tensor(name).shape[2:]
     extent = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
     total = [(image[i] - 1) * strides[i] + extent[i] - result[i] for i in range(axes)]
@@ -149,26 +148,18 @@ def _replace(graph: Graph, op: Op, phases: _Phases, bias: Array) -> None:
         "group": phases.group,
     }
     sizes = [full[i] // stride + beyond[i] for i in range(2)]
-    steps = [("Conv", (op.inputs[0], *names), window, (source.shape[0], phases.filters.shape[0], *sizes))]
+    batch, channels = result.shape[:2]
+    steps = Steps(graph, op)
+    value = steps.add("Conv", (op.inputs[0], *names), (batch, phases.filters.shape[0], *sizes), window)
+    shape = (batch, channels, *(size * stride for size in sizes))
     if stride > 1:
-        shape = (source.shape[0], result.shape[1], *(size * stride for size in sizes))
-        steps.append(("DepthToSpace", (), {"blocksize": stride, "mode": "CRD"}, shape))
-    if steps[-1][3] != result.shape or any(pads[:2]):
-        bounds = [pads[:2], [pads[i] + result.shape[2 + i] for i in range(2)], (2, 3)]
-        parts = zip(("starts", "ends", "axes"), bounds, strict=True)
-        extra = tuple(add_constant(graph, f"{op.name}.{key}", np.array(part, np.int64)) for key, part in parts)
-        steps.append(("Slice", extra, {}, result.shape))
-    graph.remove_op(op)
-    value = ""
-    for index, (kind, inputs, attrs, shape) in enumerate(steps):
-        is_last = index == len(steps) - 1
-        target = op.output if is_last else fresh(graph, f"{op.output}.{kind.lower()}")
-        if not is_last:
-            graph.add_tensor(Tensor(target, shape, result.dtype))
-        name = op.name if index == 0 else fresh_op(graph, f"{op.name}.{kind.lower()}")
-        read = inputs if index == 0 else (value, *inputs)
-        graph.add_op(Op(kind, name, read, (target,), attrs, op.origin))
-        value = target
+        value = steps.add("DepthToSpace", (value,), shape, {"blocksize": stride, "mode": "CRD"})
+    if shape != result.shape or any(pads[:2]):
+        ends = [pads[i] + result.shape[2 + i] for i in range(2)]
+        bounds = {"starts": pads[:2], "ends": ends, "axes": (2, 3)}
+        parts = [steps.constant(key, np.array(part, np.int64)) for key, part in bounds.items()]
+        steps.add("Slice", (value, *parts), result.shape)
+    steps.finish()
 
 
 def _outputs_first(weight: Array, group: int) -> Array:
@@ -182,7 +173,8 @@ def _filled(weight: Array, dilations: tuple[int, ...]) -> Array:
     """A dilated filter with its gaps filled with zeros."""
     sizes = [(size - 1) * step + 1 for size, step in zip(weight.shape[2:], dilations, strict=True)]
     full = np.zeros((*weight.shape[:2], *sizes), weight.dtype)
-    full[(..., *(slice(None, None, step) for step in dilations))] = weight
+    steps: tuple[slice, ...] = tuple(slice(None, None, step) for step in dilations)
+    full[(slice(None), slice(None), *steps)] = weight
     return full
 
 
@@ -194,7 +186,7 @@ def _begins(op: Op, total: list[int]) -> list[int]:
     if mode == "VALID":
         return [0] * len(total)
     extra = op.attrs.get("output_padding", (0,) * len(total))
-    amounts = [amount + more for amount, more in zip(total, extra, strict=True)]
+    amounts = [max(0, amount + more) for amount, more in zip(total, extra, strict=True)]
     # As ONNX has it: all modes but SAME_UPPER put the larger half first.
     return [amount // 2 if mode == "SAME_UPPER" else amount - amount // 2 for amount in amounts]
 

@@ -591,12 +591,6 @@ BAD_MODELS = {
         "'norm'",
         "spatial=0",
     ),
-    "old softmax": (
-        model([node("Softmax", "x", "y", "soft", axis=1)], opset=11),
-        UnsupportedModelError,
-        "Softmax 'soft'",
-        "opset 13",
-    ),
     "too many nodes": (nested_functions(), UnsupportedModelError, "nodes", str(MAX_NODES)),
     "recursive function": (with_functions([function("f", [call("f", "a", "b")])]), ModelError, "'f' calls itself"),
     "function called with too much": (
