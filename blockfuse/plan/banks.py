@@ -26,13 +26,12 @@ def wavefronts(addresses: Sequence[int | None], width: int) -> int:
 
 
 def _passes(addresses: Sequence[int | None], width: int) -> int:
-    words: dict[int, set[int]] = {}
-    for address in addresses:
-        if address is None:
-            continue
-        for word in range(address // BANK_BYTES, address // BANK_BYTES + max(1, width // BANK_BYTES)):
-            words.setdefault(word % BANKS, set()).add(word)
-    return max(map(len, words.values()), default=0)
+    span = range(max(1, width // BANK_BYTES))
+    words = {address // BANK_BYTES + word for address in addresses if address is not None for word in span}
+    counts = [0] * BANKS
+    for word in words:
+        counts[word % BANKS] += 1
+    return max(counts)
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,13 @@ class DepthwiseReads:
         return loads * passes / 32 / self.lanes + fragment_store(pitch) / 64
 
 
+@functools.lru_cache(maxsize=65536)
 def fragment_store(pitch: int) -> int:
     """Wavefronts of a warp storing one 8x8 part of an mma result (4 bytes per lane) to rows of ``pitch`` halves."""
     return wavefronts([(lane // 4 * pitch + lane % 4 * 2) * 2 for lane in range(32)], 4)
 
 
+@functools.lru_cache(maxsize=65536)
 def best_pitch(reads: DepthwiseReads, channels: int, *, may_split: bool) -> tuple[int, bool]:
     """Elements from pixel to pixel with the fewest modelled wavefronts, and whether to keep even columns apart.
 
