@@ -191,8 +191,6 @@ def _runs(graph: Graph, ops: Sequence[Op], taken: Sequence[Block]) -> Iterator[l
 
 def _pieces(graph: Graph, taken: Sequence[Block]) -> list[list[Op]]:
     """All operators, divided at the chain; each piece ends with its cut, except the last where there are branches."""
-    if not graph.op_count:  # all outputs are constants
-        return []
     names = {name: block.ops[-1] for block in taken for name in block.ops}
     parent = _post_dominators(graph, names)
     chain = [_EXIT]

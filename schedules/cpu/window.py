@@ -93,12 +93,20 @@ def rows_inside(window: Window, image: ImageShape, row: Index, first: Index, cou
     """
     low, high = first, first + count
     if window.pad_top:
-        over = window.pad_top - row * window.stride_h
-        low = larger(low, quotient(over + window.dilation_h - 1, window.dilation_h))
+        low = larger(low, _falling(window.pad_top + window.dilation_h - 1, row * window.stride_h, window.dilation_h))
     if _reaches_below(window, image):
-        under = image.height - 1 + window.pad_top - row * window.stride_h
-        high = smaller(high, quotient(under, window.dilation_h) + 1)
+        last = image.height - 1 + window.pad_top
+        high = smaller(high, _falling(last, row * window.stride_h, window.dilation_h) + 1)
     return low, high
+
+
+def _falling(start: int, place: Index, divisor: int) -> Index:
+    """``(start - place) / divisor`` rounded down, as the quotient of something that grows with ``place``.
+
+    TVM 0.27 takes one for the other: it makes ``row // -2`` of ``(1 - row) // 2``.
+    """
+    most = -(-start // divisor)
+    return most - quotient(place + (most * divisor - start + divisor - 1), divisor)
 
 
 def _reaches_below(window: Window, image: ImageShape) -> bool:
