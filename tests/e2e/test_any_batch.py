@@ -1,0 +1,273 @@
+"""One executable for any batch, where the model leaves it open, against ONNX Runtime."""
+
+import threading
+
+import numpy as np
+import onnx
+import pytest
+
+import blockfuse as bf
+from blockfuse.errors import InputError, UnsupportedModelError, UsageError
+from blockfuse.frontend import zoo
+from blockfuse.verification.verify import reference_session, seeded_inputs
+from tests.onnx_models import floats, model, node
+from tests.open_batch import open_batch
+
+BATCHES = (1, 3, 2, 16, 5, 1)
+
+NETWORKS = [
+    ("resnet18", "auto"),
+    ("resnet18", "never"),
+    ("mobilenet_v2", "always"),
+    ("mobilenet_v2", "never"),
+    ("efficientnet_b0", "always"),
+    ("convnext_tiny", "auto"),
+    ("convfirstnet", "always"),
+]
+
+
+def assert_right(executable, proto, batches=BATCHES):
+    """Outputs equal the reference for every batch."""
+    session = reference_session(proto, 1, optimised=False)
+    names = [output.name for output in session.get_outputs()]
+    for batch in batches:
+        inputs = seeded_inputs(executable.inputs_for(batch), batch)
+        expected = dict(zip(names, session.run(names, inputs), strict=True))
+        outputs = executable.run(inputs)
+        for name in names:
+            assert outputs[name].shape == expected[name].shape
+            scale = max(1.0, float(np.abs(expected[name]).max()))
+            np.testing.assert_allclose(outputs[name], expected[name], rtol=0, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize(("name", "fuse"), NETWORKS)
+def test_networks(name, fuse):
+    proto = open_batch(getattr(zoo, name)(size=33, width=0.25, classes=10))
+    assert_right(bf.compile(proto, fuse=fuse), proto)
+
+
+def test_plans_for_another_batch():
+    proto = open_batch(zoo.mobilenet_v2(size=32, width=0.25, classes=10))
+    executable = bf.compile(proto, batch=4, fuse="always")
+    assert executable.report().planned_batch == 4
+    assert executable.inputs[0].shape == (4, 3, 32, 32)
+    assert_right(executable, proto)
+
+
+def test_shares_of_hidden_channels_are_those_of_one_image():
+    """A plan that sums partial results of one image after the other."""
+    proto = open_batch(zoo.mobilenet_v2(size=64, classes=10))
+    executable = bf.compile(proto, fuse="always", threads=2)
+    assert any("share" in kernel.plan for step in executable.report().steps for kernel in step.kernels)
+    assert_right(executable, proto, (3, 1, 2))
+
+
+def conv(source, target, name, **attrs):
+    """A 3x3 convolution that keeps the size."""
+    return node("Conv", f"{source} {name}", target, kernel_shape=[3, 3], pads=[1, 1, 1, 1], **attrs)
+
+
+def flatten_by_shape():
+    """What ``x.view(x.size(0), -1)`` becomes, and a dimension that is computed by multiplying."""
+    nodes = [
+        conv("x", "a", "w"),
+        node("Shape", "a", "s"),
+        node("Gather", "s zero", "n", axis=0),
+        node("Unsqueeze", "n axes", "n1"),
+        node("Concat", "n1 rest", "target", axis=0),
+        node("Reshape", "a target", "flat"),
+        node("MatMul", "flat m", "y"),
+    ]
+    constants = {"w": floats(6, 4, 3, 3), "zero": np.int64(0), "axes": np.array([0]), "rest": np.array([-1])}
+    return model(nodes, ("N", 4, 5, 7), constants | {"m": floats(6 * 35, 3)})
+
+
+def shuffle_by_shape():
+    """A channel shuffle whose targets hold the batch, once computed and once as -1."""
+    nodes = [
+        node("Shape", "x", "s"),
+        node("Slice", "s zero one", "n"),
+        node("Concat", "n groups", "split", axis=0),
+        node("Reshape", "x split", "a"),
+        node("Transpose", "a", "b", perm=[0, 2, 1, 3, 4]),
+        node("Reshape", "b whole", "c"),
+        node("Conv", "c w", "y", kernel_shape=[1, 1]),
+    ]
+    constants = {"zero": np.array([0]), "one": np.array([1]), "groups": np.array([2, 3, 5, 5])}
+    return model(nodes, (None, 6, 5, 5), constants | {"whole": np.array([-1, 6, 5, 5]), "w": floats(4, 6, 1, 1)})
+
+
+def expanded():
+    """A gate that is expanded to its image, as the older exporter writes it."""
+    nodes = [
+        node("GlobalAveragePool", "x", "p"),
+        node("Sigmoid", "p", "g"),
+        node("Shape", "x", "s"),
+        node("Equal", "s minus", "same"),
+        node("Where", "same ones s", "target"),
+        node("Expand", "g target", "e"),
+        node("Mul", "x e", "z"),
+        conv("z", "y", "w"),
+    ]
+    constants = {"minus": np.full(4, -1), "ones": np.ones(4, np.int64), "w": floats(4, 4, 3, 3)}
+    return model(nodes, ("batch", 4, 6, 6), constants)
+
+
+def strided_view():
+    """All elements in their own order, as the newer exporter writes ``as_strided``."""
+    nodes = [
+        node("GlobalAveragePool", "x", "p"),
+        node("Reshape", "p row", "flat"),
+        node("Shape", "x", "s"),
+        node("Gather", "s zero", "n", axis=0),
+        node("Range", "zero n one", "count"),
+        node("Mul", "count width", "starts"),
+        node("Unsqueeze", "starts last", "column"),
+        node("Add", "column offsets", "indices"),
+        node("Gather", "flat indices", "v"),
+        node("MatMul", "v m", "y"),
+    ]
+    constants = {"row": np.array([-1]), "zero": np.int64(0), "one": np.int64(1), "width": np.int64(4)}
+    constants |= {"last": np.array([1]), "offsets": np.arange(4), "m": floats(4, 3)}
+    return model(nodes, ("N", 4, 3, 3), constants)
+
+
+def single_ops():
+    """Operators without a kernel of ours, in both layouts."""
+    nodes = [
+        conv("x", "a", "w"),
+        node("MaxPool", "a", "b", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Concat", "b b", "c", axis=1),
+        node("Slice", "c one three axis", "d"),
+        node("Pad", "d pads", "e", mode="reflect"),
+        node("Softmax", "e", "f", axis=1),
+        node("Resize", "f - scales", "g", mode="linear"),
+        node("ReduceMean", "g", "h", axes=[2], keepdims=0),
+        node("Transpose", "h", "i", perm=[0, 2, 1]),
+        node("MatMul", "i m", "y"),
+    ]
+    constants = {"w": floats(4, 4, 3, 3), "one": np.array([1]), "three": np.array([7]), "axis": np.array([1])}
+    constants |= {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "m": floats(6, 3)}
+    return model(nodes, ("N", 4, 8, 8), constants | {"scales": np.array([1, 1, 2, 2], np.float32)})
+
+
+def two_inputs():
+    """Two inputs, one of which is an output too."""
+    shapes = {"x": ("N", 4, 6, 6), "z": ("M", 4, 6, 6)}
+    inputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    nodes = [conv("x", "a", "w"), node("Add", "a z", "y"), node("Identity", "z", "same")]
+    return model(nodes, constants={"w": floats(4, 4, 3, 3)}, inputs=inputs, outputs=("y", "same"))
+
+
+@pytest.mark.parametrize("make", [flatten_by_shape, shuffle_by_shape, expanded, strided_view, single_ops, two_inputs])
+@pytest.mark.parametrize("fuse", ["always", "never"])
+def test_forms_of_exporters(make, fuse):
+    proto = make()
+    assert_right(bf.compile(proto, fuse=fuse), proto)
+
+
+@pytest.fixture(scope="module")
+def proto():
+    return open_batch(zoo.resnet18(size=32, width=0.25, classes=10))
+
+
+@pytest.fixture(scope="module")
+def executable(proto):
+    return bf.compile(proto)
+
+
+def test_what_it_says(executable):
+    assert "input float32[N, 3, 32, 32] -> output float32[N, 10]" in repr(executable)
+    assert "any batch, planned for 1" in str(executable.report())
+    assert "input float32[N, 3, 32, 32] -> output float32[N, 10]" in str(executable.report())
+
+
+def test_a_container_keeps_it(executable, proto, tmp_path):
+    executable.save(tmp_path / "n.bf")
+    loaded = bf.load(tmp_path / "n.bf")
+    assert repr(loaded) == repr(executable)
+    assert_right(loaded, proto)
+    most = loaded.start().library.batch.most
+    assert 1000 < most < 2**31 // (3 * 32 * 32)
+    with pytest.raises(UsageError, match=f"batch must be 1 to {most:,} for resnet18, not {most + 1}"):
+        loaded.inputs_for(most + 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((0, 3, 32, 32), r"^input 'input' holds 0 images; the network takes 1 to [\d,]+ at a time$"),
+        ((2, 3, 32, 31), r"^input 'input': expected shape \[N, 3, 32, 32\], got \[2, 3, 32, 31\]$"),
+        ((3, 32, 32), r"^input 'input': expected shape \[N, 3, 32, 32\], got \[3, 32, 32\]$"),
+    ],
+)
+def test_wrong_inputs(executable, shape, message):
+    with pytest.raises(InputError, match=message):
+        executable(np.zeros(shape, np.float32))
+
+
+def test_more_images_than_indices_reach(executable):
+    most = executable.start().library.batch.most
+    huge = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (most + 1, 3, 32, 32), (0, 0, 0, 0))
+    with pytest.raises(InputError, match=f"holds {most + 1} images; the network takes 1 to {most:,} at a time"):
+        executable(huge)
+
+
+def test_inputs_of_different_batches():
+    executable = bf.compile(two_inputs())
+    inputs = {"x": np.zeros((2, 4, 6, 6), np.float32), "z": np.zeros((3, 4, 6, 6), np.float32)}
+    with pytest.raises(InputError, match="^input 'x' holds 2 images and input 'z' 3$"):
+        executable.run(inputs)
+
+
+def test_threads_with_different_batches(executable):
+    """Every thread has a batch of its own, more than are kept memory for."""
+    inputs = {batch: seeded_inputs(executable.inputs_for(batch), batch) for batch in range(1, 9)}
+    expected = {batch: executable.run(one)["output"] for batch, one in inputs.items()}
+    wrong = []
+
+    def work(start):
+        for step in range(24):
+            batch = 1 + (start + step) % 8
+            if not np.array_equal(executable.run(inputs[batch])["output"], expected[batch]):
+                wrong.append(batch)
+
+    threads = [threading.Thread(target=work, args=(2 * number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_given_shapes_fix_the_batch(proto):
+    executable = bf.compile(proto, shape={"input": (2, 3, 32, 32)})
+    assert executable.start().library.batch is None
+    assert "input float32[2, 3, 32, 32] -> output float32[2, 10]" in repr(executable)
+    with pytest.raises(InputError, match=r"expected shape \[2, 3, 32, 32\]"):
+        executable(np.zeros((1, 3, 32, 32), np.float32))
+    with pytest.raises(UsageError, match="the batch of resnet18 is fixed"):
+        executable.inputs_for(3)
+
+
+def test_arguments_that_contradict_the_model(proto):
+    with pytest.raises(UsageError, match="batch is for models whose batch is open"):
+        bf.compile(zoo.resnet18(size=32, width=0.25), batch=2)
+    with pytest.raises(UsageError, match="batch must be at least 1, not 0"):
+        bf.compile(proto, batch=0)
+    with pytest.raises(UsageError, match="cuda_graph needs a fixed batch"):
+        bf.compile(proto, target="sm_90", dtype="float16", cuda_graph=True)
+
+
+def test_verify_compares_two_batches(proto, executable):
+    found = bf.verify(proto, executable=executable)
+    assert [check.batch for check in found.checks] == [1, 3]
+    assert [check.batch for check in bf.verify(proto, executable=executable, batch=5).checks] == [5]
+    per_block = bf.verify(proto, fuse="always", per_block=True)
+    assert len(per_block.blocks) == 2 * 8
+
+
+def test_an_operator_that_cannot_do_it_is_named():
+    nodes = [conv("x", "a", "w"), node("MaxPool", "a", "y i", kernel_shape=[2, 2])]
+    with pytest.raises(UnsupportedModelError):
+        bf.compile(model(nodes, ("N", 4, 8, 8), {"w": floats(4, 4, 3, 3)}, outputs=("y", "i")))
