@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blockfuse.block import Block
+from blockfuse.dtypes import item_size
 from blockfuse.plan.fold import Folded
 
 
@@ -41,7 +42,7 @@ class Cost:
 
 def global_bytes(block: Block) -> int:
     """Bytes that a kernel for the whole block must move: inputs and parameters once, the result once."""
-    size = np.dtype(block.dtype).itemsize
+    size = item_size(block.dtype)
     images = sum(shape.elements for shape in (*block.inputs, block.output)) * block.batch
     constants = sum(int(np.prod(shape)) for shape in block.parameter_shapes().values())
     return (images + constants) * size
@@ -51,7 +52,7 @@ def interior_bytes(folded: Folded) -> int:
     """Bytes of the values between a block's units, each written once and read once where it is not fused."""
     block = folded.block
     elements = sum(unit.shape.elements for unit in folded.units[:-1])
-    return 2 * block.batch * elements * np.dtype(block.dtype).itemsize
+    return 2 * block.batch * elements * item_size(block.dtype)
 
 
 @dataclass(frozen=True)

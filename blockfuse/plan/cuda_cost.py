@@ -16,6 +16,7 @@ from blockfuse.machine.groups import block_steps, group_block
 from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
 from blockfuse.plan.cost import Cost, global_bytes
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
+from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Footprint, footprints
@@ -83,8 +84,10 @@ def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> _Work:
 
 
 def _made(folded: Folded, plan: CudaPlan, value: int) -> float:
-    """Channels of a value that one CTA makes."""
-    return folded.shapes[value].channels / (plan.split if value == len(folded.shapes) - 1 else 1)
+    """Channels of a value that one CTA makes: its share of the result's, and of what is chunked with the result."""
+    path = chunked_with_last(folded) if plan.split > 1 else []
+    shared = value in path and (value == len(folded.shapes) - 1 or not plan.homes[value].whole)
+    return folded.shapes[value].channels / (plan.split if shared else 1)
 
 
 def _rate(folded: Folded, plan: CudaPlan, device: Device) -> float:

@@ -8,6 +8,7 @@ from itertools import product
 
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.cuda_limits import CORE, Limits, multiples
 from blockfuse.plan.cuda_rules import apply_rules
 from blockfuse.plan.device import Device
@@ -87,7 +88,9 @@ def _splits(folded: Folded, device: Device, tile_p: int, tile_q: int) -> Iterato
     """Numbers of CTAs that may share the result's channels: equal shares, as long as fewer leave an SM without work."""
     out = folded.shapes[-1]
     ctas = folded.block.batch * -(-out.height // tile_p) * -(-out.width // tile_q)
-    shares = -(-out.channels // CORE) if folded.units[-1].kind == "contract" else 1
+    path = chunked_with_last(folded)
+    can_share = folded.units[-1].kind == "contract" or (len(path) > 1 and out.channels % CORE == 0)
+    shares = -(-out.channels // CORE) if can_share else 1
     for split in multiples(shares, 1):
         yield split
         if ctas * split >= 2 * device.cores:

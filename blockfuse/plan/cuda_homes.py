@@ -19,6 +19,25 @@ _MAX_PASS = 128  # channels of one DEPTHWISE, REDUCE, MAP
 _CHAIN_CHUNK = 32  # channels of a value in registers
 
 
+def chunked_with_last(folded: Folded) -> list[int]:
+    """The result, and the values before it of which each of its chunks needs the same channels alone.
+
+    They go back to a contraction; without one, the result is the only value.
+    """
+    last = len(folded.shapes) - 1
+    path = [last]
+    while True:
+        unit = folded.units[path[-1] - folded.input_count]
+        if unit.kind == "contract":
+            return path
+        source = unit.terms[0].source
+        readers = [other for other in folded.units if source in other.reads]
+        is_read_alike = len(readers) == 1 and source not in unit.added
+        if unit.kind not in {"depthwise", "grouped", "map"} or not is_read_alike or source < folded.input_count:
+            return [last]
+        path.append(source)
+
+
 class Homes:
     """The decisions, value by value; later ones see earlier ones.
 
@@ -41,6 +60,7 @@ class Homes:
         for unit in self.folded.units:
             if unit.kind == "contract":
                 self._chunk_before(unit)
+        self._chunk_last()
         for index, unit in enumerate(self.folded.units):
             value = self.folded.value(index)
             if value not in self.found:
@@ -117,6 +137,18 @@ class Homes:
         chunk = share(hidden, max(self.limits.chunk, step), step)
         if chunk < hidden:
             self.found |= dict.fromkeys(path, Home(chunk, whole=False))
+
+    def _chunk_last(self) -> None:
+        """Give the result of a depthwise or grouped unit, and what it is made of, the same chunks."""
+        path = chunked_with_last(self.folded)
+        maker = self._maker(path[-1]) if len(path) > 1 else None
+        widens = any(self._widens(unit) for unit in self.folded.units)
+        if maker is None or widens or not all(self._can_feed(term.source) for term in maker.terms):
+            return
+        step, last = lcm(*(self.align[value] for value in path)), path[0]
+        chunk = divisor(self.cores[last], max(min(self.limits.chunk, _MAX_PASS), step), step)
+        if self.cores[last] % chunk == 0 and not any(value in self.found for value in path):
+            self.found |= dict.fromkeys(path, Home(chunk, whole=False)) | {last: Home(chunk)}
 
     def _can_feed(self, value: int) -> bool:
         """Whether a value can be read again for every chunk: it is whole, or streamed."""

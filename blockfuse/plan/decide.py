@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from blockfuse.block import Block
-from blockfuse.errors import InternalError
+from blockfuse.errors import InternalError, UnsupportedModelError
 from blockfuse.plan.choose import Choice, choose
 from blockfuse.plan.cost import Cost, interior_bytes
 from blockfuse.plan.cpu import CpuPlan
@@ -73,6 +73,9 @@ def decide(block: Block, device: Device, fuse: FuseMode = "auto", planar: frozen
         device: Where it runs.
         fuse: The policy.
         planar: Names of tensors that memory holds as N, C, H, W.
+
+    Raises:
+        UnsupportedModelError: A stage needs more of the device than there is, even by itself.
     """
     folded = fold(block)
     count = len(folded.units)
@@ -108,7 +111,9 @@ def _ways(folded: Folded, device: Device, planar: frozenset[str]) -> Ways:
             if known is None or _seconds(way) < _seconds(known):
                 table[end][len(way)] = way
     if not table[count]:
-        raise InternalError(f"block {folded.block.name}: a unit by itself has no plan")
+        for unit in into_units(folded):
+            _must(unit, device, planar)
+        raise InternalError(f"block {folded.block.name}: its units do not make it up")
     return table[count]
 
 
@@ -140,10 +145,14 @@ def _why(block: Block, ways: Ways, chosen: tuple[Kernel, ...], device: Device, p
     """The predicted times between which the choice was made."""
     times = ", ".join(f"{count} kernels {_seconds(way) * 1e6:.0f} us" for count, way in sorted(ways.items()))
     text = times.replace("1 kernels", "one kernel", 1) if 1 in ways else times
+    if len(chosen) == 1:
+        return f"fused; predicted: {text}"
+    fewest = min(ways)
+    gain = f"{_seconds(ways[fewest]) / _seconds(chosen):.2f} times as fast as {'one' if fewest == 1 else fewest}"
+    cut = f"cut in {len(chosen)}" + (f", {gain}" if len(chosen) > fewest else "")
     if 1 not in ways:
-        obstacle = best(block, device, planar)
-        return f"cut in {len(chosen)}, since one kernel is impossible ({obstacle}); predicted: {text}"
-    return f"{'fused' if len(chosen) == 1 else f'cut in {len(chosen)}'}; predicted: {text}"
+        cut += f"; one kernel is impossible ({best(block, device, planar)})"
+    return f"{cut}; predicted: {text}"
 
 
 def best(block: Block, device: Device, planar: frozenset[str] = frozenset()) -> Kernel | Infeasible:
@@ -177,4 +186,4 @@ def _must(unit: Block, device: Device, planar: frozenset[str]) -> tuple[Kernel, 
     kernels = _kernels(unit, device, planar)
     if kernels:
         return kernels
-    raise InternalError(f"a single stage has no plan: {best(unit, device, planar)}")
+    raise UnsupportedModelError(f"{unit.name} has no kernel on {device.name}: {best(unit, device, planar)}")

@@ -81,6 +81,13 @@ def footprints(folded: Folded, tile_p: int, tile_q: int) -> list[Footprint] | st
         One footprint per value; or, where two paths to a value move over it at different steps, the value's number in
         a sentence. That happens only where the tile is smaller than the output.
     """
+    known = folded.footprints
+    if (tile_p, tile_q) not in known:
+        known[tile_p, tile_q] = _footprints(folded, tile_p, tile_q)
+    return known[tile_p, tile_q]
+
+
+def _footprints(folded: Folded, tile_p: int, tile_q: int) -> list[Footprint] | str:
     out = folded.shapes[-1]
     alone = (tile_p >= out.height, tile_q >= out.width)
     found: list[tuple[Extent, Extent] | None] = [None] * len(folded.shapes)

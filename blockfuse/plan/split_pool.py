@@ -15,14 +15,15 @@ from blockfuse.stages import Pool, Window
 
 
 def split_pool(block: Block) -> Iterator[tuple[Block, Block]]:
-    """Pairs of blocks that compute what a block does whose first stage pools its whole image, most even ones first.
+    """Pairs of blocks that compute what a block does whose first stage pools a whole input, most even ones first.
 
-    There is none for other blocks, among them those that read the image again.
+    The second one reads the results of the parts, and what other stages read: the image, too, where it is gated.
+    There is none for other blocks.
     """
     pool = block.stages[0]
-    if not isinstance(pool, Pool) or len(block.inputs) > 1 or any(0 in stage.inputs for stage in block.stages[1:]):
+    if not isinstance(pool, Pool) or pool.inputs[0] >= len(block.inputs):
         return
-    image = block.inputs[0]
+    image = block.inputs[pool.inputs[0]]
     if pool.window != Window(image.height, image.width, pool.window.stride_h, pool.window.stride_w):
         return
     parts = [part for part in product(_divisors(image.height), _divisors(image.width)) if part[0] * part[1] > 1]
@@ -32,20 +33,22 @@ def split_pool(block: Block) -> Iterator[tuple[Block, Block]]:
 
 
 def _halves(block: Block, pool: Pool, r: int, s: int) -> tuple[Block, Block]:
-    image = block.inputs[0]
-    first = replace(pool, name=f"{pool.name}.parts", window=Window(r, s, r, s))
-    whole = replace(pool, window=Window(image.height // r, image.width // s))
+    source = pool.inputs[0]
+    image, count = block.inputs[source], len(block.inputs)
+    first = replace(pool, name=f"{pool.name}.parts", inputs=(0,), window=Window(r, s, r, s))
+    whole = replace(pool, inputs=(0,), window=Window(image.height // r, image.width // s))
+    kept = [value for value in range(count) if any(value in stage.inputs for stage in block.stages[1:])]
+    number = {value: i for i, value in enumerate(kept, 1)}
+    number |= {count + stage: 1 + len(kept) + stage for stage in range(len(block.stages))}
+    others = (replace(stage, inputs=tuple(number[value] for value in stage.inputs)) for stage in block.stages[1:])
     between = f"{block.name}.parts"
-    tensors = block.tensors or (f"{block.name}.in", f"{block.name}.out")
-    return (
-        replace(block, stages=(first,), name=between, parameters={}, tensors=(tensors[0], between)),
-        replace(
-            block,
-            inputs=(first.output_shape([image]),),
-            stages=(whole, *block.stages[1:]),
-            tensors=(between, tensors[-1]),
-        ),
+    names = block.tensors or (*(f"{block.name}.in{value}" for value in range(count)), f"{block.name}.out")
+    parts = replace(
+        block, inputs=(image,), stages=(first,), name=between, parameters={}, tensors=(names[source], between)
     )
+    inputs = (first.output_shape([image]), *(block.inputs[value] for value in kept))
+    tensors = (between, *(names[value] for value in kept), names[-1])
+    return parts, replace(block, inputs=inputs, stages=(whole, *others), tensors=tensors)
 
 
 def _divisors(size: int) -> list[int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.machine import Stack
@@ -146,10 +147,15 @@ class Folded:
         """How several images make the one that a value is; None where they do not."""
         return self.stacks[value] if self.stacks else None
 
-    @property
+    @functools.cached_property
     def shapes(self) -> tuple[ImageShape, ...]:
         """Shape of every value."""
         return (*self.block.inputs, *(unit.shape for unit in self.units))
+
+    @functools.cached_property
+    def footprints(self) -> dict[tuple[int, int], Any]:
+        """What :func:`blockfuse.plan.footprint.footprints` found, by the size of the tile."""
+        return {}
 
     def value(self, unit: int) -> int:
         """Number of the value a unit makes."""

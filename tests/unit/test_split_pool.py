@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from blockfuse.block import Block, reference
+from blockfuse.errors import UnsupportedModelError
 from blockfuse.plan.decide import Kernel, best, decide
 from blockfuse.plan.device import GPUS
 from blockfuse.plan.split_pool import split_pool
-from blockfuse.stages import Activation, Function, ImageShape, Multiply, Pool, Window
+from blockfuse.stages import Activation, Add, Function, ImageShape, Multiply, Pool, Window
 
 
 def pool(height, width, reduction="mean", channels=8, window=None):
@@ -44,10 +45,21 @@ def test_the_most_even_parts_come_first():
 def test_other_pools_stay():
     assert not list(split_pool(pool(1, 7)))
     assert not list(split_pool(pool(1, 1)))
-    gated = pool(8, 8)
-    assert not list(split_pool(replace(gated, stages=(*gated.stages, Multiply("gate", (0, 2))))))
     assert not list(split_pool(pool(8, 8, window=Window(4, 4, 4, 4))))
     assert not list(split_pool(pool(8, 8, window=Window(8, 8, pad_top=1))))
+
+
+def test_an_image_that_is_read_again_is_an_input_of_the_second_step():
+    block = pool(8, 6)
+    stages = (*block.stages, Multiply("gate", (0, 2)), Add("add", (3, 1)))
+    shifted = [replace(stage, inputs=tuple(v + (v > 0) for v in stage.inputs)) for stage in stages]
+    shifted[-1] = replace(shifted[-1], inputs=(shifted[-1].inputs[0], 1))
+    block = replace(block, inputs=block.inputs * 2, stages=tuple(shifted), tensors=("x", "z", "y"))
+    x, z = np.random.default_rng(0).standard_normal((2, 2, 8, 6, 8))
+    first, second = next(split_pool(block))
+    assert (first.tensors[0], second.tensors[1:]) == ("x", ("x", "z", "y"))
+    middle = reference(first, [x])[-1]
+    np.testing.assert_allclose(reference(second, [middle, x, z])[-1], reference(block, [x, z])[-1], atol=1e-12)
 
 
 @pytest.mark.parametrize("fuse", ["auto", "always", "never"])
@@ -57,3 +69,9 @@ def test_a_pool_of_more_than_a_core_holds_becomes_two_kernels(fuse):
     assert len(decide(block, device, fuse).kernels) == 2
     small = replace(block, inputs=(ImageShape(7, 7, 96),), stages=(replace(block.stages[0], window=Window(7, 7)),))
     assert len(decide(small, device, fuse).kernels) == 1
+
+
+def test_a_pool_that_cannot_be_divided_is_refused_with_numbers():
+    reason = r"block has no kernel on H200: shared memory: needs [\d,]+ bytes, 232,448 available"
+    with pytest.raises(UnsupportedModelError, match=reason):
+        decide(pool(1021, 1021, channels=96), GPUS["sm_90"])
