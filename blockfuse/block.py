@@ -6,6 +6,7 @@ the block.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -46,7 +47,7 @@ class Block:
     ops: tuple[str, ...] = field(default=(), compare=False)
     any_batch: bool = False
 
-    @property
+    @functools.cached_property
     def shapes(self) -> tuple[ImageShape, ...]:
         """Shape of every value."""
         shapes = list(self.inputs)
