@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from blockfuse.errors import UnsupportedModelError
+from blockfuse.errors import ModelError, UnsupportedModelError
 from blockfuse.frontend.image_by_image import objection
 from blockfuse.frontend.load import node_label
 from blockfuse.frontend.settle import Draft, Info, settle
@@ -65,7 +65,11 @@ def _settled(draft: Draft, batch: int) -> Draft:
         folded=[],
         images=batch,
     )
-    settle(copy)
+    try:
+        settle(copy)
+    except ModelError as error:
+        tried = f"that is with {batch} images, as the model's batch is open"
+        raise type(error)(f"{error}; {tried}; {_fix(draft)}") from None
     return copy
 
 

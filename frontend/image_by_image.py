@@ -153,6 +153,16 @@ def _tile(graph: Graph, op: Op) -> bool:
     return repeats is not None and int(repeats.reshape(-1)[0]) == 1
 
 
+def _cumulative(graph: Graph, op: Op) -> bool:
+    axis = graph.constant(op.inputs[1])
+    return axis is not None and int(axis.reshape(())) % _rank(graph, op.inputs[0]) != 0
+
+
+def _over_axes(graph: Graph, op: Op) -> bool:
+    """By default the axes of all images."""
+    return _spares_first(op.attrs.get("axes"), _rank(graph, op.inputs[0]))
+
+
 def _same_rank(graph: Graph, op: Op) -> bool:
     return _rank(graph, op.inputs[0]) == _rank(graph, op.output)
 
@@ -169,10 +179,12 @@ _CHECKS: Mapping[str, Check] = {
     # Rows of a batch stay in order, and where the result begins with the batch too, each is one image.
     **_named("Flatten Reshape Squeeze Unsqueeze", _anything),
     "BatchNormalization": _batch_normalization,
+    "CumSum": _cumulative,
     "Expand": _same_rank,
     "Gather": _gather,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "MeanVarianceNormalization": _over_axes,
     "Pad": _pad,
     "Resize": _resize,
     "Slice": _slice,
