@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+
+import numpy as np
 
 from blockfuse.errors import ModelError, UnsupportedModelError
 from blockfuse.graph import Graph, Op
+
+MAX_TAPS = 2**20
+"""Most pixels under a window; compiling takes time for each."""
 
 
 def check_ops(graph: Graph) -> None:
@@ -96,6 +102,9 @@ def _check_window(op: Op, spatial: int) -> None:
             raise ModelError(f"{op}: {name} has {len(values)} entries and needs {length * spatial}")
         if min(values) < least:
             raise ModelError(f"{op}: {name} has an entry below {least}: {tuple(values)}")
+    if math.prod(op.attrs.get("kernel_shape", ())) > MAX_TAPS:
+        shape = _times(op.attrs["kernel_shape"])
+        raise UnsupportedModelError(f"{op}: the window {shape} is too large; at most {MAX_TAPS} pixels are supported")
     if op.attrs.get("auto_pad", "NOTSET") not in {"NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"}:
         raise ModelError(f"{op}: auto_pad {op.attrs['auto_pad']!r} is unknown")
 
@@ -115,6 +124,29 @@ def _check_transpose(graph: Graph, op: Op) -> None:
         raise ModelError(f"{op}: perm {tuple(op.attrs['perm'])} is no order of {len(axes)} axes")
 
 
+def _check_gather(graph: Graph, op: Op) -> None:
+    shape, indices = graph.tensor(op.inputs[0]).shape, graph.constant(op.inputs[1])
+    size = shape[op.attrs["axis"]]
+    if indices is not None and indices.size and not (-size <= indices.min() and indices.max() < size):
+        worst = max(indices.reshape(-1).tolist(), key=abs)
+        raise ModelError(f"{op}: index {worst} lies outside axis {op.attrs['axis']} of {_times(shape)}")
+
+
+def _check_pad(graph: Graph, op: Op) -> None:
+    """Reflection cannot reach beyond the image, and nothing can be taken away twice."""
+    shape = graph.tensor(op.inputs[0]).shape
+    pads = op.attrs.get("pads") if len(op.inputs) < 2 else graph.constant(op.inputs[1])
+    if pads is None or len(op.inputs) > 3 or op.attrs.get("mode", "constant") != "reflect":
+        return
+    if any(max(pair) >= size for size, pair in zip(shape, np.reshape(pads, (2, -1)).T.tolist(), strict=False)):
+        raise ModelError(f"{op}: an image {_times(shape)} has too few elements to be reflected by {np.ravel(pads).tolist()}")
+
+
+def _check_lrn(_: Graph, op: Op) -> None:
+    if not 1 <= op.attrs["size"] <= MAX_TAPS:
+        raise ModelError(f"{op}: size {op.attrs['size']} does not lie between 1 and {MAX_TAPS}")
+
+
 def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
@@ -123,9 +155,12 @@ _CHECKS: dict[str, Callable[[Graph, Op], None]] = {
     "Conv": _check_conv,
     "ConvTranspose": _check_conv_transpose,
     "DepthToSpace": _check_square,
+    "Gather": _check_gather,
     "GroupNormalization": _check_groups,
     "InstanceNormalization": _check_instances,
+    "LRN": _check_lrn,
     "LpPool": _check_pool,
+    "Pad": _check_pad,
     "SpaceToDepth": _check_square,
     "MaxPool": _check_pool,
     "AveragePool": _check_pool,

@@ -135,7 +135,7 @@ def _infer(draft: Draft, *, strict: bool) -> None:
     """
     try:
         inferred = onnx.shape_inference.infer_shapes(_skeleton(draft), check_type=strict, strict_mode=strict)
-    except (onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError) as error:
+    except (onnx.shape_inference.InferenceError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(_inference_message(error)) from None
     infos = ((value.name, info_of(value)) for value in (*inferred.graph.value_info, *inferred.graph.output))
     draft.infos = {name: info for name, info in infos if info is not None}

@@ -84,6 +84,9 @@ def check_operators(nodes: Sequence[onnx.NodeProto], opset: int) -> None:
         if schema.deprecated and node.op_type not in _READ_ALTHOUGH_DEPRECATED:
             raise UnsupportedModelError(f"{node_label(node)}: the operator is deprecated; export the model again")
         _check_attributes(node, schema)
+        counts = [attribute.i for attribute in node.attribute if attribute.name == "num_outputs"]
+        if counts and counts != [len(node.output)]:  # shape inference would make as many
+            raise ModelError(f"{node_label(node)} has {len(node.output)} outputs, and num_outputs says {counts[0]}")
 
 
 def _check_producers(graph: onnx.GraphProto, sources: set[str]) -> None:
