@@ -44,6 +44,20 @@ def _leaky_relu(_: Graph, op: Op) -> StageDraft | NoStage:
     return _activation(op, Function("leaky_relu", slope=op.attrs.get("alpha", 0.01)))
 
 
+def _elu(_: Graph, op: Op) -> StageDraft | NoStage:
+    alpha = float(op.attrs.get("alpha", 1.0))
+    gain = float(op.attrs["gamma"]) if op.kind == "Selu" else 1.0
+    rate = 1 / alpha if op.kind == "Celu" else 1.0
+    return _activation(op, Function("elu", slope=gain * alpha, gain=gain, rate=rate))
+
+
+def _prelu(graph: Graph, op: Op) -> StageDraft | NoStage:
+    slope = graph.constant(op.inputs[1])
+    if slope is None or not np.all(slope == slope.reshape(-1)[0]):
+        return NoStage("PRelu with a slope per channel has no stage")
+    return _activation(op, Function("leaky_relu", slope=float(slope.reshape(-1)[0])))
+
+
 def _gelu(_: Graph, op: Op) -> StageDraft | NoStage:
     return _activation(op, Function("gelu_tanh" if op.attrs.get("approximate") == "tanh" else "gelu"))
 
@@ -85,17 +99,25 @@ def _mul(graph: Graph, op: Op) -> StageDraft | NoStage:
 
 
 ELEMENTWISE: dict[str, StageMaker] = {
+    "Abs": _simple("abs"),
     "Add": _add,
     "BatchNormalization": _batch_normalization,
+    "Celu": _elu,
     "Clip": _clip,
+    "Elu": _elu,
     "Gelu": _gelu,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _simple("hard_swish"),
     "LayerNormalization": _layer_normalization,
     "LeakyRelu": _leaky_relu,
+    "Mish": _simple("mish"),
     "Mul": _mul,
+    "PRelu": _prelu,
     "Relu": _simple("relu"),
+    "Selu": _elu,
     "Sigmoid": _simple("sigmoid"),
+    "Softplus": _simple("softplus"),
+    "Softsign": _simple("softsign"),
     "Swish": _simple("silu"),
     "Tanh": _simple("tanh"),
 }

@@ -27,7 +27,12 @@ from blockfuse.stages import (
 
 CHANNELS = (3, 8, 16, 20, 24, 40)
 GROUP_WIDTHS = (1, 2, 3, 4, 5, 8, 16, 24)
-CONSTANTS = {"clip": (0.0, 6.0), "hard_sigmoid": (0.0, 0.0, 1 / 6, 0.5), "leaky_relu": (0.0, 0.0, 0.1)}
+CONSTANTS = {
+    "clip": (0.0, 6.0),
+    "elu": (0.0, 0.0, 1.5, 0.0, 1.1, 0.8),
+    "hard_sigmoid": (0.0, 0.0, 1 / 6, 0.5),
+    "leaky_relu": (0.0, 0.0, 0.1),
+}
 FUNCTIONS = tuple(Function(kind, *CONSTANTS.get(kind, ())) for kind in ACTIVATIONS)
 
 

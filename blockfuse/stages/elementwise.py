@@ -25,6 +25,8 @@ class Function:
         high: Upper bound of ``clip``.
         slope: Of ``hard_sigmoid``, clip(slope * x + offset, 0, 1), and of ``leaky_relu`` below zero.
         offset: Of ``hard_sigmoid``.
+        gain: Of ``elu``: gain * x above zero, slope * (exp(rate * x) - 1) below, which is also SELU and CELU.
+        rate: Of ``elu``.
     """
 
     kind: str
@@ -32,6 +34,8 @@ class Function:
     high: float = 0.0
     slope: float = 0.0
     offset: float = 0.0
+    gain: float = 0.0
+    rate: float = 0.0
 
     def __str__(self) -> str:
         match self.kind:
@@ -41,6 +45,8 @@ class Function:
                 return f"hard_sigmoid({self.slope:g}, {self.offset:g})"
             case "leaky_relu":
                 return f"leaky_relu({self.slope:g})"
+            case "elu":
+                return f"elu({self.gain:g}, {self.slope:g}, {self.rate:g})"
         return self.kind
 
 
@@ -90,6 +96,28 @@ def _gelu_tanh(x: Array, function: Function) -> Array:
     return np.asarray(x * _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3), function))
 
 
+def _elu(x: Array, function: Function) -> Array:
+    below = function.slope * np.expm1(function.rate * np.minimum(x, 0.0))
+    return np.asarray(function.gain * np.maximum(x, 0.0) + below)
+
+
+def _softplus(x: Array, _: Function) -> Array:
+    return np.asarray(np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x))))
+
+
+def _softsign(x: Array, _: Function) -> Array:
+    return np.asarray(x / (1 + np.abs(x)))
+
+
+def _mish(x: Array, function: Function) -> Array:
+    """The product of x and tanh(softplus(x)) (Misra, arXiv 1908.08681)."""
+    return np.asarray(x * np.tanh(_softplus(x, function)))
+
+
+def _abs(x: Array, _: Function) -> Array:
+    return np.abs(x)
+
+
 ACTIVATIONS: dict[str, Callable[[Array, Function], Array]] = {
     "relu": _relu,
     "clip": _clip,
@@ -101,6 +129,11 @@ ACTIVATIONS: dict[str, Callable[[Array, Function], Array]] = {
     "tanh": _tanh,
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
+    "elu": _elu,
+    "softplus": _softplus,
+    "softsign": _softsign,
+    "mish": _mish,
+    "abs": _abs,
 }
 
 

@@ -21,6 +21,8 @@ _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.66
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
 _EXP_RANGE = (-87.0, 88.0)  # beyond, float32 has no normal number for the result
 
+_ARTANH = tuple(2 / (2 * power + 1) for power in reversed(range(8)))  # of squares up to 1/9: exact to 1e-8
+
 # Rational approximations of Eigen's float packets: odd numerator over even denominator, highest power first.
 _ERF_LIMIT = 3.832506856900711
 _ERF_OVER = (
@@ -98,6 +100,36 @@ def _gelu_tanh(x: Expr, _: Function, lanes: int) -> Expr:
     return x / _one_plus_exp_of_negative(z, lanes)
 
 
+def _elu(x: Expr, function: Function, lanes: int) -> Expr:
+    zero = constant(0.0, lanes)
+    below = _exp_less_one(tirx.min(x, zero) * constant(function.rate, lanes), lanes)
+    return tirx.max(x, zero) * constant(function.gain, lanes) + below * constant(function.slope, lanes)
+
+
+def _softplus(x: Expr, _: Function, lanes: int) -> Expr:
+    near = _exp(constant(0.0, lanes) - _abs_of(x, lanes), lanes)
+    return tirx.max(x, constant(0.0, lanes)) + _log_of_one_plus(near, lanes)
+
+
+def _softsign(x: Expr, _: Function, lanes: int) -> Expr:
+    return x / (constant(1.0, lanes) + _abs_of(x, lanes))
+
+
+def _mish(x: Expr, _: Function, lanes: int) -> Expr:
+    """With e = exp(x), tanh(log(1 + e)) is e (e + 2) / (e (e + 2) + 2), which is 1 beyond 20."""
+    power = _exp(tirx.min(x, constant(20.0, lanes)), lanes)
+    square = power * (power + constant(2.0, lanes))
+    return x * (square / (square + constant(2.0, lanes)))
+
+
+def _abs(x: Expr, _: Function, lanes: int) -> Expr:
+    return _abs_of(x, lanes)
+
+
+def _abs_of(x: Expr, lanes: int) -> Expr:
+    return tirx.max(x, constant(0.0, lanes) - x)
+
+
 def _limited(x: Expr, low: float, high: float, lanes: int) -> Expr:
     return tirx.min(tirx.max(x, constant(low, lanes)), constant(high, lanes))
 
@@ -116,13 +148,31 @@ def _ratio(x: Expr, limit: float, over: Sequence[float], under: Sequence[float],
 
 
 def _exp(x: Expr, lanes: int) -> Expr:
+    rest, scale = _exp_parts(x, lanes)
+    return (rest + constant(1.0, lanes)) * scale
+
+
+def _exp_less_one(x: Expr, lanes: int) -> Expr:
+    """``exp(x) - 1``, exact to a few units in the last place also near zero."""
+    rest, scale = _exp_parts(x, lanes)
+    return rest * scale + (scale - constant(1.0, lanes))
+
+
+def _exp_parts(x: Expr, lanes: int) -> tuple[Expr, Expr]:
+    """``r`` and ``s``, a power of 2, with ``exp(x) = (1 + r) * s``."""
     x = _limited(x, *_EXP_RANGE, lanes)
     n = tirx.round(x * constant(_LOG2_E, lanes))
     r = x - n * constant(_LN2_HIGH, lanes) - n * constant(_LN2_LOW, lanes)
-    fraction = _polynomial(r, _EXP, lanes) * (r * r) + r + constant(1.0, lanes)
     integer, real = (f"{kind}x{lanes}" if lanes > 1 else kind for kind in ("int32", "float32"))
     exponent = (n.astype(integer) + constant(127, lanes, "int32")) << constant(23, lanes, "int32")
-    return fraction * tirx.reinterpret(real, exponent)
+    return _polynomial(r, _EXP, lanes) * (r * r) + r, tirx.reinterpret(real, exponent)
+
+
+def _log_of_one_plus(x: Expr, lanes: int) -> Expr:
+    """``log(1 + x)`` for x in 0 ... 1: the series of ``2 artanh(x / (2 + x))``."""
+    ratio = x / (constant(2.0, lanes) + x)
+    square = ratio * ratio
+    return ratio * _polynomial(square, _ARTANH, lanes)
 
 
 def _one_plus_exp_of_negative(x: Expr, lanes: int) -> Expr:
@@ -140,6 +190,11 @@ ACTIVATIONS: dict[str, Callable[[Expr, Function, int], Expr]] = {
     "tanh": _tanh,
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
+    "elu": _elu,
+    "softplus": _softplus,
+    "softsign": _softsign,
+    "mish": _mish,
+    "abs": _abs,
 }
 
 

@@ -59,6 +59,32 @@ def _gelu_tanh(value: Expr, _: Function) -> Expr:
     return value / _one_plus_exp_of_negative(value * (value * value * constant(0.044715 * factor) + constant(factor)))
 
 
+def _elu(value: Expr, function: Function) -> Expr:
+    zero = constant(0.0)
+    below = tirx.exp(tirx.min(value, zero) * constant(function.rate)) - constant(1.0)
+    return tirx.max(value, zero) * constant(function.gain) + below * constant(function.slope)
+
+
+def _softplus(value: Expr, _: Function) -> Expr:
+    near = tirx.exp(constant(0.0) - _abs(value, _))
+    return tirx.max(value, constant(0.0)) + tirx.log(constant(1.0) + near)
+
+
+def _softsign(value: Expr, _: Function) -> Expr:
+    return value / (constant(1.0) + _abs(value, _))
+
+
+def _mish(value: Expr, _: Function) -> Expr:
+    """With e = exp(x), tanh(log(1 + e)) is e (e + 2) / (e (e + 2) + 2), which is 1 beyond 20."""
+    power = tirx.exp(tirx.min(value, constant(20.0)))
+    square = power * (power + constant(2.0))
+    return value * (square / (square + constant(2.0)))
+
+
+def _abs(value: Expr, _: Function) -> Expr:
+    return tirx.max(value, constant(0.0) - value)
+
+
 def _one_plus_exp_of_negative(value: Expr) -> Expr:
     return constant(1.0) + tirx.exp(constant(0.0) - value)
 
@@ -74,6 +100,11 @@ _TABLE: dict[str, Callable[[Expr, Function], Expr]] = {
     "tanh": _tanh,
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
+    "elu": _elu,
+    "softplus": _softplus,
+    "softsign": _softsign,
+    "mish": _mish,
+    "abs": _abs,
 }
 
 

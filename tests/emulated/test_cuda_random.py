@@ -44,7 +44,7 @@ def test_random_block_for_any_batch(seed):
         assert_right(at_batch(built, batch))
 
 
-@pytest.mark.parametrize("seed", [400, 416, 417, 418, 443, 456, 458, 459, 469, 476])
+@pytest.mark.parametrize("seed", [400, 416, 417, 422, 432, 443, 449, 450, 456, 458])
 def test_random_block_in_little_shared_memory(seed):
     built = build(random_block(np.random.default_rng(seed), dtype="float16"), device=SMALL)
     assert built.plan.depth == 2
