@@ -33,7 +33,7 @@ from blockfuse.errors import ArtifactError, BlockfuseError, ModelError, TargetEr
 from blockfuse.report import Report
 from blockfuse.runtime import artifact
 from blockfuse.runtime.executable import Executable
-from blockfuse.runtime.library import Library
+from blockfuse.runtime.library import Constant, Library, Port
 from blockfuse.runtime.seeded import Recipe, make_weights, recipe_of
 from blockfuse.tools.runtime_files import runtime_files
 from blockfuse.verification.compare import tolerance
@@ -199,15 +199,21 @@ def _write_index(new: Path, library: Library, report: Mapping[str, Any], referen
 
 
 def _tensors(library: Library) -> str:
-    """The device, and one line per input, constant and output: alignment or offset, layout, type, shape, name."""
+    """The device, and one line per input, constant and output: alignment or offset, layout, type, shape, name.
+
+    Where any batch can be run, a line before says how many images at most, and shapes begin with N.
+    """
     inputs = [f"input {port.alignment} {port.layout} {_typed(port)} {port.name}" for port in library.inputs]
     constants = [f"constant {constant.offset} plain {_typed(constant)}" for constant in library.constants]
     outputs = [f"output 0 {port.layout} {_typed(port)} {port.name}" for port in library.outputs]
-    return "\n".join((f"device {library.target.kind}", *inputs, *constants, *outputs, ""))
+    batch = [f"batch {library.batch.most}"] if library.batch else []
+    return "\n".join((f"device {library.target.kind}", *batch, *inputs, *constants, *outputs, ""))
 
 
-def _typed(value: Any) -> str:
-    return f"{value.dtype} {'x'.join(map(str, value.shape)) or 'scalar'}"
+def _typed(value: Port | Constant) -> str:
+    is_open = isinstance(value, Port) and value.any_batch
+    dims = ["N", *value.shape[1:]] if is_open else value.shape
+    return f"{value.dtype} {'x'.join(map(str, dims)) or 'scalar'}"
 
 
 # ---- the reference ---------------------------------------------------------------------------------------------------

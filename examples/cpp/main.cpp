@@ -15,10 +15,11 @@
 
 namespace ffi = tvm::ffi;
 
-// A line of network/tensors.txt, such as "constant 1024 plain float32 64x147" or "input 4 plain float32 1x3x8x8 x".
+// A line of network/tensors.txt, such as "constant 1024 plain float32 64x147" or "input 4 plain float32 Nx3x8x8 x".
 struct Description {
   std::string kind, layout, dtype, name;
-  int64_t offset = 0, count = 1;  // of a constant in the weights; of elements
+  int64_t offset = 0, count = 1;  // of a constant in the weights; of elements, where the batch is open of one image
+  int64_t most = 0;               // images, where the batch is open: the shape begins with N
   std::vector<int64_t> shape;
 };
 
@@ -38,10 +39,15 @@ char* read(const std::string& path, int64_t wanted, int64_t skipped = 0) {
   return memory;
 }
 
-// The values of a .npy file: magic and version in 8 bytes, the header's length in 2, the header, the values.
-char* read_array(const std::string& path, const Description& wanted) {
+// Where the values of a .npy file start: behind magic and version in 8 bytes, the header's length in 2, the header.
+int64_t values_at(const std::string& path) {
   const char* start = read(path, 10);
-  int64_t size = 10 + static_cast<unsigned char>(start[8]) + 256 * static_cast<unsigned char>(start[9]);
+  return 10 + static_cast<unsigned char>(start[8]) + 256 * static_cast<unsigned char>(start[9]);
+}
+
+// The values of a .npy file.
+char* read_array(const std::string& path, const Description& wanted) {
+  int64_t size = values_at(path);
   std::string header(read(path, size), static_cast<size_t>(size));
   if (header.find("'<f4', 'fortran_order': False") == std::string::npos) fail(path + " is no C-ordered float32 array");
   auto whole = static_cast<int64_t>(std::filesystem::file_size(path));
@@ -52,18 +58,35 @@ char* read_array(const std::string& path, const Description& wanted) {
 std::vector<Description> read_descriptions(const std::string& path) {
   std::ifstream file(path);
   std::vector<Description> all;
+  int64_t most = 0;
   for (std::string line, dims; std::getline(file, line);) {
     if (line == "device cuda") fail("this program runs networks for CPUs");
+    if (line.rfind("batch ", 0) == 0) most = std::stoll(line.substr(6));
     std::istringstream words(line);
     Description one;
     if (!(words >> one.kind >> one.offset >> one.layout >> one.dtype >> dims)) continue;
     std::getline(words >> std::ws, one.name);
     std::istringstream sizes(dims == "scalar" ? "" : dims);
-    while (std::getline(sizes, dims, 'x')) one.shape.push_back(std::stoll(dims));
+    while (std::getline(sizes, dims, 'x')) {
+      if (dims == "N") one.most = most;
+      one.shape.push_back(dims == "N" ? 1 : std::stoll(dims));
+    }
     for (int64_t size : one.shape) one.count *= size;
     all.push_back(one);
   }
   return all;
+}
+
+// Where the batch is open, it is as many images as the input file holds.
+void settle_batch(std::vector<Description>& all, const Description& input, const std::string& path) {
+  if (!input.most) return;
+  int64_t images = (static_cast<int64_t>(std::filesystem::file_size(path)) - values_at(path)) / (4 * input.count);
+  if (images < 1 || images > input.most) fail(path + " holds not 1 to " + std::to_string(input.most) + " images");
+  for (Description& one : all) {
+    if (!one.most) continue;
+    one.shape[0] = images;
+    one.count *= images;
+  }
 }
 
 const Description& the_only(const std::vector<Description>& all, const std::string& kind) {
@@ -113,6 +136,7 @@ void compare(const float* values, const float* expected, int64_t count) {
 int main(int count, char** words) try {
   if (count < 3 || count > 4) fail("usage: run_packed DIR INPUT.npy [EXPECTED.npy]");
   std::vector<Description> all = read_descriptions(words[1] + std::string("/network/tensors.txt"));
+  settle_batch(all, Description(the_only(all, "input")), words[2]);
   const Description& output = the_only(all, "output");
   ffi::Tensor result = run(words[1], all, read_array(words[2], the_only(all, "input")));
   const float* values = static_cast<const float*>(result.data_ptr());

@@ -12,6 +12,7 @@ import pytest
 import blockfuse
 from blockfuse.frontend.zoo import resnet18
 from blockfuse.tools.pack import pack
+from tests.open_batch import open_batch
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cpp"
 
@@ -74,6 +75,35 @@ def test_another_result_is_noticed(program, packed, tmp_path):
     np.save(tmp_path / "y.npy", np.load(packed / "reference/output_0.npy") + np.float32(1))
     code, _, err = run(program, packed, packed / "reference/input_0.npy", tmp_path / "y.npy")
     assert (code, err) == (1, "run_packed: error: the result is not the expected one\n")
+
+
+@pytest.fixture(scope="module")
+def any_batch(tmp_path_factory):
+    """An executable that takes any batch, and its packed folder."""
+    folder = tmp_path_factory.mktemp("any_batch")
+    executable = blockfuse.compile(open_batch(resnet18(size=32, width=0.25, classes=10)), threads=1)
+    executable.save(folder / "net.bf")
+    pack(folder / "net.bf", folder / "net")
+    return executable, folder / "net"
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_any_batch(program, any_batch, tmp_path, batch):
+    executable, folder = any_batch
+    x = np.random.default_rng(batch).standard_normal((batch, 3, 32, 32), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", executable(x))
+    code, out, err = run(program, folder, tmp_path / "x.npy", tmp_path / "y.npy")
+    assert (code, err) == (0, "")
+    assert "largest difference " in out
+
+
+@pytest.mark.parametrize(("values", "message"), [(0, "holds not 1 to "), (4000, "has another shape than the network")])
+def test_no_whole_number_of_images(program, any_batch, tmp_path, values, message):
+    np.save(tmp_path / "x.npy", np.zeros(values, np.float32))
+    code, out, err = run(program, any_batch[1], tmp_path / "x.npy")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert message in err
 
 
 @pytest.mark.parametrize(
