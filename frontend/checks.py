@@ -63,6 +63,12 @@ def _check_conv_transpose(graph: Graph, op: Op) -> None:
     _check_window(op, len(image) - 2)
 
 
+def _check_gemm(graph: Graph, op: Op) -> None:
+    first, second = (graph.tensor(name).shape for name in op.inputs[:2])
+    if first[1 - op.attrs.get("transA", 0)] != second[op.attrs.get("transB", 0)]:
+        raise ModelError(f"{op}: matrices {_times(first)} and {_times(second)} cannot be multiplied")
+
+
 def _check_groups(graph: Graph, op: Op) -> None:
     shape, groups = graph.tensor(op.inputs[0]).shape, op.attrs["num_groups"]
     if len(shape) < 3 or groups < 1 or shape[1] % groups:
@@ -156,6 +162,7 @@ _CHECKS: dict[str, Callable[[Graph, Op], None]] = {
     "ConvTranspose": _check_conv_transpose,
     "DepthToSpace": _check_square,
     "Gather": _check_gather,
+    "Gemm": _check_gemm,
     "GroupNormalization": _check_groups,
     "InstanceNormalization": _check_instances,
     "LRN": _check_lrn,
