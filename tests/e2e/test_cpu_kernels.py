@@ -12,6 +12,7 @@ from blockfuse.machine import Loop, Node, Pixels, Program
 from blockfuse.plan.cpu import CpuPlan, UnitTiling
 from blockfuse.plan.fold import fold
 from blockfuse.program.cpu import program_cpu
+from blockfuse.program.interpret import interpret
 from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, Grouped, ImageShape, Pool, Window
 from tests import cpu_programs
 from tests.cpu_kernels import call, compile_programs, error, random_inputs
@@ -59,6 +60,23 @@ def test_random_block_among_the_channels_of_wider_images(seed):
     rng = np.random.default_rng(seed)
     block = random_block(rng, kinds=ALL_KINDS)
     check(block, into_slots(program_cpu(fold(block), random_plan(rng, block), f"random_{seed}"), rng), seed)
+
+
+@pytest.mark.parametrize("seed", range(200, 220))
+def test_random_block_for_any_batch(seed):
+    """One kernel for several batches; the interpreter runs the same program."""
+    rng = np.random.default_rng(seed)
+    block = replace(random_block(rng, kinds=ALL_KINDS), any_batch=True)
+    planar = tuple(bool(rng.random() < 0.3) for _ in block.inputs)
+    program = program_cpu(fold(block), random_plan(rng, block), f"random_{seed}", planar)
+    kernel = compile_programs([program])[program.name]
+    for batch in (1, 3, 2):
+        images = replace(block, batch=batch)
+        inputs = random_inputs(images, seed)
+        actual = call(kernel, replace(program, batch=batch), inputs, block.parameters)
+        assert error(images, inputs, actual) <= 1
+        if not any(planar):
+            assert error(images, inputs, interpret(program, inputs, block.parameters)) <= 1
 
 
 @pytest.mark.parametrize("make", cpu_programs.PROGRAMS)

@@ -13,7 +13,7 @@ import pytest
 from blockfuse import target
 from blockfuse.errors import ArtifactError
 from blockfuse.runtime import artifact
-from blockfuse.runtime.library import ALIGNMENT, Constant, Layout, Library, Port, aligned_copy
+from blockfuse.runtime.library import ALIGNMENT, Batch, Constant, Layout, Library, Port, aligned_copy
 from blockfuse.target import CPU_CLASSES
 
 REPORT = {"network": "n", "blocks": [{"name": "block1", "predicted_us": 1.5}]}
@@ -32,6 +32,15 @@ def library(**changes):
         "weights": aligned_copy(np.arange(104, dtype=np.uint8)),
     }
     return Library(**{**data, **changes})
+
+
+def any_batch():
+    """A network that takes any batch."""
+    ports = {
+        "inputs": (Port("x", (2, 3, 8, 8), "float32", Layout.PLAIN, 4, any_batch=True),),
+        "outputs": (Port("y", (2, 5), any_batch=True),),
+    }
+    return library(**ports, batch=Batch(2, 1000))
 
 
 @pytest.fixture
@@ -94,6 +103,35 @@ def test_everything_comes_back(path):
     np.testing.assert_array_equal(loaded.weights, original.weights)
     assert loaded.weights.ctypes.data % ALIGNMENT == 0
     assert report == REPORT
+
+
+def test_a_network_that_takes_any_batch(tmp_path):
+    path = tmp_path / "n.bf"
+    artifact.save(any_batch(), REPORT, path)
+    loaded, _ = artifact.load(path)
+    assert loaded.batch == Batch(2, 1000)
+    assert str(loaded.inputs[0]) == "x float32[N, 3, 8, 8]"
+    assert loaded.inputs[0].at(7).shape == (7, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(batch=None), "gives 'x' another batch than the network"),
+        (lambda m: m.update(batch={"planned": 3, "most": 1000}), "gives 'x' another batch than the network"),
+        (lambda m: m["outputs"][0].update(any_batch=False), "gives 'y' another batch than the network"),
+        (lambda m: m["outputs"][0].update(shape=[]), "gives 'y' another batch than the network"),
+        (lambda m: m.update(batch={"planned": 0, "most": 1000}), "takes a batch of no images"),
+        (lambda m: m.update(batch={"planned": 2, "most": 0}), "takes a batch of no images"),
+        (lambda m: m.update(batch={"planned": 2}), "has no 'most' that is a int"),
+        (lambda m: m.pop("batch"), "has no 'batch' that is a dict"),
+    ],
+)
+def test_a_batch_that_contradicts_itself(tmp_path, change, message):
+    path = tmp_path / "n.bf"
+    artifact.save(any_batch(), REPORT, path)
+    edit(path, change)
+    assert message in refusal(path)
 
 
 def test_a_network_without_weights(tmp_path):
