@@ -84,9 +84,19 @@ def check_operators(nodes: Sequence[onnx.NodeProto], opset: int) -> None:
         if schema.deprecated and node.op_type not in _READ_ALTHOUGH_DEPRECATED:
             raise UnsupportedModelError(f"{node_label(node)}: the operator is deprecated; export the model again")
         _check_attributes(node, schema)
+        _check_inputs(node, schema)
         counts = [attribute.i for attribute in node.attribute if attribute.name == "num_outputs"]
         if counts and counts != [len(node.output)]:  # shape inference would make as many
             raise ModelError(f"{node_label(node)} has {len(node.output)} outputs, and num_outputs says {counts[0]}")
+
+
+def _check_inputs(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> None:
+    """Refuse a node that leaves out what it needs; only an input the schema calls optional may be omitted."""
+    options = onnx.defs.OpSchema.FormalParameterOption
+    for index, formal in enumerate(schema.inputs):
+        given = node.input[index:] if formal.option == options.Variadic else node.input[index : index + 1]
+        if formal.option != options.Optional and not all(given or [""]):
+            raise ModelError(f"{node_label(node)} lacks the input {formal.name!r}")
 
 
 def _check_producers(graph: onnx.GraphProto, sources: set[str]) -> None:

@@ -122,6 +122,7 @@ MODELS = [
     ("control flow", branch(), "failed", "control flow is not supported"),
     ("unknown attribute", op("Relu", slope=1), "failed", "'slope'"),
     ("attribute of a wrong type", conv(group="two"), "failed", "'group' of a wrong type"),
+    ("too few inputs", op("Add"), "failed", "Add 'op' lacks the input 'B'"),
     ("too many inputs", op("Relu", "x x"), "failed", "op"),
     ("opset 1", model(RELU, opset=1), "failed", "opset 1, and opsets 7 to 25 are read"),
     ("opset 999", model(RELU, opset=999), "failed", "opset 999"),

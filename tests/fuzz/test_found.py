@@ -62,6 +62,7 @@ def calling(body, value):
     [
         (model([node("Transpose", "x", "y", perm=[0, 1, 2])]), "perm (0, 1, 2) is no order of 4 axes"),
         (model([node("Conv", "x w", "y", kernel_shape=[1, 1])], constants={"w": floats(4)}), "filter 4"),
+        (model([node("InstanceNormalization", "x - s", "y")], constants={"s": floats(4)}), "lacks the input 'scale'"),
         (model([node("Abs", "c", "y")], constants={"c": floats(3)}), "'y' is a constant"),
         (calling([helper.make_node("Concat", ["a"], ["b"], axis=9)], 0), "Concat"),
     ],
