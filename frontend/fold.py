@@ -17,11 +17,12 @@ MAX_FOLDED_ELEMENTS = 2**26
 """Most elements a constant computed while reading may have."""
 
 _KINDS = """
-    Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape CumSum DequantizeLinear Div Equal Erf Exp Expand
-    Flatten Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log MatMul
-    Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-    Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Size Slice Split Sqrt Squeeze Sub Sum
-    Tanh Tile Transpose Trilu Unsqueeze Where
+    Abs Add And BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape CumSum DequantizeLinear Div
+    Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity
+    InstanceNormalization LayerNormalization Less LessOrEqual Log LpNormalization MatMul Max Min Mod Mul Neg Not Or
+    Pad Pow QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign
+    Size Slice Softmax Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where
 """
 
 FOLDABLE = frozenset(_KINDS.split())

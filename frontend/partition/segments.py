@@ -167,10 +167,14 @@ def _branches(graph: Graph, ops: Sequence[Op]) -> list[list[Op]]:
     for op in ops:
         computed = [name for name in op.inputs if name and not graph.tensor(name).is_constant]
         before = graph.producer(computed[0]) if len(computed) == 1 else None
-        alone = before is not None and before.name in free and len(graph.consumers(computed[0])) == 1
-        run = runs.pop(before.name) if before and alone and not graph.is_output(computed[0]) else []
+        run = runs.pop(before.name) if before and before.name in free and _is_only_reader(graph, before) else []
         runs[op.name] = [*run, op]
     return list(runs.values())
+
+
+def _is_only_reader(graph: Graph, op: Op) -> bool:
+    """Whether a single operator, and not the caller, reads what an operator makes."""
+    return len(op.outputs) == 1 and len(graph.consumers(op.output)) == 1 and not graph.is_output(op.output)
 
 
 # ---- the chain -------------------------------------------------------------------------------------------------------

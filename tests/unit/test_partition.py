@@ -15,7 +15,7 @@ from blockfuse.frontend.reading import read
 from blockfuse.graph import Graph, Op, Tensor
 from blockfuse.pattern import pattern
 from blockfuse.stages import Activation, Add, Conv, Depthwise, Pool
-from tests.concat_networks import concat
+from tests.concat_networks import concat, split
 from tests.small_graphs import (
     Net,
     basic_block,
@@ -255,6 +255,15 @@ def test_branches_between_two_cuts_are_fused_one_by_one():
     assert sorted(convs) == [1, 1, 2, 3]
     check_complete(result)
     check_numbers(result)
+
+
+def test_branches_behind_a_split_are_fused_one_by_one():
+    net = Net()
+    parts = split(net, net.conv("x", 8), 3)
+    joined = concat(net, *(net.relu(net.conv(net.relu(net.conv(part, 4)), 4)) for part in parts))
+    result = partition(net.graph(joined), (), cost=lambda _: 1.0)
+    assert sorted(len(block.ops) for block in result.blocks) == [1, 4, 4]
+    check_complete(result)
 
 
 def test_found_is_in_the_order_of_the_steps():

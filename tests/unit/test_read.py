@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from blockfuse.errors import ModelError, UnsupportedModelError, UsageError
-from blockfuse.frontend import read, zoo
+from blockfuse.frontend import read, to_onnx, zoo
 from blockfuse.frontend.checks import check_ops
 from blockfuse.frontend.load import MAX_NODES
 from blockfuse.graph import Graph, Op, Tensor
@@ -218,6 +218,18 @@ def test_folding_agrees_with_onnx_runtime():
     expected = run(proto, feeds)["y"]
     eps = np.finfo(np.float32).eps
     np.testing.assert_allclose(feeds["x"] @ graph.constant("u"), expected, atol=8 * eps * abs(expected).max(), rtol=0)
+
+
+def test_standardized_weights_are_folded():
+    """NF-ResNets normalize their weights with a BatchNormalization in training mode."""
+    norm = node("BatchNormalization", "w s t m v", "u m2 v2", training_mode=1, epsilon=1e-5)
+    constants = {"w": floats(1, 6, 36), "s": abs(floats(6)) + 0.5, "t": floats(6), "m": floats(6), "v": abs(floats(6))}
+    nodes = [norm, node("Reshape", "u shape", "k"), node("Conv", "x k", "y")]
+    proto = model(nodes, constants=constants | {"shape": np.array([6, 4, 3, 3], np.int64)})
+    graph = read(proto)
+    assert [op.kind for op in graph.ops()] == ["Conv"]
+    expected, actual = run(proto, feeds_of(graph))["y"], run(to_onnx(graph), feeds_of(graph))["y"]
+    np.testing.assert_allclose(actual, expected, atol=64 * np.finfo(np.float32).eps * abs(expected).max(), rtol=0)
 
 
 def test_importing_the_package_does_not_import_onnx():
