@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from blockfuse.build.assemble import alone, assemble, describe
-from blockfuse.build.cubin import find_nvcc
+from blockfuse.build.cubin import find_compiler
 from blockfuse.dtypes import COMPUTED, HALF
 from blockfuse.errors import UsageError
 from blockfuse.gpu import this_gpu
@@ -191,7 +191,7 @@ def _checked(target: str, threads: int | None, fuse: str, stop_after: str | None
     if machine.kind == "cuda":
         machine = machine if machine.archs else parse_target(this_gpu().arch, threads)
         device_of(machine)
-        find_nvcc()
+        find_compiler()
     return machine
 
 

@@ -1,7 +1,7 @@
-"""CUDA C to machine code with nvcc: one fat binary per kernel, with code for every architecture asked for.
+"""CUDA C to machine code: one fat binary per kernel, with code for every architecture asked for.
 
 The newest architecture without a suffix is also included as PTX, which drivers of newer GPUs translate. Kernels are
-compiled side by side, one process each, and kept on disk.
+compiled side by side and kept on disk, by nvcc, or by NVRTC where there is only that.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from blockfuse.build.kernel_cache import KernelCache, default_cache, key_of
+from blockfuse.build.nvrtc import find_nvrtc
 from blockfuse.errors import InternalError, TargetError
 from blockfuse.target import available_cores, newest_plain
 
@@ -34,13 +37,47 @@ def compile_kernels(sources: Sequence[str], archs: Sequence[str], cache: KernelC
         cache: Where results are kept; by default in the user's cache folder.
 
     Raises:
-        TargetError: There is no nvcc, or it does not know an architecture.
+        TargetError: There is no compiler, or it does not know an architecture.
         InternalError: It rejects a source.
     """
-    compiler = find_nvcc()
+    compiler = find_compiler()
     cache = cache or default_cache()
     with ThreadPoolExecutor(max(1, available_cores())) as pool:
-        return list(pool.map(lambda source: _compile(source, tuple(archs), compiler, cache), sources))
+        return list(pool.map(lambda source: _compile(source, archs, compiler, cache), sources))
+
+
+class Compiler(Protocol):
+    """What makes machine code."""
+
+    @property
+    def version(self) -> str:
+        """What determines its results, besides the source and the architectures."""
+
+    def compile(self, source: str, archs: Sequence[str]) -> bytes:
+        """The fat binary of a source for architectures.
+
+        Raises:
+            TargetError: It does not know an architecture.
+            InternalError: It rejects the source.
+        """
+
+
+def find_compiler() -> Compiler:
+    """nvcc, or NVRTC where that is not found.
+
+    Raises:
+        TargetError: There is neither.
+    """
+    try:
+        return Nvcc(find_nvcc())
+    except TargetError:
+        library = find_nvrtc()
+    if library is None:
+        raise TargetError(
+            "compiling for GPUs needs nvcc or NVRTC: put nvcc on the path, set CUDA_HOME, or pip install "
+            "nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
+        )
+    return library
 
 
 def find_nvcc() -> str:
@@ -54,10 +91,7 @@ def find_nvcc() -> str:
     places += [shutil.which("nvcc"), shutil.which(str(Path(_USUAL_PLACE) / "bin" / "nvcc"))]
     found = next(filter(None, places), None)
     if found is None:
-        raise TargetError(
-            "compiling for GPUs needs nvcc of the CUDA toolkit, as NVRTC alone is not used: put nvcc on the path or "
-            "set CUDA_HOME"
-        )
+        raise TargetError("nvcc of the CUDA toolkit is not found: put it on the path or set CUDA_HOME")
     return str(Path(found).absolute())
 
 
@@ -68,14 +102,29 @@ def generations(archs: Sequence[str]) -> list[str]:
     return options if newest is None else [*options, f"-gencode=arch=compute_{newest},code=compute_{newest}"]
 
 
-def _compile(source: str, archs: tuple[str, ...], compiler: str, cache: KernelCache) -> bytes:
-    options = [*generations(archs), *_FLAGS]
-    key = key_of([source, *options, _version(compiler)])
+def _compile(source: str, archs: Sequence[str], compiler: Compiler, cache: KernelCache) -> bytes:
+    key = key_of([source, *archs, compiler.version])
     code = cache.get(key)
     if code is None:
-        code = _run(source, options, compiler, archs)
+        code = compiler.compile(source, archs)
         cache.put(key, code)
     return code
+
+
+@dataclass(frozen=True)
+class Nvcc:
+    """nvcc at a path."""
+
+    path: str
+
+    @property
+    def version(self) -> str:
+        """What it says of itself, and its options."""
+        return " ".join((_version(self.path), *_FLAGS))
+
+    def compile(self, source: str, archs: Sequence[str]) -> bytes:
+        """As :class:`Compiler` says."""
+        return _run(source, [*generations(archs), *_FLAGS], self.path, archs)
 
 
 def _run(source: str, options: Sequence[str], compiler: str, archs: Sequence[str]) -> bytes:

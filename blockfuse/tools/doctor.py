@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blockfuse import __version__
+from blockfuse.build.nvrtc import find_nvrtc
 from blockfuse.compiler import compile as compile_model
 from blockfuse.errors import BlockfuseError, ModelError, TargetError
 from blockfuse.gpu import this_gpu
@@ -156,6 +157,9 @@ def _nvcc() -> Finding:
     places = [shutil.which("nvcc"), *(shutil.which(str(Path(home) / "bin" / "nvcc")) for home in homes if home)]
     path = next(filter(None, places), None)
     if path is None:
+        library = find_nvrtc()
+        if library is not None:
+            return Finding("nvcc", "missing", f"{library.path} is used in its place")
         return Finding("nvcc", "missing", "CUDA code cannot be compiled; set CUDA_HOME or put nvcc on the path")
     return Finding("nvcc", "ok", f"{path}, {_first_line(path, '--version', last=True)}")
 

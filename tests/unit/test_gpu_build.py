@@ -91,8 +91,9 @@ def test_no_compiler_is_one_clear_line(monkeypatch, tmp_path):
     monkeypatch.setattr(cubin, "_USUAL_PLACE", str(tmp_path))
     for name in ("CUDA_HOME", "CUDA_PATH", "PATH"):
         monkeypatch.setenv(name, str(tmp_path))
-    with pytest.raises(TargetError, match="needs nvcc of the CUDA toolkit, as NVRTC alone is not used: put nvcc on"):
-        cubin.find_nvcc()
+    monkeypatch.setattr(cubin, "find_nvrtc", lambda: None)
+    with pytest.raises(TargetError, match=r"^compiling for GPUs needs nvcc or NVRTC: put nvcc on the path, set "):
+        cubin.find_compiler()
 
 
 @pytest.fixture
