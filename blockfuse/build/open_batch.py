@@ -36,7 +36,7 @@ class OpenBatch:
         """The shape of a value.
 
         Raises:
-            InternalError: It is not known, or depends on the batch in another way.
+            InternalError: It is not known, depends on the batch in another way, or was written for one batch.
         """
         dims = value.ty.shape
         if dims is None:
@@ -45,6 +45,8 @@ class OpenBatch:
 
     def _number(self, size: Any) -> int:
         if isinstance(size, int | tirx.IntImm):
+            if int(size) and int(size) % OPEN_BATCH == 0:
+                raise InternalError("the code would be for a fixed batch")
             return int(size)
         if self._analyzer.can_prove_equal(size, self.variable):
             return OPEN_BATCH

@@ -5,8 +5,10 @@ import threading
 import numpy as np
 import onnx
 import pytest
+from tvm import relax
 
 import blockfuse as bf
+from blockfuse.build.emitters import EMITTERS
 from blockfuse.errors import InputError, UnsupportedModelError, UsageError
 from blockfuse.frontend import zoo
 from blockfuse.verification.verify import reference_session, seeded_inputs
@@ -267,7 +269,17 @@ def test_verify_compares_two_batches(proto, executable):
     assert len(per_block.blocks) == 2 * 8
 
 
-def test_an_operator_that_cannot_do_it_is_named():
-    nodes = [conv("x", "a", "w"), node("MaxPool", "a", "y i", kernel_shape=[2, 2])]
-    with pytest.raises(UnsupportedModelError):
-        bf.compile(model(nodes, ("N", 4, 8, 8), {"w": floats(4, 4, 3, 3)}, outputs=("y", "i")))
+@pytest.mark.parametrize("via", ["output", "sum", "broadcast"])
+def test_code_for_a_fixed_batch_is_refused(monkeypatch, via):
+    """An operator whose code would hold a number of images is named before anything is compiled."""
+
+    def fixed(o):
+        if via == "broadcast":
+            return relax.op.add(o.tensor(), relax.op.sum(relax.op.reshape(o.tensor(), o.shape), [0], keepdims=True))
+        value = relax.op.reshape(o.tensor(), o.shape)
+        return value if via == "output" else relax.op.add(o.tensor(), value)
+
+    monkeypatch.setitem(EMITTERS, "Softmax", fixed)
+    nodes = [conv("x", "a", "w"), node("Softmax", "a", "y", axis=1)]
+    with pytest.raises(UnsupportedModelError, match="1 ops that cannot be compiled: Softmax 'Softmax_y': "):
+        bf.compile(model(nodes, ("N", 4, 8, 8), {"w": floats(4, 4, 3, 3)}))
