@@ -52,6 +52,7 @@ from blockfuse.machine.tiles import (
     Tile,
     WarpTiling,
     WeightSlice,
+    every,
     global_tile,
 )
 
@@ -95,6 +96,7 @@ __all__ = [
     "WarpTiling",
     "WeightSlice",
     "Zero",
+    "every",
     "global_tile",
     "reads",
     "walk",

@@ -74,6 +74,9 @@ class Tile:
         copies: How many tiles of this shape lie behind each other, one per trip of the ``channel_split`` loop.
         offset: First element in the arena, or -1 where the tile has storage of its own.
         stack: How several images in memory make ``image``; None where it is one.
+        whole: Of a global tile that has every ``stride_h``-th row and ``stride_w``-th column of another: that one.
+        stride_h: See ``whole``.
+        stride_w: See ``whole``.
     """
 
     name: str
@@ -94,6 +97,14 @@ class Tile:
     copies: int = 1
     offset: int = -1
     stack: Stack | None = None
+    whole: Tile | None = None
+    stride_h: int = 1
+    stride_w: int = 1
+
+    @property
+    def memory(self) -> Tile:
+        """The global tile that stands for the same array in memory, with all rows and columns."""
+        return self.whole or self
 
     @property
     def height(self) -> int:
@@ -123,6 +134,19 @@ def global_tile(name: str, image: ImageShape, *, planar: bool = False, stack: St
     """A kernel's input or output: the whole image in memory."""
     shape = (image.height, image.width, image.channels)
     return Tile(name, Level.GLOBAL, image, *shape, image.channels, planar=planar, stack=stack)
+
+
+def every(tile: Tile, stride_h: int, stride_w: int) -> Tile:
+    """The image of every ``stride_h``-th row and ``stride_w``-th column of a global tile."""
+    height, width = (-(-tile.image.height // stride_h), -(-tile.image.width // stride_w))
+    image = ImageShape(height, width, tile.image.channels)
+    stack = tile.stack
+    if stack is not None:
+        stack = Stack(stack.images, stack.period // stride_h, -(-stack.height // stride_h))
+    name = f"{tile.name}_every_{stride_h}x{stride_w}"
+    view = global_tile(name, image, stack=stack)
+    view.whole, view.stride_h, view.stride_w = tile, stride_h, stride_w
+    return view
 
 
 @dataclass(frozen=True)

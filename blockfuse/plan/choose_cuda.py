@@ -27,16 +27,18 @@ _MAX_INPUTS = 10  # kernel parameters are ordered by name
 
 _RESIDENT = 0.4  # share of shared memory up to which an input is kept whole
 
-# Depth of the weight stream, bytes of an item, channels of a chunk, and the part of the usual share that an input may
-# have. The first are the usual ones, by which candidates are compared; the next two save steps, later ones save memory.
+# Depth of the weight stream, bytes of an item, channels of a chunk, the part of the usual share that an input may have,
+# and channels of an input that arrive together. The first are the usual limits, by which candidates are compared; the
+# next two save steps, later ones save memory.
 _LIMITS = (
-    (3, 20480, 64, 1.0),
-    (3, 40960, 128, 1.0),
-    (2, 65536, 192, 1.0),
-    (2, 20480, 64, 1.0),
-    (3, 10240, 32, 0.6),
-    (2, 10240, 32, 0.6),
-    (2, 5120, 16, 0.3),
+    (3, 20480, 64, 1.0, 0),
+    (3, 40960, 128, 1.0, 0),
+    (2, 65536, 192, 1.0, 0),
+    (2, 20480, 64, 1.0, 0),
+    (2, 40960, 128, 0.6, 32),
+    (3, 10240, 32, 0.6, 0),
+    (2, 10240, 32, 0.6, 0),
+    (2, 5120, 16, 0.3, 0),
 )
 _SPREAD = 1.2  # how much less other limits than the usual ones may take, for a candidate to be tried
 _WORTH = 0.97  # how much less a plan with other limits must take than one that fits, to be preferred
@@ -45,7 +47,10 @@ _WORTH = 0.97  # how much less a plan with other limits must take than one that 
 def _limits(device: Device, engine: Engine, size: int) -> list[Limits]:
     """How generous plans for a device may be, most generous first; an element has ``size`` times the usual bytes."""
     resident = _RESIDENT * device.local_bytes // size
-    return [Limits(depth, item // size, chunk, round(part * resident), engine) for depth, item, chunk, part in _LIMITS]
+    return [
+        Limits(depth, item // size, chunk, round(part * resident), engine, arriving)
+        for depth, item, chunk, part, arriving in _LIMITS
+    ]
 
 
 def plan_cuda(

@@ -74,7 +74,7 @@ def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> _Work:
     """What one CTA in the middle of an image does."""
     work = _Work()
     for value in range(folded.input_count):
-        bytes_in = prints[value].pixels * folded.shapes[value].channels * _HALF * _times_read(folded, plan, value)
+        bytes_in = _pixels_read(folded, plan, prints, value) * folded.shapes[value].channels * _HALF
         work.cache += bytes_in
         work.local += bytes_in
     for index, unit in enumerate(folded.units):
@@ -175,13 +175,19 @@ def _add_grouped(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footp
     work.steps += -(-channels // plan.homes[value].chunk)
 
 
-def _times_read(folded: Folded, plan: CudaPlan, value: int) -> int:
-    """How often an input is read: once for every chunk of what is made of it where it arrives with the weights."""
+def _pixels_read(folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int) -> float:
+    """Pixels of an input that a CTA reads: where it arrives with weights, for every chunk of what is made of it."""
     if plan.homes[value].whole:
-        return 1
-    index = next(i for i, unit in enumerate(folded.units) if any(term.source == value for term in unit.terms))
-    made = folded.value(index)
-    return -(-round(_made(folded, plan, made)) // plan.homes[made].chunk) + sum(value in u.added for u in folded.units)
+        return prints[value].pixels
+    read = 0.0
+    for index, unit in enumerate(folded.units):
+        made = folded.value(index)
+        chunks = -(-round(_made(folded, plan, made)) // plan.homes[made].chunk)
+        for term in unit.terms:
+            if term.source == value:
+                read += chunks * prints[value if len(unit.terms) == 1 else made].pixels
+        read += unit.added.count(value) * prints[made].pixels * _made(folded, plan, made) / unit.shape.channels
+    return read
 
 
 def _conflicts(prints: list[Footprint], term: Term, value: int) -> float:

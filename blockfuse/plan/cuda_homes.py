@@ -19,6 +19,16 @@ _MAX_PASS = 128  # channels of one DEPTHWISE, REDUCE, MAP
 _CHAIN_CHUNK = 32  # channels of a value in registers
 
 
+def is_streamable(unit: Unit, term: Term) -> bool:
+    """Whether an input can come with the weights of a term: all that its window covers, or the pixels it reads."""
+    return unit.kind == "contract" and (len(unit.terms) == 1 or reads_pixels(term))
+
+
+def reads_pixels(term: Term) -> bool:
+    """Whether a term reads one pixel for every pixel it makes."""
+    return term.window.taps == 1 and not term.window.has_padding
+
+
 def chunked_with_last(folded: Folded) -> list[int]:
     """The result, and the values before it of which each of its chunks needs the same channels alone.
 
@@ -98,19 +108,18 @@ class Homes:
 
     # ---- inputs ------------------------------------------------------------------------------------------------------
     def _input(self, value: int) -> Home:
-        """Whole, unless it is large and one contraction alone reads it (and the last unit adds it)."""
+        """Whole, unless it is large and only contractions read it (and the last unit adds it)."""
         whole = Home(self.cores[value])
         print_, readers = self.prints[value], self._readers(value)
         pixel_bytes = print_.rows.size * print_.cols.size * HALF
         large = pixel_bytes * self.cores[value] > self.limits.resident
         adders = [unit for unit in self.folded.units if value in unit.added]
-        if not large or len(readers) != 1 or any(unit != self.folded.units[-1] for unit in adders):
+        if not large or not readers or any(unit != self.folded.units[-1] for unit in adders):
             return whole
-        (unit, term) = readers[0]
-        if unit.kind != "contract" or len(unit.terms) > 1:
+        if not all(is_streamable(unit, term) for unit, term in readers):
             return whole
-        per_channel = term.window.taps * min(self.cores[self._value(unit)], _MAX_PASS) * HALF
-        most = min(self.limits.chunk, max(CORE, self.limits.item // per_channel))
+        per_channel = max(t.window.taps * min(self.cores[self._value(u)], _MAX_PASS) * HALF for u, t in readers)
+        most = min(self.limits.arriving or self.limits.chunk, max(CORE, self.limits.item // per_channel))
         chunk = divisor(self.cores[value], most)
         slots = self.limits.depth * chunk * (per_channel + pixel_bytes)
         pays = (

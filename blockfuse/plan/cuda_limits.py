@@ -22,6 +22,7 @@ class Limits:
         chunk: Channels of a value that lives a chunk at a time.
         resident: Bytes of an input that is kept whole; a larger one arrives in chunks with the weights.
         engine: What makes sums.
+        arriving: Channels of an input that arrive with an item; 0 for as many as ``chunk`` says.
     """
 
     depth: int
@@ -29,6 +30,7 @@ class Limits:
     chunk: int
     resident: int
     engine: Engine = Engine.MMA
+    arriving: int = 0
 
 
 def rounded(size: int, multiple: int) -> int:

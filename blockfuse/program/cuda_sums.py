@@ -21,6 +21,8 @@ with an operand that stays in registers between them share their items::
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from blockfuse.errors import InternalError
 from blockfuse.machine import (
     Accumulators,
@@ -39,11 +41,13 @@ from blockfuse.machine import (
     Tile,
     WeightSlice,
     Zero,
+    every,
 )
 from blockfuse.machine.affine import Affine, span, var
 from blockfuse.plan.cuda import Slices
 from blockfuse.plan.units import Term, Unit
 from blockfuse.program.cuda_builder import Builder
+from blockfuse.stages import Window
 
 
 def contract(
@@ -78,11 +82,12 @@ def _term(builder: Builder, term: Term, slices: Slices, acc: Accumulators, c: Af
         raise InternalError(f"{builder.local[term.source]} arrives with one item, not with {per_tap * per_chunk}")
     count = channels // held * per_tap * per_chunk * (builder.stored[value] // builder.plan.homes[value].chunk)
     size = slices.taps * slices.ks * acc.region.channels.size.const
-    base = builder.reserve(size, count, builder.local[term.source].size if is_streamed else 0)
+    operand = _operand(builder, term, acc, value)
+    base = builder.reserve(size, count, operand.tile.size if is_streamed else 0)
 
     def sums(chunk: Affine) -> list[Node]:
         index = (c * (channels // held) + chunk) * (per_tap * per_chunk)
-        return _slices(builder, term, slices, acc, chunk * held, (per_chunk, per_tap), (base, index, size))
+        return _slices(builder, term, slices, acc, operand, chunk * held, (per_chunk, per_tap), (base, index, size))
 
     if home.whole:
         return sums(Affine())
@@ -91,26 +96,53 @@ def _term(builder: Builder, term: Term, slices: Slices, acc: Accumulators, c: Af
     return builder.chunks(term.source, lambda chunk: [*builder.produce(term.source, chunk), *sums(chunk)])
 
 
+@dataclass(frozen=True)
+class _Operand:
+    """What a term multiplies: a tile, how its windows lie in that, and how it comes with the weights, if it does."""
+
+    tile: Tile
+    window: Window
+    pixels: Load | None = None
+
+
+def _operand(builder: Builder, term: Term, acc: Accumulators, value: int) -> _Operand:
+    """The source's tile; one of a term's own for an input that comes with the weights of several terms."""
+    tile = builder.local[term.source]
+    if not tile.streamed:
+        return _Operand(tile, term.window)
+    source, unit = builder.inputs[term.source], builder.folded.units[builder.index(value)]
+    if len(unit.terms) == 1:
+        return _Operand(tile, term.window, Load(source, tile, builder.held(term.source)))
+    view = every(source, term.window.stride_h, term.window.stride_w)
+    rows, cols = acc.region.rows, acc.region.cols
+    name = f"{tile.name}_{builder.stage_names[term.stage]}"
+    own = replace(tile, name=name, image=view.image, rows=rows.size.const, cols=cols.size.const, stack=view.stack)
+    own.top, own.left, own.padded, own.split_columns = rows.low, cols.low, False, False
+    builder.extra.append(own)
+    channels = span(tile.first_channel, tile.channels)
+    return _Operand(own, Window(), Load(view, own, Region(rows, cols, channels)))
+
+
 def _slices(
     builder: Builder,
     term: Term,
     slices: Slices,
     acc: Accumulators,
+    operand: _Operand,
     low: Affine,
     counts: tuple[int, int],
     where: tuple[int, Affine, int],
 ) -> list[Node]:
     """A step per group of taps and of input channels: ``where`` is the first one's base, index and size."""
     (tap_groups, groups), (base, index, size) = counts, where
-    name, source = builder.stage_names[term.stage], builder.local[term.source]
+    name = builder.stage_names[term.stage]
     tap = var(f"{name}_tap") if tap_groups > 1 else Affine()
     group = var(f"{name}_k") if groups > 1 else Affine()
     inputs = span(low + group * slices.ks, slices.ks)
     taps = span(tap * slices.taps, slices.taps)
     weights = WeightSlice((term.stage, "weight"), taps, inputs, acc.region.channels, name)
-    pixels = Load(builder.inputs[term.source], source, builder.held(term.source)) if source.streamed else None
-    item = Item(name, (weights,), base, index + tap * groups + group, size, pixels)
-    nodes: list[Node] = [Step(item, [Gemm(acc, source, weights, term.window)])]
+    item = Item(name, (weights,), base, index + tap * groups + group, size, operand.pixels)
+    nodes: list[Node] = [Step(item, [Gemm(acc, operand.tile, weights, operand.window)])]
     if groups > 1:
         nodes = [Loop(f"{name}_k", groups, LoopKind.SLICE, nodes)]
     return [Loop(f"{name}_tap", tap_groups, LoopKind.SLICE, nodes)] if tap_groups > 1 else nodes

@@ -130,7 +130,7 @@ class _Places:
 
     def _chunk_owner(self, value: int) -> int:
         """The value whose chunk loop runs around the making of a chunk of this one."""
-        if value == self.last or self.plan.homes[value].whole:
+        if value == self.last or self.plan.homes[value].whole or value < self.folded.input_count:
             return value
         (reader,) = [i for i, u in enumerate(self.folded.units) if any(t.source == value for t in u.terms)]
         is_summed = self.folded.units[reader].kind == "contract"

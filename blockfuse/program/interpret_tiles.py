@@ -108,7 +108,8 @@ class Tiles:
         if tile.is_global:
             kept = [c for c in channels if c < tile.image.channels]  # channels above are zero padding of the layout
             image, row, exists = self._images(tile, rows)
-            images = self.memory[tile][np.where(exists, image, 0), np.where(exists, row, 0)]
+            rows_held = np.where(exists, row, 0) * tile.stride_h
+            images = self.memory[tile.memory][np.where(exists, image, 0), rows_held, :: tile.stride_w]
             box = images[np.ix_(_integers(list(range(len(rows)))), _clamped(cols, tile.image.width), _integers(kept))]
             out[..., len(kept) :] = 0.0
             out[..., : len(kept)][held & inside] = box[held & inside]

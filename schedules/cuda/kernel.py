@@ -263,7 +263,7 @@ class Kernel:
             image, row = image * stack.images + quotient(row, stack.period), remainder(row, stack.period)
             image = smaller(image, self.program.batch - 1) if self.program.batch % stack.images else image
             row = smaller(row, stack.height - 1) if stack.height < stack.period else row
-        return [image, row, col, channel - tile.first_channel.const]
+        return [image, row * tile.stride_h, col * tile.stride_w, channel - tile.memory.first_channel.const]
 
     def vector_width(self, *tiles: Tile) -> int:
         """The most elements, up to 16 bytes, in which whole pixels of global tiles can be moved."""

@@ -26,7 +26,7 @@ def lower(kernel: Kernel, node: Load) -> None:
     if node.target.level is Level.REGISTER:
         chain.hold(kernel, node)
         return
-    kernel.copies_pending |= kernel.vector_width(node.source) * kernel.bytes in _COPY
+    kernel.copies_pending |= kernel.vector_width(node.source.memory) * kernel.bytes in _COPY
     copy(kernel, node, node.target.offset)
 
 
@@ -34,7 +34,7 @@ def copy(kernel: Kernel, node: Load, target: Index) -> None:
     """Start the copies into a tile whose first element is ``target``."""
     emit, region = kernel.emit, node.region
     cols, channels = region.cols.size.const, region.channels.size.const
-    width = kernel.vector_width(node.source)
+    width = kernel.vector_width(node.source.memory)
     groups = channels // width
     total = region.rows.size.const * cols * groups
     with emit.loop(-(-total // kernel.threads), "i") as i:
@@ -58,7 +58,7 @@ def _move(kernel: Kernel, node: Load, place: tuple[Index, Index, Index], width: 
     )
     target = corner + kernel.pixel(tile, region, row, col) * tile.pitch
     target = target + kernel.channel(tile, region.channels.low) + channel
-    memory = kernel.memory[node.source]
+    memory = kernel.memory[node.source.memory]
     copied = width * kernel.bytes
     if copied in _COPY:
         size = select_bytes(valid, copied)

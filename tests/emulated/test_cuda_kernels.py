@@ -158,6 +158,18 @@ SHARED: list[tuple[Block, tuple[int, int], int]] = [
 ]
 
 
+@pytest.mark.parametrize("engine", Engine)
+@pytest.mark.parametrize(("stride", "split", "images"), [(1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 2, 2)])
+def test_an_input_that_arrives_for_the_shortcut_again(stride, split, images, engine):
+    """The second time only the pixels that the shortcut reads, every other one with stride 2."""
+    block = rounded_weights(bottleneck(9, 10, 64, 32, 128, stride=stride, batch=3))
+    tile = (10, 5) if images > 1 else (3, 4)
+    plan = apply_rules(fold(block), *tile, 4, Limits(2, 20480, 32, 0, engine), split=split, images=images)
+    built = built_as(block, plan)
+    assert [tile.name for tile in built.program.tiles if tile.streamed] == ["x", "x_shortcut"]
+    assert_right(built)
+
+
 def expand(stage: Stage, channels: int) -> Block:
     """A pointwise convolution and a stage that works channel by channel, or group by group."""
     stages = [Conv("expand", (0,), channels, Window()), Activation("silu", (1,), SILU), replace(stage, inputs=(2,))]
