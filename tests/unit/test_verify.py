@@ -15,6 +15,7 @@ from blockfuse.report import KernelRecord, Report, StepRecord
 from blockfuse.runtime.library import Port
 from blockfuse.verification.depth import path_depths
 from blockfuse.verification.verify import compare, reference_session, seeded_inputs, tolerance, verify
+from tests import onnx_models
 
 
 # ---- tolerance -------------------------------------------------------------------------------------------------------
@@ -306,3 +307,12 @@ def test_blocks_are_compared_under_the_names_they_have_in_the_model():
     assert not found.unchecked
     assert found.passed
     assert math.isclose(found.blocks[0].comparison.cosine, 1, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("size", [(6, 10), (29, 3)])
+def test_resizing_is_as_exact_as_its_coordinates(mode, size):
+    """ONNX Runtime computes them in float32, and weights from them."""
+    nodes = [onnx_models.node("Resize", "x - - s", "y", mode=mode, coordinate_transformation_mode="align_corners")]
+    proto = onnx_models.model(nodes, (1, 2, *size), {"s": np.array([1, 2, 37, 41])}, opset=18)
+    assert verify(proto, threads=1).passed
