@@ -84,7 +84,8 @@ def footprints(folded: Folded, tile_p: int, tile_q: int) -> list[Footprint] | st
     known = folded.footprints
     if (tile_p, tile_q) not in known:
         known[tile_p, tile_q] = _footprints(folded, tile_p, tile_q)
-    return known[tile_p, tile_q]
+    found: list[Footprint] | str = known[tile_p, tile_q]
+    return found
 
 
 def _footprints(folded: Folded, tile_p: int, tile_q: int) -> list[Footprint] | str:
