@@ -23,6 +23,8 @@ def main() -> int:
     fuzzer, started = fuzzer_of(options.kind), time.monotonic()
 
     def report(case: Case) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{case.seed - options.seed + 1} of {options.count}")
         if case.verdict == FAILED:
             options.out.mkdir(parents=True, exist_ok=True)
             sys.stdout.write(f"seed {case.seed}: {case.text}\n  {fuzzer.save(case.seed, options.out)}\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blockfuse.compiler import compile as compile_model
 from blockfuse.errors import BlockfuseError
-from tests.fuzz.harness import Case, Fuzzer, checked_refusal, judged
+from tests.fuzz.harness import Case, Fuzzer, checked_refusal, judged, reduced
 from tests.fuzz.mutate import mutated_file
 
 
@@ -29,10 +29,10 @@ def _read(path: Path, data: bytes) -> str:
 
 
 def save(seed: int, folder: Path) -> str:
-    """The file."""
+    """The file, and a smaller one where it is still a model."""
     path = folder / f"file_{seed}.onnx"
     path.write_bytes(mutated_file(seed))
-    return f"blockfuse inspect {path}"
+    return f"blockfuse inspect {reduced(path, [])}"
 
 
 FUZZER = Fuzzer("files", run, save, seconds=20, gigabytes=4)

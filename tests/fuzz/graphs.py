@@ -19,7 +19,7 @@ from blockfuse.compiler import compile as compile_model
 from blockfuse.errors import BlockfuseError, ModelError, VerificationError
 from blockfuse.runtime.executable import Executable
 from blockfuse.verification.verify import seeded_inputs, verify
-from tests.fuzz.harness import Case, Fuzzer, checked_refusal, judged
+from tests.fuzz.harness import Case, Fuzzer, checked_refusal, judged, reduced
 from tests.fuzz.whole_graphs import random_model
 from tests.onnx_models import run as run_onnxruntime
 
@@ -119,10 +119,12 @@ def save(seed: int, folder: Path) -> str:
 
 
 def command(path: Path, seed: int) -> str:
-    """What shows a wrong result of a model."""
+    """What shows a wrong result of a model, or of a smaller one if it can be reduced."""
     chosen = options(seed)
-    per_block = " --per-block" if chosen["per_block"] else ""
-    return f"blockfuse verify {path} --fuse {chosen['fuse']} --threads {chosen['threads']} --seed {seed}{per_block}"
+    words = ["--fuse", chosen["fuse"], "--threads", str(chosen["threads"])]
+    smaller = reduced(path, ["--check", "verify", *words])
+    more = ["--seed", str(seed), *(["--per-block"] if chosen["per_block"] else [])] if smaller == path else []
+    return " ".join(["blockfuse verify", str(smaller), *words, *more])
 
 
 FUZZER = Fuzzer("graphs", run, save, seconds=120, gigabytes=16)

@@ -96,6 +96,14 @@ def fuzzer_of(name: str) -> Fuzzer:
     return fuzzer
 
 
+def reduced(path: Path, words: Sequence[str]) -> Path:
+    """The path of a smaller model that fails alike; the given one if ``blockfuse reduce`` sees no failure."""
+    smaller = path.with_name(f"{path.stem}_reduced.onnx")
+    command = [sys.executable, "-m", "blockfuse", "reduce", str(path), "-o", str(smaller), "--time-limit", "60", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=600)
+    return smaller if done.returncode == 0 else path
+
+
 def judged(run: Callable[[int], str], seed: int) -> Case:
     """Run a case that answers a reason of refusal or "", and raises when a rule is broken."""
     started = time.perf_counter()

@@ -48,7 +48,7 @@ class Net:
         """An initializer, a Constant node, or an Identity of an initializer."""
         array = np.asarray(value)
         name = f"c{len(self.initializers) + len(self.nodes)}"
-        if self.chance(0.25):
+        if self.chance(0.25) and (self.opset >= 9 or array.dtype.kind == "f"):
             self.nodes.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array, name)))
             return name
         self.initializers.append(numpy_helper.from_array(array, name))
