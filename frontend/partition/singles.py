@@ -22,6 +22,7 @@ def singles(graph: Graph, ops: Sequence[Op], max_stages: int) -> list[Block]:
 
     Of the convolutions before a residual add the last one takes it: the other operand has been computed by then. What
     no convolution takes behind it, such as a normalization with an activation, one takes that alone reads it.
+    Elementwise operators that none takes are blocks of their own.
 
     Args:
         graph: A canonical graph.
@@ -29,7 +30,7 @@ def singles(graph: Graph, ops: Sequence[Op], max_stages: int) -> list[Block]:
         max_stages: Most stages in a block.
 
     Returns:
-        The blocks, in the order of their convolutions.
+        The blocks, in the order of their convolutions; then the elementwise ones.
     """
     free = {op.name for op in ops}
     blocks: list[Block] = []
@@ -43,7 +44,8 @@ def singles(graph: Graph, ops: Sequence[Op], max_stages: int) -> list[Block]:
         if isinstance(block, Block):
             blocks.append(block)
             free.difference_update(op.name for op in chain)
-    return [_with_prologue(graph, block, free, max_stages) for block in blocks[::-1]]
+    blocks = [_with_prologue(graph, block, free, max_stages) for block in blocks[::-1]]
+    return blocks + _elementwise(graph, ops, free, max_stages)
 
 
 def stays_because(graph: Graph, op: Op) -> str:
@@ -91,6 +93,22 @@ def _with_prologue(graph: Graph, block: Block, free: set[str], max_stages: int) 
         return block
     free.difference_update(op.name for op in before)
     return longer
+
+
+def _elementwise(graph: Graph, ops: Sequence[Op], free: set[str], max_stages: int) -> list[Block]:
+    """Blocks of free elementwise operators, each the only reader of the one before."""
+    blocks = []
+    for op in ops:
+        if op.name not in free or not isinstance(_stage(graph, op), Activation | Add | Multiply | Scale):
+            continue
+        chain = _chain(graph, op, free)[:max_stages]
+        block = block_of(graph, chain)
+        if isinstance(block, NoBlock):
+            chain, block = [op], block_of(graph, [op])
+        if isinstance(block, Block):
+            blocks.append(block)
+            free.difference_update(op.name for op in chain)
+    return blocks
 
 
 def _can_follow(graph: Graph, op: Op, reader: Op) -> bool:

@@ -286,7 +286,7 @@ def test_a_convolution_takes_a_flatten_behind_it_and_no_gate():
     y = net.squeeze_excite("x")
     result = partition(net.graph(y), ())
     blocks = [[type(stage) for stage in block.stages] for block in result.blocks]
-    assert blocks == [[Pool], [Conv, Activation], [Conv, Activation]]
+    assert blocks == [[Pool], [Conv, Activation], [Conv, Activation], [Multiply]]
     check_numbers(result)
 
 
@@ -331,5 +331,9 @@ def test_what_others_read_too_stays_before_a_convolution():
     net = Net((2, 8, 7, 6))
     active = normalized(net, "x")
     result = partition(net.graph(net.conv(active, 4), net.conv(active, 5)), ())
-    assert [kinds(step) for step in result.steps if isinstance(step, Block)] == [["Conv"], ["Conv"]]
+    assert [kinds(step) for step in result.steps if isinstance(step, Block)] == [
+        ["Scale", "Activation"],
+        ["Conv"],
+        ["Conv"],
+    ]
     check_numbers(result)

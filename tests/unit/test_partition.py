@@ -207,7 +207,7 @@ def test_a_value_read_twice_is_not_swallowed():
     net = Net()
     y = net.conv("x", 8, name="conv")
     result = partition(net.graph(net.relu(y, "a"), net.clip(y, name="b")), ())
-    assert [block.ops for block in result.blocks] == [("conv",)]
+    assert [block.ops for block in result.blocks] == [("conv",), ("a",), ("b",)]
     assert result.reasons["conv"].endswith("its result is read by 2 operators")
     assert result.reasons["a"] == "elementwise Relu: no convolution directly before it can take it"
 
@@ -215,8 +215,8 @@ def test_a_value_read_twice_is_not_swallowed():
 def test_an_output_of_the_model_is_not_swallowed():
     net = Net()
     y = net.conv("x", 8, name="conv")
-    result = partition(net.graph(y, net.relu(y)), (), cost=work)
-    assert [block.ops for block in result.blocks] == [("conv",)]
+    result = partition(net.graph(y, net.relu(y, "relu")), (), cost=work)
+    assert [block.ops for block in result.blocks] == [("conv",), ("relu",)]
     assert result.reasons["conv"].endswith("its result is an output of the model")
 
 
@@ -226,13 +226,14 @@ def test_what_comes_before_a_value_read_twice_is_fused(is_output):
     y = net.relu(net.conv("x", 8, name="conv"), "relu")
     readers = [net.clip(y, name="a")] if is_output else [net.clip(y, name="a"), net.clip(y, name="b")]
     result = partition(net.graph(*readers, *([y] if is_output else [])), ())
-    assert [block.ops for block in result.blocks] == [("conv", "relu")]
+    assert result.blocks[0].ops == ("conv", "relu")
+    assert {len(block.ops) for block in result.blocks[1:]} == {1}
 
 
 def test_a_pool_takes_nothing():
     net = Net()
     result = partition(net.graph(net.relu(net.pool("x", name="pool"), "relu")), ())
-    assert [block.ops for block in result.blocks] == [("pool",)]
+    assert [block.ops for block in result.blocks] == [("pool",), ("relu",)]
     assert sorted(result.reasons) == ["pool", "relu"]
 
 
@@ -266,6 +267,16 @@ def test_branches_behind_a_split_are_fused_one_by_one():
     check_complete(result)
 
 
+def test_elementwise_operators_that_follow_each_other_are_a_block():
+    net = Net()
+    pool = net.pool("x")
+    y = net.clip(net.relu(net.add(pool, net.pool("x"))))
+    result = partition(net.graph(y, net.conv(pool, 3)), ())
+    assert sorted(len(block.ops) for block in result.blocks) == [1, 1, 1, 3]
+    check_complete(result)
+    check_numbers(result)
+
+
 def test_found_is_in_the_order_of_the_steps():
     net = Net()
     y = basic_block(net, net.relu(net.conv("x", 8)), tag="block.")
@@ -283,14 +294,14 @@ def test_the_limit_on_stages_holds():
     graph = net.graph(y)
     assert [len(block.stages) for block in partition(graph, (), cost=work).blocks] == [12]
     assert [len(block.stages) for block in partition(graph, (), cost=work, max_stages=4).blocks] == [4, 4, 4]
-    assert [len(block.stages) for block in partition(graph, (), max_stages=1).blocks] == [1] * 6
+    assert [len(block.stages) for block in partition(graph, (), max_stages=1).blocks] == [1] * 12
 
 
 def test_a_block_without_a_plan_is_not_chosen():
     net = Net()
     graph = net.graph(basic_block(net, "x"))
     result = partition(graph, (), cost=lambda block: None if len(block.stages) > 2 else work(block))
-    assert [len(block.stages) for block in result.blocks] == [2, 2]
+    assert [len(block.stages) for block in result.blocks] == [2, 2, 1]
     assert sorted(result.reasons) == ["relu2"]
 
 
