@@ -178,7 +178,7 @@ def _inference_message(error: Exception) -> str:
 def _fold(draft: Draft) -> bool:
     """Evaluate the nodes whose results are known; returns whether there was any."""
     shapes = {name: info.known_shape for name, info in (*draft.inputs.items(), *draft.infos.items())}
-    kept = []
+    kept: list[onnx.NodeProto] = []
     for node in draft.nodes:
         results = evaluate(node, draft.values, shapes, draft.opset)
         draft.values.update(results)

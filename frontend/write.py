@@ -144,7 +144,7 @@ def _initializer(tensor: Tensor) -> onnx.TensorProto:
 def _value_info(graph: Graph, name: str) -> onnx.ValueInfoProto:
     tensor = graph.tensor(name)
     is_open = graph.batch is not None and not tensor.is_constant
-    shape = (BATCH, *tensor.shape[1:]) if is_open else tensor.shape
+    shape: list[str | int | None] = [BATCH, *tensor.shape[1:]] if is_open else list(tensor.shape)
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)), shape)
 
 

@@ -14,7 +14,7 @@ from blockfuse.build.fallback import emit_op
 from blockfuse.build.importer import Importer
 from blockfuse.build.layout import FROM_NHWC, TO_NHWC, Layouts, changes_order, wanted
 from blockfuse.build.network import Call, Network, Step
-from blockfuse.build.open_batch import OpenBatch, parameter_shape
+from blockfuse.build.open_batch import OpenBatch, check_open, parameter_shape
 from blockfuse.errors import InternalError
 from blockfuse.runtime.library import ALIGNMENT, Layout, Port
 
@@ -69,7 +69,9 @@ class Entry:
                     self._emit(step, layout)
                 outputs = [self.builder.emit_output(self._output(port)) for port in self.network.outputs]
             self.builder.emit_func_output(relax.Tuple(outputs), params=[*inputs, *self.parameters])
-        return self.builder.get()
+        module = self.builder.get()
+        check_open(module)
+        return module
 
     def input_ports(self) -> tuple[Port, ...]:
         """The inputs with the alignment their readers ask for."""

@@ -16,7 +16,7 @@ from blockfuse.build.emitters import EMITTERS, refuse
 from blockfuse.build.importer import Importer, call_imported
 from blockfuse.build.layout import TO_NHWC
 from blockfuse.build.network import Network
-from blockfuse.build.open_batch import OpenBatch
+from blockfuse.build.open_batch import OpenBatch, check_open
 from blockfuse.build.operands import Operands, Refusal, Writer
 from blockfuse.errors import InternalError
 from blockfuse.graph import Op
@@ -119,7 +119,15 @@ class _Trial:
                 reason = self._emit(op, values)
                 last = self.builder.emit_output(relax.const(0))
             self.builder.emit_func_output(last)
-        return reason
+        return reason or self._fixed()
+
+    def _fixed(self) -> str:
+        """Why code does not do for any batch; empty if it does."""
+        try:
+            check_open(self.builder.get())
+        except InternalError as error:
+            return str(error)
+        return ""
 
     def _emit(self, op: Op, values: Sequence[Any]) -> str:
         try:

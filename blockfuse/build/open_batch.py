@@ -17,6 +17,9 @@ from blockfuse.build.network import OPEN_BATCH
 from blockfuse.errors import InternalError
 
 
+_FIXED = "the code would be for a fixed batch"
+
+
 class OpenBatch:
     """The variable of one function."""
 
@@ -45,12 +48,36 @@ class OpenBatch:
 
     def _number(self, size: Any) -> int:
         if isinstance(size, int | tirx.IntImm):
-            if int(size) and int(size) % OPEN_BATCH == 0:
-                raise InternalError("the code would be for a fixed batch")
+            if _holds_batch(size):
+                raise InternalError(_FIXED)
             return int(size)
         if self._analyzer.can_prove_equal(size, self.variable):
             return OPEN_BATCH
         raise InternalError(f"the dimension {size} is neither fixed nor the batch")
+
+
+def check_open(module: Any) -> None:
+    """Raise :class:`InternalError` if code of a network that takes any batch was written for one batch."""
+
+    sizes: list[Any] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, relax.ShapeExpr):
+            sizes.extend(node.values)
+        elif isinstance(node.ty, relax.TensorType) and node.ty.shape is not None:
+            sizes.extend(node.ty.shape)
+
+    for function in module.functions.values():
+        if isinstance(function, relax.Function):
+            relax.analysis.post_order_visit(function, visit)
+    if any(_holds_batch(size) for size in sizes):
+        raise InternalError(_FIXED)
+
+
+def _holds_batch(size: Any) -> bool:
+    """Whether a dimension has the batch as a number in it."""
+    number = int(size) if isinstance(size, int | tirx.IntImm) else 0
+    return number > 0 and number % OPEN_BATCH == 0
 
 
 def parameter_shape(parameter: Any) -> tuple[int, ...]:

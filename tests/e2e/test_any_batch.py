@@ -218,7 +218,7 @@ def test_more_images_than_indices_reach(executable):
 def test_inputs_of_different_batches():
     executable = bf.compile(two_inputs())
     inputs = {"x": np.zeros((2, 4, 6, 6), np.float32), "z": np.zeros((3, 4, 6, 6), np.float32)}
-    with pytest.raises(InputError, match="^input 'x' holds 2 images and input 'z' 3$"):
+    with pytest.raises(InputError, match=r"^input 'x' holds 2 images and input 'z' 3$"):
         executable.run(inputs)
 
 
