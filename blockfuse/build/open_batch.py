@@ -16,7 +16,6 @@ from tvm.sym import Analyzer
 from blockfuse.build.network import OPEN_BATCH
 from blockfuse.errors import InternalError
 
-
 _FIXED = "the code would be for a fixed batch"
 
 
@@ -58,7 +57,6 @@ class OpenBatch:
 
 def check_open(module: Any) -> None:
     """Raise :class:`InternalError` if code of a network that takes any batch was written for one batch."""
-
     sizes: list[Any] = []
 
     def visit(node: Any) -> None:
