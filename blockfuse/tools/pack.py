@@ -123,7 +123,7 @@ def pack(
             _put(content, new / ("" if name.startswith("licences/") else "python") / name)
         _put(Path(__file__).with_name("start.py"), new / "run.py")
         artifact.save_folder(library, report, new / "network", recipe)
-        (new / "network" / "tensors.txt").write_text(_tensors(library), encoding="utf-8")
+        (new / "network" / "tensors.txt").write_text(_tensors(library, report), encoding="utf-8")
         size = _write_index(new, library, report, reference)
     return Packed(
         folder=str(folder),
@@ -198,8 +198,8 @@ def _write_index(new: Path, library: Library, report: Mapping[str, Any], referen
     return len(text) + sum(map(len, contents.values()))
 
 
-def _tensors(library: Library) -> str:
-    """The device, and one line per input, constant and output: alignment or offset, layout, type, shape, name.
+def _tensors(library: Library, report: Mapping[str, Any]) -> str:
+    """Device, tolerance, and a line per input, constant and output: alignment or offset, layout, type, shape, name.
 
     Where any batch can be run, a line before says how many images at most, and shapes begin with N.
     """
@@ -207,7 +207,8 @@ def _tensors(library: Library) -> str:
     constants = [f"constant {constant.offset} plain {_typed(constant)}" for constant in library.constants]
     outputs = [f"output 0 {port.layout} {_typed(port)} {port.name}" for port in library.outputs]
     batch = [f"batch {library.batch.most}"] if library.batch else []
-    return "\n".join((f"device {library.target.kind}", *batch, *inputs, *constants, *outputs, ""))
+    head = (f"device {library.target.kind}", f"tolerance {_tolerance(library, report):.3g}")
+    return "\n".join((*head, *batch, *inputs, *constants, *outputs, ""))
 
 
 def _typed(value: Port | Constant) -> str:
@@ -276,4 +277,5 @@ def _tolerance(library: Library, report: Mapping[str, Any]) -> float:
     terms = sum(math.prod(constant.shape) for constant in library.constants)
     stages = sum(max(1, len(step["stages"])) for step in report["steps"])
     types = {constant.dtype for constant in library.constants} | {port.dtype for port in library.outputs}
-    return tolerance(max(1, terms), "float16" if "float16" in types else "float32", max(1, stages))
+    coarsest = next((dtype for dtype in ("bfloat16", "float16") if dtype in types), "float32")
+    return tolerance(max(1, terms), coarsest, max(1, stages))

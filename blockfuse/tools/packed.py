@@ -174,10 +174,12 @@ def _bench(network: Executable, inputs: Mapping[str, Array], seconds: float) -> 
 
 
 def _timed(network: Executable, inputs: Mapping[str, Array], seconds: float) -> list[float]:
-    times: list[float] = []
+    session, times = network.start(), []
+    run = session.bind(inputs)  # on a GPU, inputs and results stay there
     end = time.perf_counter() + seconds
     while len(times) < _FEWEST_RUNS or time.perf_counter() < end:
         started = time.perf_counter()
-        network.run(inputs)
+        run()
+        session.wait()
         times.append(time.perf_counter() - started)
     return times

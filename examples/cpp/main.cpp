@@ -3,6 +3,7 @@
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/function.h>
 
 #include <algorithm>
 #include <cmath>
@@ -21,6 +22,12 @@ struct Description {
   int64_t offset = 0, count = 1;  // of a constant in the weights; of elements, where the batch is open of one image
   int64_t most = 0;               // images, where the batch is open: the shape begins with N
   std::vector<int64_t> shape;
+};
+
+struct Network {
+  std::vector<Description> values;
+  bool on_gpu = false;
+  double tolerance = 1e-3;  // of the largest expected value
 };
 
 struct Borrowed {  // an allocator for tensors in memory that stays
@@ -55,12 +62,13 @@ char* read_array(const std::string& path, const Description& wanted) {
   return read(path, 4 * wanted.count, size);
 }
 
-std::vector<Description> read_descriptions(const std::string& path) {
+Network read_network(const std::string& path) {
   std::ifstream file(path);
-  std::vector<Description> all;
+  Network network;
   int64_t most = 0;
   for (std::string line, dims; std::getline(file, line);) {
-    if (line == "device cuda") fail("this program runs networks for CPUs");
+    if (line == "device cuda") network.on_gpu = true;
+    if (line.rfind("tolerance ", 0) == 0) network.tolerance = std::stod(line.substr(10));
     if (line.rfind("batch ", 0) == 0) most = std::stoll(line.substr(6));
     std::istringstream words(line);
     Description one;
@@ -72,9 +80,9 @@ std::vector<Description> read_descriptions(const std::string& path) {
       one.shape.push_back(dims == "N" ? 1 : std::stoll(dims));
     }
     for (int64_t size : one.shape) one.count *= size;
-    all.push_back(one);
+    network.values.push_back(one);
   }
-  return all;
+  return network;
 }
 
 // Where the batch is open, it is as many images as the input file holds.
@@ -97,24 +105,55 @@ const Description& the_only(const std::vector<Description>& all, const std::stri
   return *found;
 }
 
-ffi::Tensor tensor(char* memory, const Description& one) {
+int64_t bytes_of(const Description& one) { return one.count * ((ffi::StringToDLDataType(one.dtype).bits + 7) / 8); }
+
+// Memory as a tensor; on a GPU, a copy of it there.
+ffi::Tensor tensor(const Network& network, char* memory, const Description& one) {
   ffi::ShapeView shape(one.shape.data(), one.shape.size());
-  return ffi::Tensor::FromNDAlloc(Borrowed{memory}, shape, ffi::StringToDLDataType(one.dtype), DLDevice{kDLCPU, 0});
+  DLDataType dtype = ffi::StringToDLDataType(one.dtype);
+  if (!network.on_gpu) return ffi::Tensor::FromNDAlloc(Borrowed{memory}, shape, dtype, DLDevice{kDLCPU, 0});
+  auto allocate = ffi::Function::GetGlobalRequired("runtime.TVMTensorAllocWithScope");
+  auto result = allocate(ffi::Shape(shape), dtype, DLDevice{kDLCUDA, 0}, nullptr).cast<ffi::Tensor>();
+  auto copy = ffi::Function::GetGlobalRequired("runtime.TVMTensorCopyFromBytes");
+  copy(result, static_cast<void*>(memory), bytes_of(one));
+  return result;
 }
 
-ffi::Tensor run(const std::string& folder, const std::vector<Description>& all, char* input) {
-  // The code needs TVM's runtime library at run time, not to be linked.
-  std::string runtime = folder + "/python/blockfuse/runtime/lib/libtvm_runtime.so";
-  if (!dlopen(runtime.c_str(), RTLD_NOW | RTLD_GLOBAL)) fail(dlerror());
+// The first element of a result on the CPU.
+const float* values_of(const Network& network, const ffi::Tensor& result, const Description& one) {
+  if (!network.on_gpu) return static_cast<const float*>(result.data_ptr());
+  auto copy = ffi::Function::GetGlobalRequired("runtime.TVMTensorCopyToBytes");
+  void* memory = std::aligned_alloc(64, (bytes_of(one) + 63) / 64 * 64);
+  copy(result, memory, bytes_of(one));
+  return static_cast<float*>(memory);
+}
+
+// The code needs TVM's runtime libraries, and on a GPU CUDA's, at run time, not to be linked.
+void load_runtime(const std::string& folder, bool on_gpu) {
+  std::vector<std::string> names{"libtvm_runtime.so"};
+  if (on_gpu) names = {"libtvm_runtime.so", "libcudart.so.13", "libtvm_runtime_cuda.so"};
+  for (const std::string& name : names) {
+    if (name == "libcudart.so.13" && dlopen(name.c_str(), RTLD_NOW | RTLD_GLOBAL)) continue;  // this machine's own
+    std::string path = folder + "/python/blockfuse/runtime/lib/" + name;
+    if (!dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL)) fail(dlerror());
+  }
+}
+
+ffi::Tensor run(const std::string& folder, const Network& network, char* input) {
+  load_runtime(folder, network.on_gpu);
   ffi::Module library = ffi::Module::LoadFromFile(folder + "/network/library.so");
   ffi::Module machine = library->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
-  machine->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, 2);  // 2: memory is reused
+  ffi::Function initialize = machine->GetFunction("vm_initialization").value();
+  int cpu = kDLCPU, gpu = kDLCUDA, reused = 2;  // device, its number, whether its memory is reused
+  if (network.on_gpu) initialize(gpu, 0, reused, cpu, 0, reused);
+  else initialize(cpu, 0, reused);
 
-  std::vector<ffi::Any> arguments{tensor(input, the_only(all, "input"))};  // and the constants, in their order
+  const auto& all = network.values;
+  std::vector<ffi::Any> arguments{tensor(network, input, the_only(all, "input"))};  // and the constants, in their order
   for (const Description& one : all) {
     if (one.kind != "constant") continue;
-    int64_t bytes = one.count * ((ffi::StringToDLDataType(one.dtype).bits + 7) / 8);
-    arguments.emplace_back(tensor(read(folder + "/network/weights.bin", bytes, one.offset), one));
+    char* weights = read(folder + "/network/weights.bin", bytes_of(one), one.offset);
+    arguments.emplace_back(tensor(network, weights, one));
   }
   std::vector<ffi::AnyView> views(arguments.begin(), arguments.end());
   ffi::Any results;
@@ -122,7 +161,7 @@ ffi::Tensor run(const std::string& folder, const std::vector<Description>& all, 
   return results.cast<ffi::Array<ffi::Tensor>>()[0];
 }
 
-void compare(const float* values, const float* expected, int64_t count) {
+void compare(const float* values, const float* expected, int64_t count, double tolerance) {
   double error = 0, largest = 0;
   for (int64_t i = 0; i < count; ++i) {
     double difference = std::abs(double{values[i]} - expected[i]);
@@ -130,22 +169,23 @@ void compare(const float* values, const float* expected, int64_t count) {
     largest = std::max(largest, std::abs(double{expected[i]}));
   }
   std::cout << "largest difference " << error << ", of values up to " << largest << '\n';
-  if (!(error <= 1e-3 * largest)) fail("the result is not the expected one");
+  if (!(error <= tolerance * largest)) fail("the result is not the expected one");
 }
 
 int main(int count, char** words) try {
   if (count < 3 || count > 4) fail("usage: run_packed DIR INPUT.npy [EXPECTED.npy]");
-  std::vector<Description> all = read_descriptions(words[1] + std::string("/network/tensors.txt"));
+  Network network = read_network(words[1] + std::string("/network/tensors.txt"));
+  std::vector<Description>& all = network.values;
   settle_batch(all, Description(the_only(all, "input")), words[2]);
   const Description& output = the_only(all, "output");
-  ffi::Tensor result = run(words[1], all, read_array(words[2], the_only(all, "input")));
-  const float* values = static_cast<const float*>(result.data_ptr());
+  ffi::Tensor result = run(words[1], network, read_array(words[2], the_only(all, "input")));
+  const float* values = values_of(network, result, output);
   std::vector<int64_t> order(static_cast<size_t>(output.count));
   std::iota(order.begin(), order.end(), 0);
   auto end = order.begin() + std::min<int64_t>(5, output.count);
   std::partial_sort(order.begin(), end, order.end(), [&](int64_t a, int64_t b) { return values[a] > values[b]; });
   for (auto i = order.begin(); i < end; ++i) std::cout << output.name << '[' << *i << "] = " << values[*i] << '\n';
-  if (count == 4) compare(values, reinterpret_cast<float*>(read_array(words[3], output)), output.count);
+  if (count == 4) compare(values, reinterpret_cast<float*>(read_array(words[3], output)), output.count, network.tolerance);
   return 0;
 } catch (const std::exception& error) {
   std::cerr << "run_packed: error: " << error.what() << '\n';
