@@ -116,6 +116,8 @@ def pack(
     if seeded_weights and model is not None:
         raise UsageError("random weights are not those of the model: it gives no reference for them")
     library, report = artifact.load(path, any_machine=True)
+    if any(port.dtype == "bfloat16" for port in (*library.inputs, *library.outputs)):
+        raise UsageError(f"{path} takes or returns bfloat16, which files of arrays cannot hold")
     files = runtime_files(cuda=library.target.kind == "cuda", wheels=wheels)
     library, recipe, reference = _with_reference(library, report, model, seeded=seeded_weights)
     with _appearing(target) as new:
