@@ -6,9 +6,9 @@
     python -m benchmarks.cuda_blocks --bytes                        bytes of memory, fused and unfused, per network
 
 Nothing is compiled and nothing is measured: times are predictions, used to compare plans. ``recomputed`` is operations
-done over operations of the model; ``gain`` is the predicted time of the best single kernel over that of the kernels
-chosen. Bytes are those of every tensor a kernel reads or writes, once (``python -m benchmarks.cuda_bytes`` ties what
-kernels move in emulation to the plans).
+done over operations of the model; a tile ``14x7 of 2 / 8`` is of 2 images, and 8 CTAs share its channels; ``why`` names
+the gain of every cut. Bytes are those of every tensor that a kernel reads or writes, once; ``python -m
+benchmarks.cuda_bytes`` ties what kernels move in emulation to the plans.
 """
 
 from __future__ import annotations
@@ -83,6 +83,14 @@ def _plan(kernel: Kernel) -> tuple[str, ...]:
     return (tile, str(plan.warps), str(plan.engine), str(ctas), time, cost.bound, f"{cost.recompute:.2f}")
 
 
+def traffic(network: str, batch: int, device: Device) -> tuple[str, ...]:
+    """Kernels and bytes of memory of a network, fused and with a kernel for every layer."""
+    fused, unfused = (planned(network, batch, device, fuse).kernels for fuse in ("auto", "never"))
+    moved, apart = (sum(kernel.cost.global_bytes for kernel in kernels) / 1e6 for kernels in (fused, unfused))
+    ratio = f"{apart / moved:.2f}"
+    return (network, str(len(fused)), str(len(unfused)), f"{moved:.0f}", f"{apart:.0f}", ratio)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,8 +98,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--arch", default="sm_90a")
     parser.add_argument("--singles", action="store_true", help="also layers that are kernels by themselves")
+    parser.add_argument("--bytes", action="store_true", help="only the bytes of memory, fused and unfused")
     options = parser.parse_args()
     device = device_of(parse_target(options.arch))
+    if options.bytes:
+        head = ("network", "kernels fused", "unfused", "MB fused", "MB unfused", "ratio")
+        print("\n".join(table([head, *(traffic(network, options.batch, device) for network in options.networks)])))
+        return
     for network in options.networks:
         steps = planned(network, options.batch, device)
         body = [row for step in decisions(steps, singles=options.singles) for row in rows(step)]

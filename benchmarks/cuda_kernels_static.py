@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from blockfuse.block import Block
 from blockfuse.machine import Engine
 from blockfuse.report import table
+from blockfuse.stages import Conv, Window
 from tests.cuda_kernels import Built, Run, build, grid, run
 from tests.emulated.nvcc import compile_cubin, find_nvcc
-from tests.residual_blocks import basic, bottleneck, convfirst, convnext, mbconv
+from tests.residual_blocks import basic, bottleneck, convfirst, convnext, mbconv, same, single
 
 ARCHS = {Engine.MMA: ("sm_80", "sm_90"), Engine.WGMMA: ("sm_90a",)}
 _FLOP_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of the tensor peak
@@ -53,6 +54,8 @@ CASES = [
     Case("mbconv 28x28 48-240-48, 7x14", mbconv(28, 28, 48, 240), (7, 14), 4),
     Case("convnext 56x56 96, 8x8", convnext(56, 56, 96), (8, 8), 4),
     Case("convfirst 64x64 64, 16x16", convfirst(64, 64, 64), (16, 16), 8),
+    Case("3x3 7x7 512-512, batch 4, planned", single(7, 7, 512, Conv("conv", (0,), 512, same(3)), 4)),
+    Case("classifier 2048-1000, batch 16, planned", single(1, 1, 2048, Conv("fc", (0,), 1000, Window()), 16)),
 ]
 
 
