@@ -193,13 +193,21 @@ def _graph(name: str, draft: Draft) -> Graph:
     for key, info in draft.inputs.items():
         graph.add_tensor(_tensor(key, info, f"input {key!r}"))
     taken: set[str] = set()
+    read = {key for node in draft.nodes for key in node.input} | set(draft.outputs)
     for node in draft.nodes:
-        for key in filter(None, node.output):
+        outputs = [key if key in read or _is_shaped(draft, key) else "" for key in node.output]
+        for key in filter(None, outputs):
             graph.add_tensor(_tensor(key, draft.infos.get(key), node_label(node)))
         op_name = _unique(node.name or f"{node.op_type}_{next(filter(None, node.output), '')}", taken)
         origin = (node.name or op_name,)
-        graph.add_op(Op(node.op_type, op_name, tuple(node.input), tuple(node.output), _attributes(node, draft), origin))
+        graph.add_op(Op(node.op_type, op_name, tuple(node.input), tuple(outputs), _attributes(node, draft), origin))
     return graph
+
+
+def _is_shaped(draft: Draft, name: str) -> bool:
+    """Whether the shape of a result is known; it may be missing of results that nobody reads, such as masks."""
+    info = draft.infos.get(name)
+    return info is not None and info.known_shape is not None
 
 
 def _tensor(name: str, info: Info | None, source: str) -> Tensor:
