@@ -213,6 +213,26 @@ def test_bench_measures_both_sides(run):
     assert "blockfuse / onnxruntime: " in out
 
 
+def test_one_artifact_runs_any_batch(run, tmp_path):
+    code, out, err = run("compile", "batches.onnx", "-o", tmp_path / "a.bf", "--batch", "2", "--json")
+    assert (code, json.loads(out)["report"]["planned_batch"]) == (0, 2), err
+    for batch in (1, 3):
+        code, out, _ = run("run", tmp_path / "a.bf", "--batch", batch, "--json")
+        assert (code, json.loads(out)["outputs"]["output"]["shape"]) == (0, [batch, 10])
+    code, out, _ = run("inspect", tmp_path / "a.bf")
+    assert "any batch, planned for 2" in out
+    assert "input float32[N, 3, 32, 32] -> output float32[N, 10]" in out
+    code, out, _ = run("verify", "batches.onnx", "--artifact", tmp_path / "a.bf", "--json")
+    assert (code, [check["batch"] for check in json.loads(out)["checks"]]) == (0, [2, 4])
+    code, out, _ = run(
+        "bench", tmp_path / "a.bf", "--model", "batches.onnx", "--batch", "3", "--seconds", "0", "--json"
+    )
+    assert code == 0
+    code, _, err = run("run", tmp_path / "a.bf", "--batch", "999999")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "batch must be 1 to " in err
+
+
 def test_patterns_are_listed_and_explained(run):
     code, out, _ = run("patterns", "--patterns", "patterns.py", "--json")
     listed = json.loads(out)["patterns"]
@@ -303,6 +323,9 @@ WRONG = [
         ["patterns", "resnet"],
     ),
     (2, "--shape goes with --explain", ["patterns", "--shape", "a=1"]),
+    (2, "batch is for models whose batch is open", ["run", "net.onnx", "--batch", "2", "-q"]),
+    (2, "the batch of resnet18 is fixed", ["run", "net.bf", "--batch", "2"]),
+    (2, "--batch says how to compile a model", ["inspect", "net.bf", "--batch", "2"]),
     # failed: 1
     (1, "nowhere.onnx: the file cannot be opened", ["inspect", "nowhere.onnx"]),
     (1, "not an ONNX model", ["compile", "garbage.onnx", "-o", "a.bf", "-q"]),
