@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean emulate fuzz
+.PHONY: demo test lint clean emulate fuzz nodes support
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,12 @@ test: $(VENV)/.installed lint  ## Install, then check style and types and run al
 
 emulate: $(VENV)/.installed  ## All emulated kernels of every family of blocks; CI runs a share of them.
 	BLOCKFUSE_EMULATE_ALL=1 $(BIN)/python -m pytest -q -n 2 tests/emulated/test_cuda_covering.py tests/emulated/test_cuda_random.py
+
+nodes: $(VENV)/.installed  ## All of ONNX's node tests and the networks that come with onnx; CI runs a share of them.
+	BLOCKFUSE_ALL_NODES=1 $(BIN)/python -m pytest -q tests/e2e/test_backend_nodes.py tests/e2e/test_light_models.py
+
+support: $(VENV)/.installed  ## Write docs/support.md, the table of operators, from the code.
+	$(BIN)/python -m blockfuse.tools.support > docs/support.md
 
 KIND ?= blocks
 COUNT ?= 100
