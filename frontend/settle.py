@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from blockfuse.errors import ModelError, UnsupportedModelError
-from blockfuse.frontend.fold import evaluate
+from blockfuse.frontend.fold import MAX_FOLDED_ELEMENTS, evaluate
 from blockfuse.frontend.load import first_line, node_label
 from blockfuse.frontend.rebatch import follow_batch
 
@@ -20,6 +20,9 @@ MAX_RANK = 8
 
 MAX_ELEMENTS = 2**31 - 1
 """Most elements a computed tensor may have; kernels index with 32 bits."""
+
+_GROWTH = 8
+"""Times as many elements as a file gives may be computed from them while reading, and some more."""
 
 _SMALL = 1024
 """Up to so many elements a constant is shown to shape inference; it may be a shape, an axis or a pad."""
@@ -87,13 +90,14 @@ def settle(draft: Draft) -> None:
     Raises:
         ModelError: The shapes contradict each other, or a constant cannot be computed.
     """
+    given = sum(value.size for value in draft.values.values())
     for _ in range(_MAX_ROUNDS):
         strict = draft.batch is None  # until the batch is the given one everywhere, shapes may contradict each other
         _infer(draft, strict=strict)
         if follow_batch(draft):
             continue
         draft.batch = None
-        if not _fold(draft) and strict:
+        if not _fold(draft, MAX_FOLDED_ELEMENTS + _GROWTH * given) and strict:
             return
 
 
@@ -175,13 +179,23 @@ def _inference_message(error: Exception) -> str:
     return f"the shapes do not fit at {kind} {name!r}: {complaint}" if kind else f"the shapes do not fit: {complaint}"
 
 
-def _fold(draft: Draft) -> bool:
-    """Evaluate the nodes whose results are known; returns whether there was any."""
+def _fold(draft: Draft, most: int) -> bool:
+    """Evaluate the nodes whose results are known; returns whether there was any.
+
+    Raises:
+        UnsupportedModelError: All constants together have more than ``most`` elements.
+    """
+    total = sum(value.size for value in draft.values.values())
     shapes = {name: info.known_shape for name, info in (*draft.inputs.items(), *draft.infos.items())}
     kept: list[onnx.NodeProto] = []
     for node in draft.nodes:
         results = evaluate(node, draft.values, shapes, draft.opset)
         draft.values.update(results)
+        total += sum(value.size for value in results.values())
+        if total > most:
+            raise UnsupportedModelError(
+                f"with {node_label(node)} constants have {total} elements; {most} are supported"
+            )
         (draft.folded if results else kept).append(node)
     progress = len(kept) < len(draft.nodes)
     draft.nodes = kept

@@ -81,6 +81,13 @@ def many_nodes():
     return model([node("Relu", f"v{i}" if i else "x", f"v{i + 1}") for i in range(100_001)], outputs=("v100001",))
 
 
+def large_constants():
+    """Three constants of a few bytes, each of which is allowed."""
+    nodes = [node("ConstantOfShape", "s", f"c{i}") for i in range(3)]
+    nodes += [node("ReduceSum", f"c{i}", f"r{i}") for i in range(3)]
+    return model([*nodes, node("Sum", "x r0 r1 r2", "y")], (1,), {"s": [2**25]})
+
+
 SMALL = zoo.resnet18(size=32, width=0.125).SerializeToString()
 
 # ---- model files: what is wrong, the file, the code, a part of the message -------------------------------------------
@@ -140,6 +147,7 @@ MODELS = [
     ("huge result", op("Tile", "x r", {"r": np.array([1, 1, 10**5, 10**5])}), "failed", "elements are supported"),
     ("huge constant", model([node("ConstantOfShape", "s", "c"), node("Add", "x c", "y")], (1,), {"s": [2**28]}),
      "failed", "too large"),
+    ("many large constants from a small file", large_constants(), "failed", "constants have"),
     ("filter of other channels", conv(weights={"w": floats(6, 3, 3, 3)}), "failed", "needs 3 input channels"),
     ("filter of another rank", conv(weights={"w": floats(6, 4, 3)}), "failed", "conv"),
     ("filter larger than the image", conv(shape=(1, 4, 2, 8)), "failed", "too small"),
