@@ -65,13 +65,13 @@ def substitute(
         attrs: Its attributes; none by default.
         name: Its name; that of ``root`` by default.
     """
-    absorbed = tuple(absorbed)
+    absorbed, inputs = tuple(absorbed), tuple(inputs)
     origin = tuple(dict.fromkeys(part for op in (*absorbed, root) for part in op.origin))
     graph.remove_op(root)
     for op in reversed(absorbed):
-        if not any(name and is_read(graph, name) for name in op.outputs):
+        if not any(name and (name in inputs or is_read(graph, name)) for name in op.outputs):
             graph.remove_op(op)
-    graph.add_op(Op(kind, name or root.name, tuple(inputs), (root.output,), attrs or {}, origin))
+    graph.add_op(Op(kind, name or root.name, inputs, (root.output,), attrs or {}, origin))
 
 
 def bypass(graph: Graph, op: Op, source: str) -> bool:

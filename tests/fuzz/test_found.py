@@ -42,6 +42,14 @@ def test_a_constant_added_to_a_vector():
     assert blockfuse.compile(proto, stop_after="canonicalize").op_count == 2
 
 
+def test_a_value_that_is_expanded_and_added_to_itself():
+    nodes = [node("Expand", "x s", "e"), node("Add", "e e", "y")]
+    proto = model(nodes, (1, 2, 3, 4), {"s": [5, 1, 1, 1]})
+    x = floats(1, 2, 3, 4)
+    actual = blockfuse.compile(proto, threads=1).run({"x": x})["y"]
+    np.testing.assert_array_equal(actual, np.broadcast_to(2 * x, (5, 2, 3, 4)))
+
+
 @pytest.mark.parametrize("shape", [(2, 5), (2, 5, 7)])
 def test_the_mean_of_what_is_no_image(shape):
     blockfuse.compile(model([node("GlobalAveragePool", "x", "y")], shape), stop_after="plan", fuse="always")
