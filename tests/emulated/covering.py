@@ -11,7 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from blockfuse.block import Block
+from blockfuse.machine import Engine
+from blockfuse.plan.fold import Folded, fold
+from blockfuse.plan.stack import stacked
 from blockfuse.stages import Conv, Window
+from tests.cuda_kernels import Built, build
 from tests.residual_blocks import (
     basic,
     bottleneck,
@@ -34,7 +38,11 @@ SIZES = {"divisible": (8, 12), "ragged": (7, 9), "smaller": (3, 4), "one_pixel":
 CHANNELS = (3, 16, 24, 40, 64, 112, 200)
 BATCHES = (1, 3)
 DTYPES = ("float16", "bfloat16")
+ENGINES = tuple(Engine)
+PARTS = ("one", "shares", "images")
+"""What one CTA makes: a tile, a share of its channels where they divide, or a tile of two images where that may be."""
 
+AXES = ("family", "size", "channels", "batch", "dtype", "engine", "parts")
 _CANDIDATES = 60  # tried for every case that is added
 
 
@@ -96,12 +104,21 @@ class Case:
     channels: int
     batch: int
     dtype: str
+    engine: Engine
+    parts: str
 
     @property
     def pairs(self) -> set[tuple[tuple[str, object], ...]]:
         """All pairs of its choices."""
-        choices = [(name, getattr(self, name)) for name in ("family", "size", "channels", "batch", "dtype")]
-        return set(combinations(choices, 2))
+        return set(combinations([(name, getattr(self, name)) for name in AXES], 2))
+
+    def built(self) -> Built:
+        """The kernel at the tile that the sizes are about."""
+        block = self.block()
+        if self.parts == "images" and isinstance(stacked(fold(block), 2), Folded):
+            return build(block, TILE, 4, engine=self.engine, split=1, images=2)
+        split = 2 if self.parts == "shares" and can_share(block, 2) else 1
+        return build(block, TILE, 4, engine=self.engine, split=split, images=1)
 
     def block(self) -> Block:
         """The block, with parameters."""
@@ -110,13 +127,20 @@ class Case:
         return replace(block, dtype=self.dtype, name=str(self))
 
     def __str__(self) -> str:
-        return f"{self.family}_{self.size}_{self.channels}_{self.batch}_{self.dtype}"
+        choices = (self.family, self.size, self.channels, self.batch, self.dtype, self.engine, self.parts)
+        return "_".join(map(str, choices))
+
+
+def can_share(block: Block, split: int) -> bool:
+    """Whether CTAs may share the channels of a block's result: whole m16n16 tiles of a contraction."""
+    folded = fold(block)
+    return folded.units[-1].kind == "contract" and -(-folded.shapes[-1].channels // 16) % split == 0
 
 
 def covering_set(at_least: int, seed: int = 0) -> list[Case]:
     """Cases in which every pair of choices occurs; more than needed for that if fewer than ``at_least``."""
     rng = random.Random(seed)  # noqa: S311 - nothing secret
-    axes: Sequence[Sequence[object]] = (tuple(FAMILIES), tuple(SIZES), CHANNELS, BATCHES, DTYPES)
+    axes: Sequence[Sequence[object]] = (tuple(FAMILIES), tuple(SIZES), CHANNELS, BATCHES, DTYPES, ENGINES, PARTS)
     missing = {pair for a, b in combinations(range(len(axes)), 2) for pair in _pairs(axes, a, b)}
     chosen: list[Case] = []
     while missing or len(chosen) < at_least:
@@ -129,5 +153,4 @@ def covering_set(at_least: int, seed: int = 0) -> list[Case]:
 
 
 def _pairs(axes: Sequence[Sequence[object]], a: int, b: int) -> set[tuple[tuple[str, object], ...]]:
-    names = ("family", "size", "channels", "batch", "dtype")
-    return {((names[a], x), (names[b], y)) for x in axes[a] for y in axes[b]}
+    return {((AXES[a], x), (AXES[b], y)) for x in axes[a] for y in axes[b]}

@@ -9,8 +9,8 @@ import os
 
 import pytest
 
-from tests.cuda_kernels import build, run
-from tests.emulated.covering import TILE, Case, covering_set
+from tests.cuda_kernels import run
+from tests.emulated.covering import AXES, Case, covering_set
 
 _SHARE = 6
 
@@ -20,13 +20,13 @@ CHOSEN = CASES if os.environ.get("BLOCKFUSE_EMULATE_ALL") else CASES[::_SHARE]
 
 def test_every_pair_occurs():
     pairs = set().union(*(case.pairs for case in CASES))
-    axes = [{getattr(case, axis) for case in CASES} for axis in ("family", "size", "channels", "batch", "dtype")]
+    axes = [{getattr(case, axis) for case in CASES} for axis in AXES]
     sizes = [len(axis) for axis in axes]
     assert len(pairs) == sum(a * b for i, a in enumerate(sizes) for b in sizes[:i])
 
 
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
 def test_family(case: Case):
-    result = run(build(case.block(), TILE, 4))
+    result = run(case.built())
     assert not result.findings
     assert result.error <= 1

@@ -1,16 +1,22 @@
-"""Kernels of seeded random blocks, emulated."""
+"""Kernels of seeded random blocks, emulated: what one CTA makes, and with which engine, is chosen by cost or drawn.
+
+CI runs 60 of them; ``make emulate`` runs 360.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from blockfuse.machine import Engine
 from blockfuse.plan.device import GPUS
 from tests.cuda_kernels import Built, at_batch, build, built_in_slots, run
-from tests.random_blocks import random_block
+from tests.random_blocks import ALL_KINDS, random_block
 
+ALL = bool(os.environ.get("BLOCKFUSE_EMULATE_ALL"))
 SMALL = replace(GPUS["sm_90"], local_bytes=12 * 1024)  # makes plans fall back to fewer slots and smaller items
 
 
@@ -20,8 +26,15 @@ def assert_right(built: Built) -> None:
     assert result.error <= 1, built.block
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(300 if ALL else 30))
 def test_random_block(seed):
+    rng = np.random.default_rng(1000 + seed)
+    block = random_block(rng, dtype=str(rng.choice(["float16", "bfloat16"])), kinds=ALL_KINDS)
+    assert_right(build(block, engine=[Engine.MMA, Engine.WGMMA][seed % 2]))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_block_of_few_kinds(seed):
     assert_right(build(random_block(np.random.default_rng(seed), dtype="float16")))
 
 
