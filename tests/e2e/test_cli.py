@@ -263,7 +263,7 @@ def test_demo_shows_one_table(run, monkeypatch):
     from blockfuse.tools import demo  # noqa: PLC0415
 
     show = demo.show
-    monkeypatch.setattr(demo, "show", lambda progress, seconds: show(progress, seconds=seconds, size=32, threads=1))
+    monkeypatch.setattr(demo, "show", lambda progress, **given: show(progress, **given, size=32, threads=1))
     code, out, err = run("demo", "--seconds", "0")
     lines = out.splitlines()
     assert code == 0
