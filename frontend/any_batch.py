@@ -2,9 +2,9 @@
 
 Such a model is settled for four batches, two of them primes that divide no dimension of the model. What is the same in
 all is constant; a value's first dimension must be the batch, and all others constant. Of constants only targets of
-Reshape and Expand may differ. Nothing is concluded from a dimension that merely equals a batch: what is compared are
-results for different batches, and computations whose result four samples cannot tell, such as a comparison of the
-batch with a number, are refused.
+Reshape, Expand and Resize may differ. Nothing is concluded from a dimension that merely equals a batch: what is
+compared are results for different batches, and computations whose result four samples cannot tell, such as a comparison
+of the batch with a number, are refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _POLYNOMIAL = frozenset(_KINDS.split())
 _SELECTING = frozenset({"Gather", "Slice", "Split", "Where"})
 """These choose from what they read, by constants."""
 
-_TARGETS = {("Reshape", 1), ("Expand", 1)}
+_TARGETS = {("Reshape", 1), ("Expand", 1), ("Resize", 3)}
 """Constants that may differ: operator and input."""
 
 
@@ -105,18 +105,22 @@ def check_any_batch(graph: Graph, drafts: Sequence[Draft]) -> None:
 
 
 def open_targets(graph: Graph) -> None:
-    """Make the targets of Expand keep the batch, whatever it is; changes the graph.
+    """Make the targets of Expand and Resize keep the batch, whatever it is; changes the graph.
 
     Those of Reshape follow in :func:`for_batch`.
     """
     for op in graph.ops():
-        target = graph.constant(op.inputs[1]) if op.kind == "Expand" else None
-        if target is None or len(target) != len(graph.tensor(op.output).shape):
+        position = {"Expand": 1, "Resize": 3}.get(op.kind, len(op.inputs))
+        target = graph.constant(op.inputs[position]) if position < len(op.inputs) else None
+        rank = len(graph.tensor(op.output).shape)
+        if target is None or len(target) != rank or "axes" in op.attrs:
             continue
-        name = _fresh(graph, f"{op.inputs[1]}.open")
-        value = np.array([1, *target.tolist()[1:]], np.int64)
+        sizes = target.tolist()[1:]
+        value = np.array([1, *sizes] if op.kind == "Expand" else sizes, np.int64)
+        name = _fresh(graph, f"{op.inputs[position]}.open")
         graph.add_tensor(Tensor(name, value.shape, "int64", value))
-        graph.replace([op], [replace(op, inputs=(op.inputs[0], name))])
+        attrs = {**op.attrs, "axes": tuple(range(1, rank))} if op.kind == "Resize" else op.attrs
+        graph.replace([op], [replace(op, inputs=(*op.inputs[:position], name), attrs=attrs)])
     graph.prune()
 
 

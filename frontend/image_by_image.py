@@ -139,13 +139,21 @@ def _gemm(graph: Graph, op: Op) -> bool:
 
 
 def _resize(graph: Graph, op: Op) -> bool:
-    """By scales, of which the first is 1; ``sizes`` name the batch."""
+    """To sizes, of which the first is the batch, or by scales, of which the first is 1."""
+    shape, axes = graph.tensor(op.inputs[0]).shape, op.attrs.get("axes")
+    if axes is not None:
+        return _only_first(graph, op) and _spares_first(axes, len(shape))
+    if len(op.inputs) > 3 and op.inputs[3]:
+        sizes = graph.constant(op.inputs[3])
+        plain = op.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch" and not _crops(op)
+        return plain and sizes is not None and sizes.tolist()[:1] == [shape[0]]
     position = 1 if len(op.inputs) == 2 else 2
     scales = graph.constant(op.inputs[position]) if position < len(op.inputs) else op.attrs.get("scales")
-    if scales is None or len(scales) == 0 or (len(op.inputs) > 3 and op.inputs[3]):
-        return _spares_first(op.attrs.get("axes"), _rank(graph, op.inputs[0]))
-    axes = op.attrs.get("axes")
-    return _spares_first(axes, _rank(graph, op.inputs[0])) if axes is not None else float(scales[0]) == 1.0
+    return scales is not None and len(scales) > 0 and float(scales[0]) == 1.0
+
+
+def _crops(op: Op) -> bool:
+    return str(op.attrs.get("coordinate_transformation_mode")) == "tf_crop_and_resize"
 
 
 def _tile(graph: Graph, op: Op) -> bool:
@@ -185,7 +193,9 @@ _CHECKS: Mapping[str, Check] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     "MeanVarianceNormalization": _over_axes,
+    "DequantizeLinear": _only_first,
     "Pad": _pad,
+    "QuantizeLinear": _only_first,
     "Resize": _resize,
     "Slice": _slice,
     "Tile": _tile,

@@ -153,6 +153,38 @@ def single_ops():
     return model(nodes, ("N", 4, 8, 8), constants | {"scales": np.array([1, 1, 2, 2], np.float32)})
 
 
+def resized_like():
+    """An image resized to another's height and width, by sizes that hold the batch."""
+    nodes = [
+        node("Conv", "x w", "a", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Shape", "a", "small"),
+        node("Slice", "small zero two", "front"),
+        node("Shape", "x", "large"),
+        node("Slice", "large two four", "size"),
+        node("Concat", "front size", "sizes", axis=0),
+        node("Resize", "a - - sizes", "b", mode="linear"),
+        conv("b", "y", "w"),
+    ]
+    constants = {"w": floats(4, 4, 3, 3), "zero": np.array([0]), "two": np.array([2]), "four": np.array([4])}
+    return model(nodes, ("N", 4, 7, 9), constants)
+
+
+def quantized():
+    """A convolution between QuantizeLinear and DequantizeLinear, with an int8 filter."""
+    nodes = [
+        node("QuantizeLinear", "x scale zero", "q"),
+        node("DequantizeLinear", "q scale zero", "d"),
+        node("DequantizeLinear", "w scales zeros", "filter", axis=0),
+        node("Conv", "d filter", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    ]
+    constants = {"scale": np.float32(0.05), "zero": np.int8(0), "zeros": np.zeros(4, np.int8)}
+    constants |= {"w": (30 * floats(4, 4, 3, 3)).astype(np.int8), "scales": np.full(4, 0.01, np.float32)}
+    return model(nodes, ("N", 4, 6, 6), constants, opset=19)
+
+
+FORMS = [flatten_by_shape, shuffle_by_shape, expanded, strided_view, single_ops, resized_like, quantized]
+
+
 def two_inputs():
     """Two inputs, one of which is an output too."""
     shapes = {"x": ("N", 4, 6, 6), "z": ("M", 4, 6, 6)}
@@ -161,7 +193,7 @@ def two_inputs():
     return model(nodes, constants={"w": floats(4, 4, 3, 3)}, inputs=inputs, outputs=("y", "same"))
 
 
-@pytest.mark.parametrize("make", [flatten_by_shape, shuffle_by_shape, expanded, strided_view, single_ops, two_inputs])
+@pytest.mark.parametrize("make", [*FORMS, two_inputs])
 @pytest.mark.parametrize("fuse", ["always", "never"])
 def test_forms_of_exporters(make, fuse):
     proto = make()

@@ -167,6 +167,13 @@ def test_and_can_be_read_for_a_fixed_batch(name):
     assert read(open_model(nodes, constants), {"x": (4, 4, 6, 6)}).batch is None
 
 
+def test_sizes_by_the_smallest_ratio_are_refused():
+    """The ratio of the batch, which is 1, would be one of them."""
+    nodes = [node("Shape", "x", "s"), node("Resize", "x - - s", "y", keep_aspect_ratio_policy="not_larger")]
+    with pytest.raises(UnsupportedModelError, match="Resize 'Resize_y' does not compute images one by one"):
+        read(open_model(nodes, opset=19))
+
+
 def test_a_fixed_input_beside_an_open_one():
     shapes = {"x": OPEN, "z": (1, 4, 6, 6)}
     inputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
