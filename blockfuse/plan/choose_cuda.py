@@ -10,7 +10,7 @@ from __future__ import annotations
 from blockfuse.machine import Engine
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_cost import predict
-from blockfuse.plan.cuda_grids import MAX_TILE, Grid, grids
+from blockfuse.plan.cuda_grids import MAX_TILE, USUAL_TILE, Grid, grids
 from blockfuse.plan.cuda_rules import Limits
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded
@@ -79,7 +79,16 @@ def plan_cuda(
     """
     if folded.input_count > _MAX_INPUTS:
         return Infeasible("inputs of one kernel", folded.input_count, _MAX_INPUTS, "tensors", "cut the block")
-    candidates = list(grids(folded, device, Grid(tile, warps, engine, split, images)))
+    wish = Grid(tile, warps, engine, split, images)
+    found = _best(folded, device, wish, USUAL_TILE)
+    if isinstance(found, Infeasible) and len(folded.units) == 1:  # which cannot be cut
+        return _best(folded, device, wish, 1)
+    return found
+
+
+def _best(folded: Folded, device: Device, wish: Grid, least: int) -> CudaPlan | Infeasible:
+    """The plan with tiles of at least so many rows and columns that is predicted to be fastest."""
+    candidates = list(grids(folded, device, wish, least))
     if not candidates:
         out = folded.shapes[-1]
         return Infeasible("tile of an output whose paths differ in stride", out.pixels, MAX_TILE**2, "pixels")

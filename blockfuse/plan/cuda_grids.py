@@ -17,6 +17,7 @@ from blockfuse.plan.stack import stacked
 from blockfuse.plan.units import Folded
 
 MAX_TILE = 32  # pixels along an axis
+USUAL_TILE = 4  # pixels along an axis, at least
 _MAX_STACK = 256  # pixels of the result in a stack of images
 
 
@@ -45,8 +46,15 @@ class Grid:
         return apply_rules(folded, tile_p, tile_q, self.warps or 1, limits, **shares)
 
 
-def grids(folded: Folded, device: Device, wish: Grid) -> Iterator[Grid]:
-    """All ways that agree with a wish. With a tile, a CTA makes one image and all channels unless the wish differs."""
+def grids(folded: Folded, device: Device, wish: Grid, least: int = USUAL_TILE) -> Iterator[Grid]:
+    """All ways that agree with a wish. With a tile, a CTA makes one image and all channels unless the wish differs.
+
+    Args:
+        folded: The block.
+        device: What to plan for.
+        wish: What is given.
+        least: Rows and columns that a tile has at least, unless the output has fewer.
+    """
     one = 1 if wish.tile else None
     images, split = wish.images or one, wish.split or one
     engines = [wish.engine] if wish.engine else _engines(folded, device)
@@ -54,7 +62,7 @@ def grids(folded: Folded, device: Device, wish: Grid) -> Iterator[Grid]:
         stack = stacked(folded, together)
         if isinstance(stack, str):
             continue
-        for tile in _tiles(stack, wish.tile):
+        for tile in _tiles(stack, wish.tile, least):
             for warps, engine in product((wish.warps,) if wish.warps else (4, 8), engines):
                 if engine is not Engine.WGMMA or warps % WARPGROUP == 0:
                     shares = (split,) if split else _splits(stack, device, *tile)
@@ -73,10 +81,10 @@ def _stacks(folded: Folded) -> list[int]:
     return [count for count in range(1, min(batch, max(1, _MAX_STACK // pixels)) + 1) if batch % count == 0]
 
 
-def _tiles(folded: Folded, tile: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
+def _tiles(folded: Folded, tile: tuple[int, int] | None, least: int) -> Iterator[tuple[int, int]]:
     """Output tiles: the one given, for a stack of images all of it, else even shares of both axes."""
     out = folded.shapes[-1]
-    shapes = [tile] if tile else [(p, q) for p in _shares(out.height) for q in _shares(out.width)]
+    shapes = [tile] if tile else [(p, q) for p in _shares(out.height, least) for q in _shares(out.width, least)]
     if folded.stacks and not tile:
         shapes = [(out.height, out.width)]
     for p, q in shapes:
@@ -97,7 +105,7 @@ def _splits(folded: Folded, device: Device, tile_p: int, tile_q: int) -> Iterato
             return
 
 
-def _shares(size: int) -> list[int]:
+def _shares(size: int, least: int) -> list[int]:
     """Tile sizes that divide an axis evenly, up to the last tile."""
     sizes = {-(-size // count) for count in range(1, size + 1)}
-    return sorted(s for s in sizes if s <= MAX_TILE and (s >= min(4, size)))
+    return sorted(s for s in sizes if s <= MAX_TILE and (s >= min(least, size)))
