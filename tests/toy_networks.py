@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from tvm import tirx
 from tvm.tirx import BufferLoad, BufferStore, For, ForKind, PrimFunc, Var
@@ -113,11 +115,12 @@ def classifier():
     return network, functions, reference
 
 
-def single_op(op, *inputs, constants=None, output=IMAGE, before=False):
+def single_op(op, *inputs, constants=None, output=IMAGE, before=False, dtype="float32"):
     """A network of one op; with ``before`` kernels precede it, so that its images have their channels last."""
     constants = constants or {}
     shapes = {f"x{i}": shape for i, shape in enumerate(inputs)}
-    named = tensors(**shapes, **dict.fromkeys(op.outputs, output))
+    named = tensors(**shapes)
+    named.update({name: Tensor(name, output, dtype) for name in op.outputs})
     named.update({name: Tensor(name, value.shape, value.dtype.name, value) for name, value in constants.items()})
     steps = [op]
     if before:
@@ -127,7 +130,27 @@ def single_op(op, *inputs, constants=None, output=IMAGE, before=False):
             steps.insert(0, call)
             named[f"in_{name}"] = Tensor(f"in_{name}", (n, c, h, w), "float32")
     ports = tuple(Port(f"in_{name}" if before else name, shape) for name, shape in shapes.items())
-    outputs = tuple(Port(name, output) for name in op.outputs)
+    outputs = tuple(Port(name, output, dtype) for name in op.outputs)
     kernels = [step for step in steps if isinstance(step, Call)]
     functions = {call.kernel: scale_kernel(call.output_shape, reads_nchw=True) for call in kernels}
     return Network("single", ports, outputs, tuple(steps), named), functions
+
+
+def side_by_side(networks):
+    """One network of several by name, and their functions, every name with the network's before it."""
+    ports, outputs, steps, named, functions = [], [], [], {}, {}
+    for key, (network, own) in networks.items():
+        prefix = f"{key}/"
+        ports += [replace(port, name=prefix + port.name) for port in network.inputs]
+        outputs += [replace(port, name=prefix + port.name) for port in network.outputs]
+        steps += [_renamed(step, prefix) for step in network.steps]
+        named.update({prefix + name: replace(each, name=prefix + name) for name, each in network.tensors.items()})
+        functions.update({prefix + name: function for name, function in own.items()})
+    return Network("together", tuple(ports), tuple(outputs), tuple(steps), named), functions
+
+
+def _renamed(step, prefix):
+    inputs = tuple(name and prefix + name for name in step.inputs)
+    if isinstance(step, Call):
+        return replace(step, kernel=prefix + step.kernel, inputs=inputs, output=prefix + step.output)
+    return replace(step, name=prefix + step.name, inputs=inputs, outputs=tuple(prefix + name for name in step.outputs))
