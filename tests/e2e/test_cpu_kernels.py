@@ -16,6 +16,7 @@ from blockfuse.program.interpret import interpret
 from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, Grouped, ImageShape, Pool, Window
 from tests import cpu_programs
 from tests.cpu_kernels import call, compile_programs, error, random_inputs
+from tests.fuzz.blocks import any_plan
 from tests.gated_blocks import convnext, pre_activation, squeeze_excite, two_groupings
 from tests.random_blocks import ALL_KINDS, KINDS, random_block
 from tests.slots import into_slots
@@ -23,21 +24,6 @@ from tests.slots import into_slots
 SEEDS = [*((KINDS, n) for n in range(30)), *((ALL_KINDS, n) for n in range(50))]
 RELU, RELU6 = Function("relu"), Function("clip", 0.0, 6.0)
 PAD1 = cpu_programs.PAD1
-
-
-def random_plan(rng: np.random.Generator, block: Block) -> CpuPlan:
-    """Any plan in rows: bands and steps that need not divide, tiles that need not fit."""
-    units = tuple(
-        UnitTiling(
-            pixels=int(rng.integers(1, 15)),
-            vectors=int(rng.integers(1, 4)) if unit.kind in {"contract", "grouped"} else 1,
-            prefetch=bool(rng.random() < 0.3),
-            filter_rows=bool(rng.random() < 0.3),
-        )
-        for unit in fold(block).units
-    )
-    tasks = int(rng.integers(1, min(4, block.output.height) + 1))
-    return CpuPlan("rows", tasks, int(rng.integers(1, 5)), units, lanes=int(rng.choice((4, 8, 16))))
 
 
 def check(block: Block, program: Program, seed: int, shift: int = 1) -> None:
@@ -52,14 +38,14 @@ def test_random_block(kinds, seed):
     rng = np.random.default_rng(seed)
     block = random_block(rng, kinds=kinds)
     planar = tuple(bool(rng.random() < 0.3) for _ in block.inputs)
-    check(block, program_cpu(fold(block), random_plan(rng, block), f"random_{seed}", planar), seed)
+    check(block, program_cpu(fold(block), any_plan(rng, block), f"random_{seed}", planar), seed)
 
 
 @pytest.mark.parametrize("seed", range(100, 130))
 def test_random_block_among_the_channels_of_wider_images(seed):
     rng = np.random.default_rng(seed)
     block = random_block(rng, kinds=ALL_KINDS)
-    check(block, into_slots(program_cpu(fold(block), random_plan(rng, block), f"random_{seed}"), rng), seed)
+    check(block, into_slots(program_cpu(fold(block), any_plan(rng, block), f"random_{seed}"), rng), seed)
 
 
 @pytest.mark.parametrize("seed", range(200, 220))
@@ -68,7 +54,7 @@ def test_random_block_for_any_batch(seed):
     rng = np.random.default_rng(seed)
     block = replace(random_block(rng, kinds=ALL_KINDS), any_batch=True)
     planar = tuple(bool(rng.random() < 0.3) for _ in block.inputs)
-    program = program_cpu(fold(block), random_plan(rng, block), f"random_{seed}", planar)
+    program = program_cpu(fold(block), any_plan(rng, block), f"random_{seed}", planar)
     kernel = compile_programs([program])[program.name]
     for batch in (1, 3, 2):
         images = replace(block, batch=batch)
