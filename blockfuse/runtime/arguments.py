@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +15,7 @@ from blockfuse.runtime.library import Layout, Library, Port, aligned_copy
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+_NO_MEMORY = ("bad_alloc", "out of memory")  # as TVM says it
 _FROM_NHWC = (0, 3, 1, 2)
 
 
@@ -82,6 +84,22 @@ def _wrong_names(inputs: Mapping[str, Any], ports: tuple[Port, ...]) -> InputErr
     names = {port.name for port in ports}
     unknown = ", ".join(repr(name) for name in inputs if name not in names)
     return InputError(f"the network has no input {unknown}; it takes {expected}")
+
+
+@contextmanager
+def enough_memory(library: Library, arguments: Sequence[Any]) -> Iterator[None]:
+    """A run of a network with these arguments.
+
+    Raises:
+        InputError: There is not enough memory for it.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        images = f" for {arguments[0].shape[0]} images at a time" if library.batch else ""
+        raise InputError(f"there is not enough memory to run {library.name}{images}") from None
 
 
 def outputs(results: Sequence[Array], ports: tuple[Port, ...], arguments: Sequence[Array]) -> dict[str, Array]:

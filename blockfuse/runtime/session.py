@@ -25,7 +25,7 @@ import numpy as np
 import tvm_ffi
 
 from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
-from blockfuse.runtime.arguments import Inputs, outputs
+from blockfuse.runtime.arguments import Inputs, enough_memory, outputs
 from blockfuse.runtime.cuda import CudaMachine, load_cuda_runtime, require_gpu, upload
 from blockfuse.runtime.dlpack import DeviceArray, adopt, stream_of, to_array, to_tensor, wait
 from blockfuse.runtime.kept_memory import KeptMemory
@@ -140,7 +140,7 @@ class Session:
         return arguments, handle
 
     def _run_on_gpu(self, arguments: Sequence[Array | DeviceArray], stream: int) -> dict[str, DeviceArray]:
-        with self._turn:
+        with self._turn, enough_memory(self.library, arguments):
             results = self._idle[0](arguments, stream)
         return {
             port.name: DeviceArray(result, port.at(int(result.shape[0])).shape, port.layout, stream)
@@ -154,7 +154,8 @@ class Session:
         except IndexError:
             main = self._machine()
         try:
-            results = main(*map(to_tensor, arguments), *self._constants)
+            with enough_memory(self.library, arguments):
+                results = main(*map(to_tensor, arguments), *self._constants)
         finally:
             self._idle.append(main)
         return list(map(to_array, results))

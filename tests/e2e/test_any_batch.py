@@ -1,5 +1,7 @@
 """One executable for any batch, where the model leaves it open, against ONNX Runtime."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -245,6 +247,28 @@ def test_more_images_than_indices_reach(executable):
     huge = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (most + 1, 3, 32, 32), (0, 0, 0, 0))
     with pytest.raises(InputError, match=f"holds {most + 1} images; the network takes 1 to {most:,} at a time"):
         executable(huge)
+
+
+def test_too_little_memory_is_one_line(executable, tmp_path):
+    """In a process whose memory is limited, which goes on afterwards."""
+    executable.save(tmp_path / "n.bf")
+    program = (
+        "import resource, sys, numpy, blockfuse\n"
+        "network = blockfuse.load(sys.argv[1])\n"
+        "network.start()\n"
+        "x = numpy.zeros((20000, 3, 32, 32), numpy.float32)\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))\n"
+        "try:\n"
+        "    network(x)\n"
+        "except blockfuse.InputError as error:\n"
+        "    print(error)\n"
+        "print(network(x[:2]).shape)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "n.bf")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    lines = ["there is not enough memory to run resnet18 for 20000 images at a time", "(2, 10)"]
+    assert done.stdout.splitlines() == lines, done.stderr
 
 
 def test_inputs_of_different_batches():
