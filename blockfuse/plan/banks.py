@@ -88,21 +88,22 @@ def fragment_store(pitch: int) -> int:
 
 
 @functools.lru_cache(maxsize=65536)
-def best_pitch(reads: DepthwiseReads, channels: int, *, may_split: bool) -> tuple[int, bool]:
+def best_pitch(reads: DepthwiseReads, channels: int, *, may_split: bool, multiple: int = 4) -> tuple[int, bool]:
     """Elements from pixel to pixel with the fewest modelled wavefronts, and whether to keep even columns apart.
 
     Args:
         reads: The access pattern.
         channels: Channels of the tile.
         may_split: Whether columns may be de-interleaved.
+        multiple: Elements that the tile is written in at a time: what the pitch must be a multiple of.
 
     Returns:
-        Pitch in elements (a multiple of 4) and the column split.
+        Pitch in elements and the column split.
     """
     choices = [
         (pitch, split)
         for split in ((False, True) if may_split else (False,))
-        for pitch in range(channels, channels + 33, 4)
+        for pitch in range(channels, channels + 33, multiple)
     ]
     costs = {choice: round(reads.cost(choice[0], split=choice[1]), 9) for choice in choices}
     return min(choices, key=lambda choice: (costs[choice], choice[1], choice[0]))

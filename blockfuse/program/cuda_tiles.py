@@ -161,4 +161,6 @@ class _Places:
             term.window.stride_w,
             term.window.r,
         )
-        return best_pitch(pattern, channels, may_split=only_stride_2)
+        makers = self.folded.units[value - self.folded.input_count :][:1] if value >= self.folded.input_count else ()
+        in_vectors = not makers or makers[0].kind == "norm"  # LOAD and NORM write 16 bytes at a time
+        return best_pitch(pattern, channels, may_split=only_stride_2, multiple=8 if in_vectors else 4)

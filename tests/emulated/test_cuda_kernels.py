@@ -11,7 +11,7 @@ from blockfuse.block import Block
 from blockfuse.machine import Engine
 from blockfuse.plan.cuda_rules import Limits, apply_rules
 from blockfuse.plan.fold import fold
-from blockfuse.stages import Activation, Conv, Depthwise, Grouped, ImageShape, Stage, Window
+from blockfuse.stages import Activation, Conv, Depthwise, Grouped, ImageShape, Norm, Stage, Window
 from tests.cuda_kernels import Built, build, built_as, rounded_weights, run
 from tests.residual_blocks import (
     SILU,
@@ -124,6 +124,14 @@ WIDTHS = [(24, 48, 3), (16, 8, 2), (16, 32, 16), (48, 24, 3), (3, 3, 3), (4, 20,
 def test_groups_of_any_width(channels, outputs, groups):
     stage = Grouped("grouped", (0,), outputs, groups, same(3))
     assert_right(build(single(6, 7, channels, stage), (4, 4), 4))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_rows_that_are_written_16_bytes_at_a_time_are_aligned(norm):
+    """Fewest bank conflicts alone would put the pixels of these inputs 212 elements apart."""
+    stages = [*([Norm("norm", (0,), 1e-6)] if norm else []), Depthwise("depthwise", (int(norm),), same(3, 2))]
+    stages.append(Conv("project", (len(stages),), 208, Window()))
+    assert_right(build(finished("aligned", ImageShape(3, 1, 200), stages, 1), (2, 1), 4))
 
 
 def test_groups_of_different_widths_in_one_kernel():
