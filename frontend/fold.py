@@ -60,6 +60,8 @@ def evaluate(node: onnx.NodeProto, values: Mapping[str, Array], shapes: Shapes, 
             return {}
         if math.prod(shape) > MAX_FOLDED_ELEMENTS:
             raise UnsupportedModelError(f"the constant {name!r} computed by {node_label(node)} is too large: {shape}")
+    if node.op_type == "DequantizeLinear":
+        return _dequantized(node, [values[name] for name in node.input if name])
     return _run(node, {name: values[name] for name in node.input if name}, opset)
 
 
@@ -71,6 +73,23 @@ def _evaluate_shape(node: onnx.NodeProto, shape: tuple[int, ...] | None) -> dict
         return {node.output[0]: np.array(math.prod(shape), np.int64)}
     bounds = {attribute.name: attribute.i for attribute in node.attribute}
     return {node.output[0]: np.array(shape[bounds.get("start") : bounds.get("end")], np.int64)}
+
+
+def _dequantized(node: onnx.NodeProto, operands: list[Array]) -> dict[str, Array]:
+    """``(x - zero) * scale``; onnx evaluates that for new operator sets only. One scale per block is left to the op."""
+    attributes = {attribute.name: attribute.i for attribute in node.attribute}
+    data, scale = operands[:2]
+    if attributes.get("block_size", 0) or not np.issubdtype(data.dtype, np.integer):
+        return {}
+    zero = operands[2] if len(operands) > 2 else np.zeros_like(scale)
+    shape = [1] * data.ndim
+    if scale.size > 1:
+        axis = attributes.get("axis", 1)
+        if not -data.ndim <= axis < data.ndim or scale.shape != (data.shape[axis],) or zero.shape != scale.shape:
+            raise ModelError(f"{node_label(node)}: the scale {scale.shape} does not fit axis {axis} of {data.shape}")
+        shape[axis] = -1
+    offset, factor = (part.astype(np.float64).reshape(shape) for part in (zero, scale))
+    return {node.output[0]: ((data.astype(np.float64) - offset) * factor).astype(scale.dtype)}
 
 
 def _run(node: onnx.NodeProto, values: Mapping[str, Array], opset: int) -> dict[str, Array]:
