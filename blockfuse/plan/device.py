@@ -85,7 +85,7 @@ def _gpu(name: str, sms: int, tensor: float, vector: float, memory: float, share
     """A GPU from its data sheet: TFLOP/s dense fp16 tensor (fp32 accumulate) and fp32 vector, GB/s, KiB, MiB.
 
     Cache and shared-memory rates follow from the clock implied by the vector peak (128 lanes per SM, 2 operations):
-    64 bytes and 128 bytes per cycle and SM.
+    28 bytes (assumed) and 128 bytes per cycle and SM.
     """
     clock = vector * 1e12 / (sms * 256)
     return Device(
