@@ -10,6 +10,6 @@ A network runs in a process of its own, so that a wild pointer cannot hurt the t
 machine code, missing waits between streams (everything is done at once), and overruns that stay inside an allocation.
 """
 
-from .networks import TOOLKIT, Run, kernel_sources, run_network
+from .networks import TOOLKIT, OnStandIn, Run, kernel_sources, run_network
 
-__all__ = ["TOOLKIT", "Run", "kernel_sources", "run_network"]
+__all__ = ["TOOLKIT", "OnStandIn", "Run", "kernel_sources", "run_network"]

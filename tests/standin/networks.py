@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from blockfuse.runtime import artifact
+from blockfuse.runtime.executable import Executable
 from tests.emulated.emulator.host_source import host_kernel
 from tests.emulated.emulator.toolchain import build_kernel
 
@@ -108,3 +110,30 @@ def _result(folder: Path, log: str, status: int) -> Run:
         with np.load(folder / f"out_{number}.npz") as data:
             outputs.append(dict(data))
     return Run(outputs, result["launches"], result["graph_launches"], result["seconds"], result["error"], log)
+
+
+class OnStandIn:
+    """What ``bf.verify`` asks of an executable; it runs on the stand-in device.
+
+    Args:
+        executable: What was compiled.
+        container: Its file.
+        arch: What the device claims to be.
+    """
+
+    def __init__(self, executable: Executable, container: Path, arch: str = "sm_90") -> None:
+        self.container, self.arch = container, arch
+        self.inputs, self.outputs, self.report = executable.inputs, executable.outputs, executable.report
+        self.inputs_for = executable.inputs_for
+
+    def start(self) -> Any:
+        """A session, as far as its number of threads goes."""
+        return SimpleNamespace(threads=1)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Results of the first call; the inputs of the others are different, and the last are the first again."""
+        other = {name: array[..., ::-1].copy() for name, array in inputs.items()}
+        self.result = run_network(self.container, [inputs, other, inputs], arch=self.arch)
+        if self.result.error:
+            raise RuntimeError(self.result.log)
+        return self.result.outputs[0]

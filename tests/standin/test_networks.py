@@ -1,7 +1,5 @@
 """Whole networks on the stand-in device, against ONNX Runtime."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -12,7 +10,7 @@ from blockfuse.verification.depth import path_depths
 from blockfuse.verification.verify import canonical_graph, reference_session, seeded_inputs
 from tests.half_models import in_half
 from tests.open_batch import open_batch
-from tests.standin import run_network
+from tests.standin import OnStandIn, run_network
 
 # Two networks meet every policy, one and several images, recorded and plain launches; each further family and each
 # further type occurs once. A type in parentheses is the model's own, which is not asked for.
@@ -30,25 +28,6 @@ CASES = [
     ("convfirstnet", "auto", 1, 32, False, "sm_80", "float16"),
 ]
 CALLS = 3
-
-
-class OnStandIn:
-    """What ``bf.verify`` asks of an executable; it runs on the stand-in device."""
-
-    def __init__(self, executable, container, arch="sm_90"):
-        self.executable, self.container, self.arch = executable, container, arch
-        self.inputs, self.outputs, self.report = executable.inputs, executable.outputs, executable.report
-        self.inputs_for = executable.inputs_for
-
-    def start(self):
-        return SimpleNamespace(threads=1)
-
-    def run(self, inputs):
-        """Results of the first call; the inputs of the others are different, and the last are the first again."""
-        other = {name: array[..., ::-1].copy() for name, array in inputs.items()}
-        self.result = run_network(self.container, [inputs, other, inputs], arch=self.arch)
-        assert not self.result.error, self.result.log
-        return self.result.outputs[0]
 
 
 def network(name, batch, size):
