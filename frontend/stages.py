@@ -18,7 +18,7 @@ def stage_of(graph: Graph, op: Op) -> StageDraft | NoStage:
     """The stage an operator of a canonical graph becomes, or why there is none."""
     maker = STAGES.get(op.kind)
     if maker is None:
-        return NoStage(f"{op.kind} has no stage: runs by itself")
+        return NoStage(f"{op.kind} has no stage: runs by itself{_REMARKS.get(op.kind, '')}")
     if any(op.outputs[1:]):
         return NoStage(f"{op.kind} with more than one result has no stage")
     computed = [name for name in op.inputs if name and not graph.tensor(name).is_constant]
@@ -101,6 +101,12 @@ STAGES: dict[str, StageMaker] = {
     "GlobalAveragePool": _global_average_pool,
     "MaxPool": _max_pool,
 }
+
+
+_REMARKS = dict.fromkeys(
+    ("DequantizeLinear", "QuantizeLinear"), "; what is quantized is computed with dequantized numbers, in float32"
+)
+"""What is said of operators without a stage, beyond that."""
 
 
 # ---- shared ----------------------------------------------------------------------------------------------------------
