@@ -106,6 +106,7 @@ REWRITES = (
     shapes.gather_of_everything,
     shuffle.channel_shuffle,
     shuffle.split_of_shuffle,
+    shuffle.slice_of_shuffle,
     shapes.plain_reshape,
     shapes.drop_expand,
     pooling.explicit_pool,
@@ -130,6 +131,7 @@ REWRITES = (
     # images with channels last; after the activations in them are one op each
     channels_last.merge_transposes,
     channels_last.sink_transposes,
+    channels_last.flat_image_last,
 )
 """All rewrites but the last, in order."""
 

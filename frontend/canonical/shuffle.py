@@ -50,3 +50,22 @@ def split_of_shuffle(graph: Graph, op: Op) -> bool:
             Op("Gather", fresh_op(graph, op.name), (pick.inputs[0], constant), (name,), {"axis": axis}, origin)
         )
     return True
+
+
+@rewrite("Slice")
+def slice_of_shuffle(graph: Graph, op: Op) -> bool:
+    """``Slice(Gather(x, indices))`` along the axis of the indices is ``Gather(x, some indices)``."""
+    pick = graph.producer(op.inputs[0])
+    indices = graph.constant(pick.inputs[1]) if pick and pick.kind == "Gather" else None
+    bounds = [graph.constant(name) if name else None for name in op.inputs[1:]]
+    if pick is None or indices is None or indices.ndim != 1 or len(bounds) < 3:
+        return False
+    if any(bound is None or bound.size != 1 for bound in bounds):
+        return False
+    start, end, axis, step = (int(bound.reshape(())) for bound in (*bounds, np.array(1))[:4] if bound is not None)
+    rank = len(graph.tensor(op.output).shape)
+    if axis % rank != int(pick.attrs.get("axis", 0)) % rank:
+        return False
+    constant = add_constant(graph, f"{op.name}.channels", indices[start:end:step])
+    substitute(graph, op, (pick,), "Gather", (pick.inputs[0], constant), {"axis": axis % rank})
+    return True

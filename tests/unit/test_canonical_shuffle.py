@@ -39,6 +39,16 @@ def test_shuffle_and_split(sizes):
     canonical(model(nodes, (2, 8, 5, 6), constants, outputs=names), *["Gather"] * len(sizes))
 
 
+@pytest.mark.parametrize("steps", [(), (2,)])
+def test_shuffle_and_slices(steps):
+    nodes, constants = shuffle(2, 8)
+    nodes[-1] = node("Reshape", "b together", "c")
+    nodes += [node("Slice", f"c s{i} e{i} axis{' step' * len(steps)}", f"y{i}") for i in range(2)]
+    bounds = {"s0": [0], "e0": [3], "s1": [-5], "e1": [2**31], "axis": [-3], "step": list(steps)}
+    constants |= {name: np.array(value, np.int64) for name, value in bounds.items() if value}
+    canonical(model(nodes, (2, 8, 5, 6), constants, outputs=("y0", "y1")), "Gather", "Gather")
+
+
 def test_other_transpositions_stay():
     nodes, constants = shuffle(2, 8)
     nodes[1] = node("Transpose", "a", "b", perm=[0, 1, 2, 4, 3])
