@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from blockfuse.frontend.canonical.norms import CHANNELS, last_axis
-from blockfuse.frontend.canonical.rewriting import add_constant, fresh, fresh_op, rewrite, substitute
+from blockfuse.frontend.canonical.rewriting import (
+    add_constant,
+    fresh,
+    fresh_op,
+    optional_input,
+    rewrite,
+    substitute,
+)
 from blockfuse.frontend.canonical.windows import window_of
 from blockfuse.graph import Graph, Op, Tensor
 
@@ -22,11 +29,19 @@ TO_LAST = (0, 2, 3, 1)
 TO_FIRST = (0, 3, 1, 2)
 """The inverse."""
 
-UNARY = ("Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Swish", "Tanh")
+_UNARY = """
+    Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Mish Neg Reciprocal Relu Selu Sigmoid Softplus
+    Sqrt Swish Tanh
+"""
+
+UNARY = tuple(_UNARY.split())
 """Ops on every element by itself."""
 
+ARITHMETIC = ("Add", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub")
+"""Ops on elements of two tensors that broadcast."""
 
-ARITHMETIC = ("Add", "Div", "Mul", "Sub")
+ALONG_AXES = ("ArgMax", "Concat", "LogSoftmax", "Pad", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Softmax")
+"""Ops that name axes."""
 
 
 @rewrite("Transpose")
@@ -41,7 +56,7 @@ def merge_transposes(graph: Graph, op: Op) -> bool:
     return True
 
 
-@rewrite(*UNARY, *ARITHMETIC, "LayerNormalization", "MatMul")
+@rewrite(*UNARY, *ARITHMETIC, *ALONG_AXES, "LayerNormalization", "MatMul")
 def sink_transposes(graph: Graph, op: Op) -> bool:
     """An op on images with channels last is one on images, and a Transpose of its result.
 
@@ -53,6 +68,8 @@ def sink_transposes(graph: Graph, op: Op) -> bool:
         return _sink_below_elementwise(graph, op)
     if op.kind in ARITHMETIC:
         return _sink_below_arithmetic(graph, op)
+    if op.kind in ALONG_AXES:
+        return _sink_along_axes(graph, op)
     return _sink_below_norm(graph, op) if op.kind == "LayerNormalization" else _sink_below_matmul(graph, op)
 
 
@@ -68,6 +85,73 @@ def _sink_below_arithmetic(graph: Graph, op: Op) -> bool:
     if len(images) != 2 or not all(images):
         return False
     _sink(graph, op, op.kind, images, op.attrs)
+    return True
+
+
+def _sink_along_axes(graph: Graph, op: Op) -> bool:
+    """An op that names axes of images with channels last names those of images instead."""
+    images = [_image(graph, name) for name in (op.inputs if op.kind == "Concat" else op.inputs[:1])]
+    if not all(images):
+        return False
+    if op.kind.startswith("Reduce"):
+        return _sink_below_reduction(graph, op, images[0])
+    if op.kind == "Pad":
+        return _sink_below_pad(graph, op, images[0])
+    axis = TO_LAST[op.attrs.get("axis", -1 if op.kind != "ArgMax" else 0) % 4]
+    attrs = {**op.attrs, "axis": axis}
+    if op.kind == "ArgMax" and not op.attrs.get("keepdims", 1):
+        return _stays_in_order(graph, op, images, attrs, {axis})
+    _sink(graph, op, op.kind, images, attrs)
+    return True
+
+
+def _sink_below_reduction(graph: Graph, op: Op, image: str) -> bool:
+    axes = graph.constant(optional_input(op, 1))
+    if axes is None or not axes.size:
+        return False
+    reduced = [TO_LAST[int(axis) % 4] for axis in axes]
+    names = (image, add_constant(graph, f"{op.name}.axes", np.array(sorted(reduced), np.int64)))
+    if op.attrs.get("keepdims", 1):
+        _sink(graph, op, op.kind, names, op.attrs)
+        return True
+    return _stays_in_order(graph, op, names, op.attrs, set(reduced))
+
+
+def _stays_in_order(graph: Graph, op: Op, inputs: Iterable[str], attrs: Mapping[str, Any], reduced: set[int]) -> bool:
+    """Without the reduced axes both orders are the same if the channels are among them, or rows and columns."""
+    if 1 not in reduced and not {2, 3} <= reduced:
+        return False
+    substitute(graph, op, (), op.kind, inputs, attrs)
+    return True
+
+
+def _sink_below_pad(graph: Graph, op: Op, image: str) -> bool:
+    pads = graph.constant(optional_input(op, 1))
+    if pads is None or optional_input(op, 3):
+        return False
+    moved = np.ascontiguousarray(pads.reshape(2, 4)[:, TO_FIRST].reshape(-1))
+    _sink(graph, op, "Pad", (image, add_constant(graph, f"{op.name}.pads", moved), *op.inputs[2:]), op.attrs)
+    return True
+
+
+@rewrite("Gemm")
+def flat_image_last(graph: Graph, op: Op) -> bool:
+    """A Gemm of all pixels with channels last is one of the image with its weights in another order."""
+    flatten = graph.producer(op.inputs[0])
+    weight = graph.constant(op.inputs[1])
+    if flatten is None or flatten.kind != "Flatten" or weight is None or dict(op.attrs) != {"transB": 1}:
+        return False
+    image = _image(graph, flatten.inputs[0])
+    if not image:
+        return False
+    rows, columns, channels = graph.tensor(flatten.inputs[0]).shape[1:]
+    filters = weight.reshape(-1, rows, columns, channels).transpose(TO_FIRST).reshape(weight.shape)
+    name = add_constant(graph, f"{op.name}.weight", np.ascontiguousarray(filters))
+    flat = fresh(graph, f"{flatten.output}.image")
+    graph.add_tensor(Tensor(flat, graph.tensor(flatten.output).shape, graph.tensor(flatten.output).dtype))
+    label = fresh_op(graph, f"{flatten.name}.image")
+    graph.add_op(Op("Flatten", label, (image,), (flat,), {"axis": 1}, flatten.origin))
+    substitute(graph, op, (), "Gemm", (flat, name, *op.inputs[2:]), op.attrs)
     return True
 
 
