@@ -80,9 +80,9 @@ def test_shared_weights_are_folded_apart():
         node("Conv", "x w b", "c"),
         node("Conv", "x w b", "d"),
         node("BatchNormalization", "c s t m v", "n"),
-        node("Add", "n d", "y"),
+        node("Mul", "n d", "y"),
     ]
-    graph = canonical(model(nodes, constants={**W, **NORM}), "Conv", "Conv", "Add")
+    graph = canonical(model(nodes, constants={**W, **NORM}), "Conv", "Conv", "Mul")
     first, second = (graph.producer(name) for name in ("n", "d"))
     assert first.inputs[1] != second.inputs[1] == "w"
 
