@@ -88,7 +88,7 @@ def describe(
     steps = tuple(
         _op_record(step, parts, programs.planned.placement)
         if isinstance(step, Op)
-        else _block_record(step, [next(names) for _ in step.kernels], programs)
+        else _block_record(step, [next(names) for _ in step.kernels], programs, parts)
         for step in programs.planned.steps
     )
     apart = sum(1 if isinstance(s, Op) else len(fold(s.block).units) for s in programs.planned.steps)
@@ -112,7 +112,7 @@ def _op_record(op: Op, parts: Partition, placement: Placement) -> StepRecord:
     return StepRecord(op.name, op.kind, op.output, note=note)
 
 
-def _block_record(decision: Decision, names: list[str], programs: Programs) -> StepRecord:
+def _block_record(decision: Decision, names: list[str], programs: Programs, parts: Partition) -> StepRecord:
     block = decision.block
     named = zip(decision.kernels, names, strict=True)
     kernels = tuple(_kernel_record(kernel, name, programs.by_name[name]) for kernel, name in named)
@@ -123,7 +123,7 @@ def _block_record(decision: Decision, names: list[str], programs: Programs) -> S
         stages=tuple(stage.describe() for stage in block.stages),
         kernels=kernels,
         saved_bytes=decision.saved_bytes,
-        note=decision.why,
+        note="; ".join(filter(None, (decision.why, parts.nearest_to(block)))),
     )
 
 

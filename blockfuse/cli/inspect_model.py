@@ -24,8 +24,10 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Print the report; a model is planned for it, not compiled."""
     report = _report(options)
-    stages = "".join(f"\n{step.name}: {' | '.join(step.stages)}" for step in report.steps if step.stages)
-    terminal.result(f"{report}{stages}" if terminal.verbose else report, report.to_dict())
+    steps = "".join(
+        f"\n{step.name}: {' | '.join(step.stages)}\n    {step.note}" for step in report.steps if step.stages
+    )
+    terminal.result(f"{report}{steps}" if terminal.verbose else report, report.to_dict())
     return 0
 
 

@@ -12,10 +12,12 @@ from blockfuse.frontend.partition.result import Found, Overlap, Partition, Step
 from blockfuse.frontend.partition.segments import Cost, segments
 from blockfuse.frontend.partition.singles import singles, stays_because
 from blockfuse.graph import Graph, Op
-from blockfuse.pattern import Match, Pattern, match
+from blockfuse.pattern import Match, Mismatch, Pattern, match
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+_NEAR = 2  # operators that a pattern must have matched to be worth a word
 
 MAX_STAGES = 16
 """Most stages in a block that no pattern names; squeeze-excite blocks have thirteen."""
@@ -53,7 +55,8 @@ def partition(
     by_ops = {found.ops: found for found in search.found}
     blocks = [step for step in steps if isinstance(step, Block) and step.ops in by_ops]
     found = tuple(replace(by_ops[block.ops], block=block) for block in blocks)
-    return Partition(graph, steps, found, _reasons(graph, steps, search.refused), tuple(search.overlaps))
+    nearest = {name: miss for name, miss in search.nearest.items() if miss.matched >= _NEAR}
+    return Partition(graph, steps, found, _reasons(graph, steps, search.refused), tuple(search.overlaps), nearest)
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,15 @@ class _Found:
     found: list[Found]
     overlaps: list[Overlap]
     refused: dict[str, str]  # by op name: why the block a pattern saw there cannot be made
+    nearest: dict[str, Mismatch]  # by op name: the pattern that matched most operators before it ended or failed there
 
 
 def _search(graph: Graph, patterns: Sequence[Pattern], ops: Sequence[Op]) -> _Found:
     """Take matches in order of preference as long as they share nothing."""
-    result = _Found([], [], {})
+    result = _Found([], [], {}, {})
     owner: dict[str, Found] = {}
     for pattern in patterns:
-        candidates = sorted(_candidates(graph, pattern, ops, result.refused), key=lambda found: -len(found.ops))
+        candidates = sorted(_candidates(graph, pattern, ops, result), key=lambda found: -len(found.ops))
         for found in candidates:
             shared = [name for name in found.ops if name in owner]
             if not shared:
@@ -79,16 +83,20 @@ def _search(graph: Graph, patterns: Sequence[Pattern], ops: Sequence[Op]) -> _Fo
     return result
 
 
-def _candidates(graph: Graph, pattern: Pattern, ops: Sequence[Op], refused: dict[str, str]) -> Iterable[Found]:
+def _candidates(graph: Graph, pattern: Pattern, ops: Sequence[Op], search: _Found) -> Iterable[Found]:
     for anchor in ops:
         if anchor.kind not in pattern.anchors:
             continue
         result = match(pattern, graph, anchor)
         if not isinstance(result, Match):
+            for op in (anchor, result.op):
+                search.nearest[op.name] = max(
+                    search.nearest.get(op.name, result), result, key=lambda miss: miss.matched
+                )
             continue
         block = block_of(graph, result.ops, pattern.name)
         if isinstance(block, NoBlock):
-            refused.update({op.name: f"{pattern.name} matches here, but {block}" for op in result.ops})
+            search.refused.update({op.name: f"{pattern.name} matches here, but {block}" for op in result.ops})
             continue
         named = {name: op.name for name, op in result.named.items()}
         yield Found(pattern.name, block.ops, block, named, result.tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from blockfuse.block import Block
@@ -10,6 +10,8 @@ from blockfuse.graph import Graph, Op
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from blockfuse.pattern import Mismatch
 
 Step: TypeAlias = Block | Op
 
@@ -61,6 +63,7 @@ class Partition:
         found: The blocks that patterns found, in that order too.
         reasons: For every operator outside blocks of several stages, by its name, why it is there.
         overlaps: Matches that gave way to others.
+        nearest: By operator, the pattern that matched most others before it ended or failed there.
     """
 
     graph: Graph
@@ -68,11 +71,20 @@ class Partition:
     found: tuple[Found, ...]
     reasons: Mapping[str, str]
     overlaps: tuple[Overlap, ...]
+    nearest: Mapping[str, Mismatch] = field(default_factory=dict)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The steps that are blocks."""
         return tuple(step for step in self.steps if isinstance(step, Block))
+
+    def nearest_to(self, block: Block) -> str:
+        """The pattern that came nearest to a block no pattern names, and the first difference; "" if none came near."""
+        misses = [self.nearest[name] for name in block.ops if name in self.nearest]
+        if block.pattern or not misses:
+            return ""
+        miss = max(misses, key=lambda each: each.matched)
+        return f"nearest is {miss.pattern}, {miss.matched} operators alike: at {miss.op}, {miss.reason}"
 
     def __str__(self) -> str:
         blocks = self.blocks

@@ -277,6 +277,19 @@ def test_elementwise_operators_that_follow_each_other_are_a_block():
     check_numbers(result)
 
 
+def test_the_nearest_pattern_says_where_it_differs():
+    net = Net()
+    y = net.conv(net.relu(net.conv("x", 4, 1)), 8, 3, name="conv2")
+    result = partition(net.graph(net.unary("Softplus", net.add(y, "x", "add"))), patterns.all())
+    texts = [result.nearest_to(block) for block in result.blocks]
+    assert texts[0].startswith(
+        "nearest is preactivation_basic_block, 3 operators alike: at Conv 'conv0', Conv 'conv0' has"
+    )
+    assert texts[1].startswith("nearest is dense_layer, 3 operators alike: at Conv 'conv0', Conv 'conv0' reads 'x'")
+    named = partition(net.graph(net.relu(net.conv(net.relu(net.conv("x", 4, 1)), 8))), [conv_relu])
+    assert named.nearest_to(named.blocks[0]) == ""
+
+
 def test_found_is_in_the_order_of_the_steps():
     net = Net()
     y = basic_block(net, net.relu(net.conv("x", 8)), tag="block.")
