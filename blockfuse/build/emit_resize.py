@@ -10,6 +10,7 @@ from tvm import relax
 
 from blockfuse.build.operands import Operands, Refusal, picked
 from blockfuse.build.resize import Axis, Filter, Taps, taps
+from blockfuse.dtypes import numpy_type
 
 _MAX_TAPS = 4
 """Above, an axis is resized by a product with a matrix."""
@@ -27,7 +28,7 @@ def emit_resize(o: Operands) -> Any:
         bool(attrs.get("exclude_outside", 0)),
     )
     dtype = o.described().dtype
-    if how.mode != "nearest" and not dtype.startswith("float"):
+    if how.mode != "nearest" and "float" not in dtype:
         raise Refusal(f"interpolation of {dtype}")
     for number, axis in _axes(o).items():
         if axis.result == axis.size and axis.scale == 1 and axis.region == (0.0, 1.0):
@@ -71,7 +72,7 @@ def _mixed(o: Operands, value: Any, axis: int, table: Taps, how: Filter) -> Any:
     dtype = o.described().dtype
     total = None
     for tap in range(table.indices.shape[1]):
-        weight = o.vector(table.weights[:, tap].astype(dtype), axis)
+        weight = o.vector(table.weights[:, tap].astype(numpy_type(dtype)), axis)
         part = relax.op.multiply(picked(o, value, axis, table.indices[:, tap]), weight)
         total = part if total is None else relax.op.add(total, part)
     return total
@@ -87,7 +88,7 @@ def _product(o: Operands, value: Any, axis: int, table: Taps) -> Any:
     order = [*(index for index in range(o.rank) if index != at), at]
     back = [order.index(index) for index in range(o.rank)]
     rows = relax.op.permute_dims(value, order)
-    product = relax.op.matmul(rows, o.writer.constant(matrix.astype(o.described().dtype)))
+    product = relax.op.matmul(rows, o.writer.constant(matrix.astype(numpy_type(o.described().dtype))))
     return relax.op.permute_dims(product, back)
 
 
@@ -97,5 +98,7 @@ def _extrapolated(o: Operands, value: Any, axis: int, table: Taps) -> Any:
     if not math.isfinite(fill):
         raise Refusal(f"the extrapolation value {fill}")
     dtype = o.described().dtype
-    inside = o.vector((~table.outside).astype(dtype), axis)
-    return relax.op.add(relax.op.multiply(value, inside), o.vector((table.outside * fill).astype(dtype), axis))
+    inside = o.vector((~table.outside).astype(numpy_type(dtype)), axis)
+    return relax.op.add(
+        relax.op.multiply(value, inside), o.vector((table.outside * fill).astype(numpy_type(dtype)), axis)
+    )

@@ -73,6 +73,7 @@ _SPELLING = (
     forms.bounds_as_input,
     forms.plain_batch_normalization,
     forms.plain_resize,
+    forms.sizes_of_scales,
     forms.plain_group_normalization,
 )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from blockfuse.frontend.canonical.rewriting import add_constant, rewrite, substitute
+from blockfuse.frontend.canonical.rewriting import add_constant, optional_input, rewrite, substitute
 from blockfuse.graph import Graph, Op
 
 _REDUCTIONS = (
@@ -86,6 +88,25 @@ def plain_resize(graph: Graph, op: Op) -> bool:
         attrs["nearest_mode"] = "ceil" if (scales < 1).any() else "floor"
     name = add_constant(graph, f"{op.name}.scales", scales)
     substitute(graph, op, (), "Resize", (op.inputs[0], "", name), attrs)
+    return True
+
+
+@rewrite("Resize")
+def sizes_of_scales(graph: Graph, op: Op) -> bool:
+    """Scales that give whole sizes are written as sizes, which no change of type rounds."""
+    scales = graph.constant(optional_input(op, 2))
+    if scales is None or not scales.size or op.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return False
+    before, after = graph.tensor(op.inputs[0]).shape, graph.tensor(op.output).shape
+    axes = [axis % len(before) for axis in op.attrs.get("axes", range(len(before)))]
+    if len(axes) != scales.size:
+        return False
+    exact = {axis: before[axis] * float(scale) for axis, scale in zip(axes, scales, strict=True)}
+    moved = tuple(axis for axis in axes if before[axis] != after[axis])
+    if not moved or not all(math.isclose(exact[axis], after[axis], rel_tol=1e-6) for axis in axes):
+        return False
+    sizes = add_constant(graph, f"{op.name}.sizes", np.array([after[axis] for axis in moved], np.int64))
+    substitute(graph, op, (), "Resize", (op.inputs[0], "", "", sizes), {**op.attrs, "axes": moved})
     return True
 
 

@@ -7,8 +7,10 @@ import pytest
 
 from blockfuse import frontend
 from blockfuse.build.assemble import alone
+from blockfuse.build.border import computed_in
 from blockfuse.build.build import build
 from blockfuse.build.emitters import EMITTERS
+from blockfuse.build.fallback import survey
 from blockfuse.build.layout import CHANNELS_LAST, assign, changes_order
 from blockfuse.errors import UnsupportedModelError
 from blockfuse.graph import Op
@@ -271,6 +273,14 @@ def test_op_between_kernels(case, between_kernels):
     keeps_layout = case.op.kind in CHANNELS_LAST and len(case.output) == 4 and not is_plane
     changes = len(assign(case.network(before=True)[0]).changes)
     assert changes == (len(case.op.outputs) * changes_order(case.output) if keeps_layout else 1)
+
+
+@pytest.mark.parametrize("case", [*IMAGES, *VECTORS], ids=lambda case: case.name)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_op_in_half_precision_is_written(case, dtype):
+    """As GPUs compute it; nothing is compiled."""
+    network, _ = computed_in(case.network()[0], dtype)
+    assert survey(network).unsupported == ()
 
 
 @pytest.mark.parametrize("before", [False, True])
