@@ -74,4 +74,4 @@ def test_a_pool_of_more_than_a_core_holds_becomes_two_kernels(fuse):
 def test_a_pool_that_cannot_be_divided_is_refused_with_numbers():
     reason = r"block has no kernel on H200: shared memory: needs [\d,]+ bytes, 232,448 available"
     with pytest.raises(UnsupportedModelError, match=reason):
-        decide(pool(1021, 1021, channels=96), GPUS["sm_90"])
+        decide(pool(4099, 4099, channels=96), GPUS["sm_90"])
