@@ -46,6 +46,19 @@ def _check_conv(graph: Graph, op: Op) -> None:
     if len(op.inputs) > 2 and op.inputs[2] and graph.tensor(op.inputs[2]).shape != weight[:1]:
         raise ModelError(f"{op}: the bias {_times(graph.tensor(op.inputs[2]).shape)} does not fit {weight[0]} outputs")
     _check_window(op, len(image) - 2)
+    _check_extent(op, image[2:], weight[2:])
+
+
+def _check_extent(op: Op, image: tuple[int, ...], size: tuple[int, ...]) -> None:
+    """Refuse a window larger than the padded image, to which shape inference may still give one place."""
+    if op.attrs.get("auto_pad", "NOTSET") in {"SAME_UPPER", "SAME_LOWER"}:
+        return
+    pads = op.attrs.get("pads", (0,) * 2 * len(image)) if op.attrs.get("auto_pad", "NOTSET") == "NOTSET" else ()
+    for axis, (length, taps) in enumerate(zip(image, size, strict=True)):
+        padded = length + sum(pads[axis :: len(image)])
+        extent = (taps - 1) * op.attrs.get("dilations", (1,) * len(image))[axis] + 1
+        if extent > padded:
+            raise ModelError(f"{op}: a window of {extent} does not fit {padded} rows or columns")
 
 
 def _check_conv_transpose(graph: Graph, op: Op) -> None:
@@ -145,7 +158,9 @@ def _check_pad(graph: Graph, op: Op) -> None:
     if pads is None or len(op.inputs) > 3 or op.attrs.get("mode", "constant") != "reflect":
         return
     if any(max(pair) >= size for size, pair in zip(shape, np.reshape(pads, (2, -1)).T.tolist(), strict=False)):
-        raise ModelError(f"{op}: an image {_times(shape)} has too few elements to be reflected by {np.ravel(pads).tolist()}")
+        raise ModelError(
+            f"{op}: an image {_times(shape)} has too few elements to be reflected by {np.ravel(pads).tolist()}"
+        )
 
 
 def _check_lrn(_: Graph, op: Op) -> None:

@@ -151,6 +151,8 @@ MODELS = [
     ("filter of other channels", conv(weights={"w": floats(6, 3, 3, 3)}), "failed", "needs 3 input channels"),
     ("filter of another rank", conv(weights={"w": floats(6, 4, 3)}), "failed", "conv"),
     ("filter larger than the image", conv(shape=(1, 4, 2, 8)), "failed", "too small"),
+    ("dilated filter larger than the image", conv(shape=(1, 4, 3, 8), dilations=[2, 1], strides=[3, 1]), "failed",
+     "a window of 5 does not fit 3 rows"),
     ("kernel_shape that is not the filter's", conv(kernel_shape=[5, 5], pads=[2] * 4), "failed", "kernel_shape 5x5"),
     ("bias of another length", conv("x w b", {**WEIGHTS, "b": floats(5)}), "failed", "the bias 5 does not fit"),
     ("groups that do not divide", conv(group=3), "failed", "do not divide into 3 groups"),

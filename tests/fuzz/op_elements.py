@@ -112,6 +112,7 @@ def binary_step(net: Net, x: str, values: Sequence[str]) -> str:
 
 
 def many_step(net: Net, x: str, values: Sequence[str]) -> str:
+    since(net, 8)  # before, ONNX Runtime does not broadcast
     others = [_partner(net, x, values) for _ in range(net.between(0, 2))]
     return net.op(net.pick("Sum", "Max", "Min"), [x, *others])
 
