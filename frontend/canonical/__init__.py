@@ -111,6 +111,7 @@ REWRITES = (
     shapes.plain_reshape,
     shapes.drop_expand,
     pooling.explicit_pool,
+    pooling.fold_pad_into_pool,
     pooling.global_average_pool,
     pooling.mean_over_image,
     linear.plain_gemm,

@@ -70,7 +70,7 @@ def fold_pad(graph: Graph, op: Op) -> bool:
     pad = graph.producer(op.inputs[0])
     if pad is None or pad.kind != "Pad" or "pads" not in op.attrs:
         return False
-    added = _image_pads(graph, pad)
+    added = image_pads(graph, pad)
     if added is None:
         return False
     pads = tuple(old + new for old, new in zip(op.attrs["pads"], added, strict=True))
@@ -96,7 +96,7 @@ def _fold_affine(graph: Graph, op: Op, conv: Op, factor: Array, shift: Array) ->
     substitute(graph, op, (conv,), "Conv", (conv.inputs[0], *names), conv.attrs, conv.name)
 
 
-def _image_pads(graph: Graph, pad: Op) -> list[int] | None:
+def image_pads(graph: Graph, pad: Op) -> list[int] | None:
     """Zeros that a Pad puts before and after the spatial axes; None if it does anything else."""
     pads = graph.constant(optional_input(pad, 1))
     if pads is None or pad.attrs.get("mode", "constant") != "constant":

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from blockfuse.frontend.canonical.rewriting import fresh, fresh_op, optional_input, rewrite, substitute
+from blockfuse.frontend.canonical.conv import image_pads
+from blockfuse.frontend.canonical.rewriting import (
+    fresh,
+    fresh_op,
+    optional_input,
+    rewrite,
+    sole_producer,
+    substitute,
+)
 from blockfuse.frontend.canonical.windows import Window, window_of
 from blockfuse.graph import Graph, Op, Tensor
 
@@ -40,6 +48,36 @@ def global_average_pool(graph: Graph, op: Op) -> bool:
         return False
     substitute(graph, op, (), "GlobalAveragePool", op.inputs)
     return True
+
+
+@rewrite("MaxPool", "AveragePool")
+def fold_pad_into_pool(graph: Graph, op: Op) -> bool:
+    """A pool of an image with zeros around it has pads: a mean counts them, a maximum of positive numbers ignores them.
+
+    Pads stay smaller than the window, as ONNX wants them.
+    """
+    pad = sole_producer(graph, op.inputs[0], "Pad")
+    added = image_pads(graph, pad) if pad is not None else None
+    if pad is None or added is None or op.attrs.get("ceil_mode", 1) or "pads" not in op.attrs:
+        return False
+    if op.kind == "AveragePool" and any(op.attrs["pads"]) and not op.attrs["count_include_pad"]:
+        return False
+    if op.kind == "MaxPool" and not _is_never_negative(graph, pad.inputs[0]):
+        return False
+    pads = tuple(old + new for old, new in zip(op.attrs["pads"], added, strict=True))
+    attrs = {**op.attrs, "pads": pads, **({"count_include_pad": 1} if op.kind == "AveragePool" else {})}
+    if not Window(op.attrs["kernel_shape"], (), pads, ()).is_inside:
+        return False
+    substitute(graph, op, (pad,), op.kind, (pad.inputs[0],), attrs)
+    return True
+
+
+def _is_never_negative(graph: Graph, name: str) -> bool:
+    """Whether the op that computes a tensor gives nothing below 0."""
+    op = graph.producer(name)
+    if op is None:
+        return False
+    return op.kind in {"Relu", "Sigmoid", "HardSigmoid"} or (op.kind == "Clip" and op.attrs.get("min", -1) >= 0)
 
 
 @rewrite("ReduceMean")

@@ -148,3 +148,32 @@ def test_a_constant_result_is_refused():
     proto = model([node("Relu", "x", "z"), node("Shape", "z", "y")], outputs=("z", "y"))
     with pytest.raises(UnsupportedModelError, match="the output 'y' is a constant"):
         canonicalize(read(proto))
+
+
+# ---- pads before pools -----------------------------------------------------------------------------------------------
+PADS = {"p": np.array([0, 0, 1, 0, 0, 0, 2, 1])}
+
+
+@pytest.mark.parametrize("first", ["Relu", "Sigmoid"])
+def test_zeros_before_a_maximum_of_positive_numbers(first):
+    nodes = [
+        node(first, "x", "r"),
+        node("Pad", "r p", "q"),
+        node("MaxPool", "q", "y", kernel_shape=(3, 3), strides=(2, 2)),
+    ]
+    canonical(model(nodes, constants=PADS), first, "MaxPool")
+
+
+def test_zeros_before_a_maximum_stay_where_they_matter():
+    pool = node("MaxPool", "q", "y", kernel_shape=(3, 3), strides=(2, 2))
+    canonical(model([node("Tanh", "x", "r"), node("Pad", "r p", "q"), pool], constants=PADS), "Tanh", "Pad", "MaxPool")
+    wide = {"p": np.array([0, 0, 4, 0, 0, 0, 0, 0])}
+    canonical(model([node("Relu", "x", "r"), node("Pad", "r p", "q"), pool], constants=wide), "Relu", "Pad", "MaxPool")
+
+
+@pytest.mark.parametrize(("attrs", "kinds"), [({}, []), ({"pads": (1, 1, 1, 1)}, ["Pad"])])
+def test_zeros_before_a_mean_are_counted(attrs, kinds):
+    pool = node("AveragePool", "q", "y", kernel_shape=(3, 3), strides=(2, 2), **attrs)
+    canonical(model([node("Pad", "x p", "q"), pool], constants=PADS), *kinds, "AveragePool")
+    pool = node("AveragePool", "q", "y", kernel_shape=(3, 3), count_include_pad=1, **attrs)
+    canonical(model([node("Pad", "x p", "q"), pool], constants=PADS), *kinds, "AveragePool")
