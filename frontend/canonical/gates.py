@@ -48,6 +48,18 @@ def swish(graph: Graph, op: Op) -> bool:
     return False
 
 
+@rewrite("Mul")
+def mish(graph: Graph, op: Op) -> bool:
+    """``x * Tanh(Softplus(x))`` is ``Mish(x)``."""
+    for x, gate in (op.inputs, op.inputs[::-1]):
+        tanh = _producer(graph, gate, "Tanh")
+        softplus = _producer(graph, tanh.inputs[0], "Softplus") if tanh is not None else None
+        if tanh is not None and softplus is not None and softplus.inputs[0] == x:
+            substitute(graph, op, (softplus, tanh), "Mish", (x,))
+            return True
+    return False
+
+
 @rewrite("Swish")
 def plain_swish(graph: Graph, op: Op) -> bool:
     """``Swish`` has no attributes; one with another ``alpha`` than 1 is written out."""

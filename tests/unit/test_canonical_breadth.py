@@ -177,3 +177,44 @@ def test_zeros_before_a_mean_are_counted(attrs, kinds):
     canonical(model([node("Pad", "x p", "q"), pool], constants=PADS), *kinds, "AveragePool")
     pool = node("AveragePool", "q", "y", kernel_shape=(3, 3), count_include_pad=1, **attrs)
     canonical(model([node("Pad", "x p", "q"), pool], constants=PADS), *kinds, "AveragePool")
+
+
+# ---- group normalization written out, Mish ---------------------------------------------------------------------------
+@pytest.mark.parametrize("order", ["r s", "s r"])
+def test_group_normalization_written_out(order):
+    """As PyTorch's exporter writes it before opset 18."""
+    nodes = [
+        node("Reshape", "x shape", "g"),
+        node("InstanceNormalization", "g one zero", "n", epsilon=1e-3),
+        node("Reshape", "n back", "r"),
+        node("Mul", order, "m"),
+        node("Add", "m t", "y"),
+    ]
+    constants = {
+        "shape": np.array([0, 3, -1]),
+        "back": np.array([2, 6, 5, 4]),
+        "one": floats(3, seed=3),
+        "zero": floats(3, seed=4),
+        "s": floats(6, 1, 1),
+        "t": floats(6, 1, 1, seed=1),
+    }
+    graph = canonical(model(nodes, (2, 6, 5, 4), constants), "GroupNormalization")
+    assert dict(only(graph).attrs) == {"num_groups": 3, "epsilon": pytest.approx(1e-3)}
+
+
+def test_what_is_no_group_normalization():
+    nodes = [node("Reshape", "x s", "g"), node("InstanceNormalization", "g one one", "n"), node("Reshape", "n b", "y")]
+    constants = {"s": np.array([1, 12, -1]), "b": np.array([2, 6, 5, 4]), "one": floats(12)}
+    canonical(model(nodes, (2, 6, 5, 4), constants), "Reshape", "InstanceNormalization", "Reshape")
+
+
+def test_constants_after_instance_normalization():
+    nodes = [node("InstanceNormalization", "x s t", "n"), node("Mul", "n f", "m"), node("Add", "m f", "y")]
+    constants = {"s": floats(4), "t": floats(4, seed=1), "f": floats(4, 1, 1, seed=2)}
+    canonical(model(nodes, constants=constants), "InstanceNormalization")
+
+
+@pytest.mark.parametrize("order", ["x t", "t x"])
+def test_mish_written_out(order):
+    nodes = [node("Softplus", "x", "s"), node("Tanh", "s", "t"), node("Mul", order, "y")]
+    canonical(model(nodes), "Mish")
