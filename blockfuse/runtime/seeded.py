@@ -118,6 +118,19 @@ def make_weights(recipe: Recipe, constants: Sequence[Constant], nbytes: int) -> 
     return weights
 
 
+def make_input(shape: Sequence[int], dtype: str, seed: Sequence[int]) -> np.ndarray[Any, Any]:
+    """Uniform random numbers of mean 0 and deviation 1, the same on every machine.
+
+    Args:
+        shape: Of the array.
+        dtype: Of the array; whole numbers are truncated.
+        seed: Two whole numbers.
+    """
+    first, second = seed
+    values = _uniform(math.prod(shape), (0.0, math.sqrt(12)), (first, second))
+    return values.reshape(shape).astype(dtype)
+
+
 def _uniform(count: int, spread: tuple[float, float], seed: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Equal float32 values on every machine: each step below has one correct result."""
     mean, width = spread

@@ -34,16 +34,18 @@ from blockfuse.report import Report
 from blockfuse.runtime import artifact
 from blockfuse.runtime.executable import Executable
 from blockfuse.runtime.library import Constant, Library, Port
-from blockfuse.runtime.seeded import Recipe, make_weights, recipe_of
+from blockfuse.runtime.seeded import Recipe, make_input, make_weights, recipe_of
 from blockfuse.tools.runtime_files import runtime_files
 from blockfuse.verification.compare import tolerance
-from blockfuse.verification.verify import reference_session, seeded_inputs
+from blockfuse.verification.verify import reference_session
 
 if TYPE_CHECKING:
     from blockfuse.frontend.reading import Model
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
+_SEED = 0
+_STORED_INPUT = 4 << 20  # bytes up to which an input is stored; larger ones are made from their seed
 _SCALES = [2.0**-power for power in range(9)]
 
 
@@ -177,10 +179,22 @@ def _put_arrays(new: Path, kind: str, arrays: Arrays) -> dict[str, str]:
     return paths
 
 
+def _put_inputs(new: Path, inputs: Arrays) -> dict[str, str | dict[str, Any]]:
+    """Store inputs; those that would be the larger part of the folder, as what they are made from."""
+    small = {name: array for name, array in inputs.items() if array.nbytes <= _STORED_INPUT}
+    paths = _put_arrays(new, "input", small)
+    made = {
+        name: {"seed": [_SEED, index], "shape": list(array.shape), "dtype": array.dtype.name}
+        for index, (name, array) in enumerate(inputs.items())
+        if name not in small
+    }
+    return {**paths, **made}
+
+
 def _write_index(new: Path, library: Library, report: Mapping[str, Any], reference: Reference) -> int:
     """Write the reference and ``pack.json``; return the size of all files."""
     stored = {
-        "inputs": _put_arrays(new, "input", reference.inputs),
+        "inputs": _put_inputs(new, reference.inputs),
         "outputs": _put_arrays(new, "output", reference.outputs),
         "tolerance": _tolerance(library, report),
         "note": reference.note,
@@ -224,7 +238,9 @@ def _with_reference(
     library: Library, report: Mapping[str, Any], model: Model | None, *, seeded: bool
 ) -> tuple[Library, Recipe | None, Reference]:
     """The network as it is packed, how its weights are made if they are left out, and what it gives."""
-    inputs = seeded_inputs(library.inputs)
+    inputs = {
+        port.name: make_input(port.shape, port.dtype, (_SEED, index)) for index, port in enumerate(library.inputs)
+    }
     if seeded:
         return _with_seeded_weights(library, report, inputs)
     reference = _run(library, report, inputs)

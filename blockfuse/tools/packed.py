@@ -20,6 +20,7 @@ import numpy as np
 
 from blockfuse.errors import ArtifactError, BlockfuseError, TargetError, UsageError, VerificationError
 from blockfuse.runtime.executable import Executable, load
+from blockfuse.runtime.seeded import make_input
 from blockfuse.tools.outputs import summarize, summary_line
 from blockfuse.verification.compare import compare
 
@@ -116,15 +117,21 @@ def _check_files(folder: Path, files: Mapping[str, Sequence[Any]]) -> None:
 
 def _inputs(folder: Path, pack: Mapping[str, Any], words: Sequence[str]) -> dict[str, Array]:
     """The stored inputs, with those in their places that the command line names."""
-    files: dict[str, Path] = {name: folder / path for name, path in pack["reference"]["inputs"].items()}
+    stored = pack["reference"]["inputs"]
+    files: dict[str, Path] = {}
     for word in words:
         name, separator, path = word.partition("=")
         if not (separator and path):
-            raise UsageError(f"--input {word} is not like {next(iter(files))}=image.npy")
-        if name not in files:
-            raise UsageError(f"--input {name}: the network has no such input; it has {', '.join(files)}")
+            raise UsageError(f"--input {word} is not like {next(iter(stored))}=image.npy")
+        if name not in stored:
+            raise UsageError(f"--input {name}: the network has no such input; it has {', '.join(stored)}")
         files[name] = Path(path)
-    return {name: _array(path) for name, path in files.items()}
+    return {name: _array(files[name]) if name in files else _stored(folder, one) for name, one in stored.items()}
+
+
+def _stored(folder: Path, one: str | dict[str, Any]) -> Array:
+    """An input of the reference: a file's array, or the one that is made from a seed."""
+    return _array(folder / one) if isinstance(one, str) else make_input(one["shape"], one["dtype"], one["seed"])
 
 
 def _array(path: Path) -> Array:
@@ -174,7 +181,8 @@ def _bench(network: Executable, inputs: Mapping[str, Array], seconds: float) -> 
 
 
 def _timed(network: Executable, inputs: Mapping[str, Array], seconds: float) -> list[float]:
-    session, times = network.start(), []
+    session = network.start()
+    times: list[float] = []
     run = session.bind(inputs)  # on a GPU, inputs and results stay there
     end = time.perf_counter() + seconds
     while len(times) < _FEWEST_RUNS or time.perf_counter() < end:

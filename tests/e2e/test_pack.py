@@ -355,3 +355,11 @@ def test_a_failure_leaves_nothing(container, tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match="No space left on device"):
         pack(container, tmp_path / "net")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_large_input_is_made_from_its_seed(container, bare, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "_STORED_INPUT", 1000)
+    pack(container, tmp_path / "net")
+    assert not list((tmp_path / "net" / "reference").glob("input_*"))
+    code, _, err = run(bare, tmp_path / "net", "--verify")
+    assert (code, err) == (0, "")
