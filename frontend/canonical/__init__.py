@@ -56,6 +56,7 @@ from blockfuse.frontend.canonical import (
     parallel,
     pixels,
     pooling,
+    powers,
     shapes,
     shuffle,
     sums,
@@ -141,7 +142,12 @@ REWRITES = (
 )
 """All rewrites but the last, in order."""
 
-LAST_REWRITES = (pixels.conv_of_flat_image, transposed.conv_of_transposed)
+LAST_REWRITES = (
+    pixels.conv_of_flat_image,
+    pooling.conv_of_padded_mean,
+    transposed.conv_of_transposed,
+    powers.plain_power,
+)
 """Those that must see images as they will stay, not with axes that are still to move."""
 
 _MAX_ROUNDS = 100

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from blockfuse.frontend.canonical.conv import image_pads
 from blockfuse.frontend.canonical.rewriting import (
+    add_constant,
     fresh,
     fresh_op,
     optional_input,
@@ -69,6 +72,21 @@ def fold_pad_into_pool(graph: Graph, op: Op) -> bool:
     if not Window(op.attrs["kernel_shape"], (), pads, ()).is_inside:
         return False
     substitute(graph, op, (pad,), op.kind, (pad.inputs[0],), attrs)
+    return True
+
+
+@rewrite("AveragePool")
+def conv_of_padded_mean(graph: Graph, op: Op) -> bool:
+    """A mean over images that counts the zeros around them is a depthwise Conv with equal weights."""
+    image, attrs = graph.tensor(op.inputs[0]), op.attrs
+    if len(image.shape) != 4 or not attrs.get("count_include_pad") or attrs.get("ceil_mode", 1):
+        return False
+    channels, window = image.shape[1], attrs["kernel_shape"]
+    weight = np.full((channels, 1, *window), 1 / math.prod(window), image.dtype)
+    parts = {"weight": weight, "bias": np.zeros(channels, image.dtype)}
+    names = [add_constant(graph, f"{op.name}.{key}", part) for key, part in parts.items()]
+    kept = {key: attrs[key] for key in ("kernel_shape", "strides", "pads", "dilations")}
+    substitute(graph, op, (), "Conv", (op.inputs[0], *names), {**kept, "group": channels})
     return True
 
 

@@ -398,7 +398,11 @@ def test_rounding_up(kind, counted, pads, size):
     attrs = {"kernel_shape": [3, 3], "strides": [2, 3], "pads": pads, "ceil_mode": 1}
     if kind == "AveragePool":
         attrs["count_include_pad"] = counted
-    op = only(canonical(model([node(kind, "x", "y", **attrs)], (1, 2, size, size)), kind))
+    proto = model([node(kind, "x", "y", **attrs)], (1, 2, size, size))
+    if counted and any(pads) and size == 7:  # the windows end where the padding does
+        canonical(proto, "Conv")
+        return
+    op = only(canonical(proto, kind))
     is_outside = size == 8 and any(pads)  # the last window begins behind the image
     assert op.attrs["ceil_mode"] in ({0, 1} if counted and any(pads) else {int(is_outside)})
 
