@@ -7,6 +7,7 @@ parameters of the function, laid out in execution order so that a kernel may pre
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import re
@@ -22,7 +23,7 @@ import tvm
 from tvm import relax
 from tvm.support.cc import get_cc
 
-from blockfuse.build import pipeline
+from blockfuse.build import pipeline, schedule_ops
 from blockfuse.build.cubin import compile_kernels
 from blockfuse.build.entry import Entry
 from blockfuse.build.fallback import complaint, survey
@@ -130,7 +131,8 @@ def _compile(module: Any, target: Target, *, cuda_graph: bool) -> bytes:
     cache = default_cache() if target.kind == "cpu" else KernelCache(None)
     if cache.folder is None:
         return _compiled(module, target, machine, cuda_graph=cuda_graph)
-    parts = (tvm.ir.save_json(module), str(machine), tvm.__version__, Path(pipeline.__file__).read_text("utf-8"))
+    passes = "".join(inspect.getsource(each) for each in (pipeline, schedule_ops))
+    parts = (tvm.ir.save_json(module), str(machine), str(target.threads), tvm.__version__, passes)
     key = key_of(parts)
     code = cache.get(key)
     if code is None:
@@ -144,7 +146,7 @@ def _compiled(module: Any, target: Target, machine: Any, *, cuda_graph: bool) ->
         executable = relax.build(
             module,
             machine,
-            relax_pipeline=relax_pipeline(target.kind, machine),
+            relax_pipeline=relax_pipeline(target.kind, machine, target.threads),
             tir_pipeline=tir_pipeline(target.kind),
         )
     packing = {}

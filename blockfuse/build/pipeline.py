@@ -12,20 +12,23 @@ import tvm
 from tvm import tirx
 from tvm.relax.backend.cpu_generic import pipeline as cpu_passes
 from tvm.relax.backend.cuda import pipeline as cuda_passes
+from tvm.s_tir import dlight
 from tvm.s_tir.pipeline import default_s_tir_pipeline
 from tvm.tirx.compilation_pipeline import tirx_pipeline
 
 from blockfuse.build.entry import KERNEL_MARKER
+from blockfuse.build.schedule_ops import OperatorRule
 
 _UNWANTED = "RewriteDataflowReshape"  # rejects finished kernels with a single tensor input
 
 
-def relax_pipeline(kind: str, target: Any) -> Any:
-    """TVM's passes over Relax for ``cpu`` or ``cuda``, but for one."""
+def relax_pipeline(kind: str, target: Any, threads: int = 1) -> Any:
+    """TVM's passes over Relax for ``cpu`` or ``cuda``, but for one; on CPUs, loops of operators are scheduled."""
     source = cuda_passes if kind == "cuda" else cpu_passes
     passes = [
         *source.library_dispatch_passes(target),
         *source.legalize_passes(target),
+        *([dlight.ApplyDefaultSchedule(OperatorRule(threads))] if kind == "cpu" else []),
         *source.dataflow_lower_passes(target),
         *source.finalize_passes(target),
     ]

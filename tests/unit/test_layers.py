@@ -54,6 +54,7 @@ THIRD_PARTY = {
         "build.open_batch",
         "build.operands",
         "build.pipeline",
+        "build.schedule_ops",
     },
     "tvm_ffi": {"runtime.cuda", "runtime.dlpack", "runtime.kept_memory", "runtime.session"},
     "rich": {"cli"},
