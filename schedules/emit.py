@@ -32,6 +32,7 @@ Index: TypeAlias = Any
 
 LOOP_KINDS = {
     "serial": tirx.ForKind.SERIAL,
+    "rolled": tirx.ForKind.SERIAL,
     "parallel": tirx.ForKind.PARALLEL,
     "unrolled": tirx.ForKind.UNROLLED,
 }
@@ -101,7 +102,7 @@ class Emitter:
         Args:
             count: Number of trips.
             name: Of the variable.
-            kind: A key of :data:`LOOP_KINDS`.
+            kind: A key of :data:`LOOP_KINDS`; ``rolled`` asks the CUDA compiler not to unroll it either.
             start: Value on the first trip.
         """
         if isinstance(count, int) and count == 1:
@@ -112,7 +113,8 @@ class Emitter:
         yield variable
         body = self._scopes.pop()
         if body and not (isinstance(count, int) and count <= 0):
-            self.add(tirx.For(variable, start, count, LOOP_KINDS[kind], sequence(body)))
+            annotations = {"disable_unroll": True} if kind == "rolled" else {}
+            self.add(tirx.For(variable, start, count, LOOP_KINDS[kind], sequence(body), annotations=annotations))
 
     @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:

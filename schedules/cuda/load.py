@@ -30,14 +30,14 @@ def lower(kernel: Kernel, node: Load) -> None:
     copy(kernel, node, node.target.offset)
 
 
-def copy(kernel: Kernel, node: Load, target: Index) -> None:
-    """Start the copies into a tile whose first element is ``target``."""
+def copy(kernel: Kernel, node: Load, target: Index, loop: str = "serial") -> None:
+    """Start the copies into a tile whose first element is ``target``, in a loop of a kind."""
     emit, region = kernel.emit, node.region
     cols, channels = region.cols.size.const, region.channels.size.const
     width = kernel.vector_width(node.source.memory)
     groups = channels // width
     total = region.rows.size.const * cols * groups
-    with emit.loop(-(-total // kernel.threads), "i") as i:
+    with emit.loop(-(-total // kernel.threads), "i", loop) as i:
         vector = emit.bind("vector", i * kernel.threads + emit.thread)
         with emit.when(total % kernel.threads == 0 or vector < total):
             pixel, group = vector // groups, vector % groups * width

@@ -91,12 +91,12 @@ def _fetch(kernel: Kernel, upcoming: Upcoming) -> None:
     target = index(upcoming.step.number, env) % ring.depth * ring.slot + ring.offset
     source = index(item.index, env) * item.size + item.base
     vectors = item.size // kernel.vector
-    with emit.loop(-(-vectors // kernel.threads), "i") as i:
+    with emit.loop(-(-vectors // kernel.threads), "i", "rolled") as i:  # unrolled, addresses would crowd sums out
         vector = i * kernel.threads + emit.thread
         with emit.when(vectors % kernel.threads == 0 or vector < vectors):
             to = address(kernel.shared, target + vector * kernel.vector)
             emit.ptx(COPY, to, address(kernel.weights, source + vector * kernel.vector), _BYTES)
     if item.pixels is not None:
         here, kernel.env = kernel.env, env
-        copy(kernel, item.pixels, target + item.size)
+        copy(kernel, item.pixels, target + item.size, "rolled")
         kernel.env = here
