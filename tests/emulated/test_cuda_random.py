@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from blockfuse.machine import Engine
+from blockfuse.plan.choose_cuda import plan_cuda
 from blockfuse.plan.device import GPUS
-from tests.cuda_kernels import Built, at_batch, build, built_in_slots, run
+from blockfuse.plan.fold import fold
+from blockfuse.plan.infeasible import Infeasible
+from tests.cuda_kernels import Built, at_batch, build, built_as, built_in_slots, rounded_weights, run
 from tests.random_blocks import ALL_KINDS, random_block
 
 ALL = bool(os.environ.get("BLOCKFUSE_EMULATE_ALL"))
@@ -30,7 +33,12 @@ def assert_right(built: Built) -> None:
 def test_random_block(seed):
     rng = np.random.default_rng(1000 + seed)
     block = random_block(rng, dtype=str(rng.choice(["float16", "bfloat16"])), kinds=ALL_KINDS)
-    assert_right(build(block, engine=[Engine.MMA, Engine.WGMMA][seed % 2]))
+    engine = [Engine.MMA, Engine.WGMMA][seed % 2]
+    plan = plan_cuda(fold(rounded_weights(block)), GPUS["sm_90"], engine=engine)
+    if isinstance(plan, Infeasible):  # such as groups of odd widths, whose filters come in one piece
+        assert plan.need > plan.available
+        return
+    assert_right(built_as(rounded_weights(block), plan))
 
 
 @pytest.mark.parametrize("seed", range(40))
