@@ -73,6 +73,8 @@ def _rich_bar(title: str) -> Any:
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("", total=None, title=title)
-            yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+            yield lambda what, done, total: progress.update(
+                task, description=what, completed=done, total=total, refresh=True
+            )
 
     return bar()
