@@ -39,5 +39,5 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     size = options.output.stat().st_size
     report = executable.report()
     terminal.result(report, {"output": str(options.output), "bytes": size, "report": report.to_dict()})
-    terminal.say(f"wrote {options.output}, {size / 1e6:.1f} MB")
+    terminal.say(f"wrote {options.output}, {f'{size / 1e6:.1f} MB' if size >= 1e6 else f'{size / 1e3:.1f} kB'}")
     return 0

@@ -44,9 +44,15 @@ def open_network(options: argparse.Namespace, terminal: Terminal) -> Executable:
 
 
 def compile_with_progress(model: Path, options: argparse.Namespace, terminal: Terminal, **more: Any) -> Executable:
-    """Compile a model as options say."""
+    """Compile a model as options say.
+
+    Raises:
+        UsageError: It is no model but an artifact.
+    """
     from blockfuse.compiler import compile as compile_model  # noqa: PLC0415 - loads much
 
+    if is_artifact(model):
+        raise UsageError(f"{model} is compiled already; give the ONNX model that it was compiled from")
     arguments = {**compile_arguments(options), **more}
     with terminal.progress(f"compiling {model.name}") as progress:
         executable: Executable = compile_model(model, progress=progress, **arguments)
@@ -110,6 +116,7 @@ def read_inputs(named: Mapping[str, Path], ports: tuple[Port, ...]) -> dict[str,
         if name not in inputs:
             raise UsageError(f"--input {name}: the network has no such input; it has {', '.join(inputs)}")
         try:
+            _check_array_file(path)
             loaded = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
@@ -118,3 +125,10 @@ def read_inputs(named: Mapping[str, Path], ports: tuple[Port, ...]) -> dict[str,
             raise UsageError(f"--input {name}: {path} is an archive; give one array as .npy")
         inputs[name] = loaded
     return inputs
+
+
+def _check_array_file(path: Path) -> None:
+    """Raise :class:`ValueError` for a file that NumPy would take for a pickle: it is no array."""
+    with path.open("rb") as file:
+        if file.read(4) not in {b"\x93NUM", b"PK\3\4"}:
+            raise ValueError("it is not a .npy file")

@@ -75,7 +75,8 @@ def build_parser() -> Parser:
 
 def add_parser(commands: Commands, name: str, run: Callable[..., int], summary: str) -> argparse.ArgumentParser:
     """A command with the options that all have."""
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+    description = f"{summary[0].upper()}{summary[1:]}."
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=description)
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     loudness = parser.add_mutually_exclusive_group()
@@ -93,7 +94,7 @@ def add_compile_options(parser: argparse.ArgumentParser, *, dtype: bool = True) 
         "or GPU architectures such as sm_80,sm_90",
     )
     if dtype:
-        group.add_argument("--dtype", help="type to compute in (default: the model's)")
+        group.add_argument("--dtype", help="type to compute in (default: the model's; on a CPU float32)")
     group.add_argument("--fuse", choices=("auto", "always", "never"), help="when to fuse blocks (default: auto)")
     group.add_argument("--threads", type=_count, metavar="N", help="threads to use (default: one per core)")
     add_shape_option(group)

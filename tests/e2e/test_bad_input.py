@@ -184,7 +184,7 @@ CALLS = [
     ("no file", ["compile", "none.onnx", "-o", "a.bf"], "failed", "No such file"),
     ("folder", ["compile", ".", "-o", "a.bf"], "failed", "not a file"),
     ("file without permission to be one", ["compile", "/dev/null", "-o", "a.bf"], "failed", "not a file"),
-    ("artifact as model", ["compile", "net.bf", "-o", "a.bf"], "failed", "not an ONNX model"),
+    ("artifact as model", ["compile", "net.bf", "-o", "a.bf"], "usage", "compiled already; give the ONNX model"),
     ("unknown target", ["compile", "net.onnx", "-o", "a.bf", "--target", "tpu"], "no target", "unknown target 'tpu'"),
     ("unknown CPU", ["compile", "net.onnx", "-o", "a.bf", "--target", "cpu:sse9"], "no target", "sse9"),
     ("unknown GPU", ["compile", "net.onnx", "-o", "a.bf", "--target", "sm_1"], "no target", "sm_1"),
