@@ -101,7 +101,10 @@ class Kernels:
             f"{report.network} for {report.target}, {report.threads} threads: {len(self.kernels)} kernels in {calls} "
             f"calls, {report.predicted_us:.1f} us predicted"
         )
-        return "\n".join((head, *map(str, self.kernels), *([self.note] if self.note else [])))
+        alone = Counter(step.kind for step in report.steps if not step.kernels)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in alone.most_common())
+        rest = [f"without a kernel and a prediction: {kinds}"] if alone else []
+        return "\n".join((head, *rest, *map(str, self.kernels), *([self.note] if self.note else [])))
 
 
 def kernels_of_artifact(path: str | os.PathLike[str], *, resources: bool = True) -> Kernels:

@@ -64,7 +64,7 @@ def resources_of(
         return {}, ""
     sources = {record.name: texts.get(f"{record.name}.cu") for record in records}
     if not any(sources.values()):
-        return {}, "registers and spills are found by compiling kept sources: compile with --keep-sources"
+        return {}, "registers and spills are shown of a .bf file that was compiled with --keep-sources"
     tasks = [(record, source, arch) for record in records if (source := sources[record.name]) for arch in archs]
     found: dict[str, tuple[Resources, ...]] = {}
     try:

@@ -65,6 +65,15 @@ def test_a_model_has_the_kernels_of_its_artifact(run):
     )[1]  # fmt: skip
 
 
+def test_operators_without_a_kernel_are_counted():
+    steps = (*(StepRecord(name, "Gather", name) for name in "ab"), StepRecord("c", "Concat", "c"))
+    made = StepRecord("d", "single", "d", kernels=(RECORD,))
+    assert "without a kernel and a prediction: 2 Gather, 1 Concat" in str(
+        kernels_of(Report("net", "cpu", steps=(*steps, made)), (), {})
+    )
+    assert "without a kernel" not in str(kernels_of(Report("net", "cpu", steps=(made,)), (), {}))
+
+
 def test_the_source_of_a_kernel(run):
     code, out, _ = run("net.bf", "--source", "bf_basic_block_3")
     assert code == 0
