@@ -77,6 +77,7 @@ def verify(
         executable = compile_model(model, target, dtype, shape, patterns, fuse, threads, batch=batch, taps=per_block)
     ports = executable.inputs_for(batch)
     graph = canonical_graph(model, shape or {port.name: port.shape for port in ports})
+    _check_inputs(executable, graph)
     _check_outputs(executable, graph, per_block=per_block)
     checks = _checks(model, executable, graph, ports, seed)
     if batch is None and any(port.any_batch for port in ports):
@@ -127,6 +128,15 @@ def _passed(result: Verification) -> Verification:
         return result
     start = "" if first is worst else f"; it starts at {f'block {first.block}' if first.block else first.tensor}"
     raise VerificationError(f"{result.network}: {worst}{start}", result)
+
+
+def _check_inputs(executable: Executable, graph: Graph) -> None:
+    """Raise :class:`UsageError` unless the executable takes what the model takes."""
+    taken = {port.name: port.dtype for port in executable.inputs}
+    given = {name: graph.tensor(name).dtype for name in graph.inputs}
+    if taken != given:
+        ours, models = (", ".join(f"{name} {dtype}" for name, dtype in one.items()) for one in (taken, given))
+        raise UsageError(f"the executable takes {ours} and the model {models}: it is one of another model")
 
 
 def _check_outputs(executable: Executable, graph: Graph, *, per_block: bool) -> None:

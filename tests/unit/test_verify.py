@@ -191,11 +191,11 @@ class Replay:
 
     threads = 1
 
-    def __init__(self, damage=id, taps=("a.out", "b.out"), **shapes):
+    def __init__(self, damage=id, taps=("a.out", "b.out"), dtype="float32", **shapes):
         self.taps = taps
         self.damage = damage
         sizes = {"x": (1, 8, 6, 6), "y": (1, 8, 1, 1), "a.out": (1, 8, 6, 6), "b.out": (1, 8, 6, 6), **shapes}
-        self.inputs = (Port("x", sizes["x"]),)
+        self.inputs = (Port("x", sizes["x"], dtype),)
         self.outputs = tuple(Port(name, sizes[name]) for name in ("y", *taps))
 
     def inputs_for(self, batch):
@@ -279,6 +279,7 @@ def test_an_error_just_above_rounding_is_found():
         (Replay(taps=("a.out",)), "compile it with taps=True"),
         (Replay(y=(1, 8)), r"no output 'y' of shape \[1, 8, 1, 1\]"),
         (Replay(x=(1, 8, 6)), "has 3 dimensions, not 4"),
+        (Replay(dtype="float16"), "takes x float16 and the model x float32: it is one of another model"),
     ],
 )
 def test_an_executable_that_does_not_fit_is_refused(executable, message):
