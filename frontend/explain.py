@@ -9,7 +9,7 @@ from blockfuse.frontend.canonical import canonicalize
 from blockfuse.frontend.partition.blocks import NoBlock, block_of
 from blockfuse.frontend.reading import read
 from blockfuse.graph import Graph
-from blockfuse.pattern import Mismatch, Pattern, match
+from blockfuse.pattern import Mismatch, Pattern, check_pattern, match
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,9 @@ def explain(model: str | Path | onnx.ModelProto | Graph, pattern: Pattern) -> Ex
 
     Raises:
         ModelError: The model cannot be read.
+        PatternError: The pattern is something else.
     """
+    check_pattern(pattern)
     graph = model if isinstance(model, Graph) else canonicalize(read(model))
     candidates = [_candidate(graph, pattern, op) for op in graph.ops() if op.kind in pattern.anchors]
     covered = {name for one in candidates for name in one.ops if name != one.anchor}

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from types import ModuleType
 
 from blockfuse.pattern.match import Match, Mismatch, match
-from blockfuse.pattern.trace import Ops, Pattern, either, optional, pattern
+from blockfuse.pattern.trace import Ops, Pattern, check_pattern, either, optional, pattern
 from blockfuse.pattern.values import Value
 
-__all__ = ["Match", "Mismatch", "Ops", "Pattern", "Value", "either", "match", "optional", "pattern"]
+__all__ = ["Match", "Mismatch", "Ops", "Pattern", "Value", "check_pattern", "either", "match", "optional", "pattern"]
 
 
 class _CallableModule(ModuleType):

@@ -105,6 +105,13 @@ class Pattern:
         return self.name
 
 
+def check_pattern(value: object) -> None:
+    """Raise :class:`PatternError` for what is no pattern, such as a function without the decorator."""
+    if not isinstance(value, Pattern):
+        name = getattr(value, "__name__", repr(value))
+        raise PatternError(f"{name} is not a pattern; decorate its function with blockfuse.pattern")
+
+
 def pattern(function: Constructor) -> Pattern:
     """Make a pattern from a function that describes a block in the words of ONNX.
 

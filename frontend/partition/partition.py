@@ -12,7 +12,7 @@ from blockfuse.frontend.partition.result import Found, Overlap, Partition, Step
 from blockfuse.frontend.partition.segments import Cost, segments
 from blockfuse.frontend.partition.singles import singles, stays_because
 from blockfuse.graph import Graph, Op
-from blockfuse.pattern import Match, Mismatch, Pattern, match
+from blockfuse.pattern import Match, Mismatch, Pattern, check_pattern, match
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,7 +44,12 @@ def partition(
 
     Returns:
         All operators of the graph, each in exactly one step.
+
+    Raises:
+        PatternError: One of the patterns is something else.
     """
+    for pattern in patterns:
+        check_pattern(pattern)
     ops = graph.ops()
     search = _search(graph, patterns, ops)
     taken = {name for found in search.found for name in found.ops}

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from blockfuse.errors import PatternError
-from blockfuse.frontend import patterns
+from blockfuse.frontend import canonicalize, patterns, zoo
+from blockfuse.frontend.explain import explain
+from blockfuse.frontend.partition import partition
+from blockfuse.frontend.reading import read
 from blockfuse.pattern import either, optional, pattern
 from blockfuse.pattern.values import Call
 
@@ -178,6 +181,18 @@ def test_a_malformed_pattern_is_refused(function, message):
         pattern(function)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_function_without_the_decorator_is_refused():
+    def block(op, x):
+        return op.Relu(x)
+
+    graph = canonicalize(read(zoo.resnet18(size=32, width=0.25, classes=10)))
+    message = "block is not a pattern; decorate its function with blockfuse.pattern"
+    with pytest.raises(PatternError, match=message):
+        explain(graph, block)
+    with pytest.raises(PatternError, match=message):
+        partition(graph, [*patterns.all(), block])
 
 
 def test_the_built_in_patterns_print():
