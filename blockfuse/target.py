@@ -77,8 +77,10 @@ def parse_target(text: str, threads: int | None = None) -> Target:
 
     Raises:
         TargetError: The text names no target.
-        UsageError: ``threads`` is not positive.
+        UsageError: ``threads`` is not positive, or the target is no text.
     """
+    if not isinstance(text, str):
+        raise UsageError(f"target must be a text such as 'cpu' or 'sm_90', not {type(text).__name__}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
     threads = threads or available_cores()

@@ -52,6 +52,11 @@ def test_threads_default_to_the_cores_of_the_process():
         parse_target("cpu", threads=0)
 
 
+def test_a_target_that_is_no_text_is_refused():
+    with pytest.raises(UsageError, match="target must be a text such as 'cpu' or 'sm_90', not list"):
+        parse_target(["sm_80", "sm_90"])
+
+
 def test_cores_follow_the_affinity_of_the_process():
     allowed = os.sched_getaffinity(0)
     try:
