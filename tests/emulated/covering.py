@@ -5,10 +5,10 @@ A greedy construction over shuffled candidates, seeded, so the set is the same o
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 from blockfuse.block import Block
 from blockfuse.machine import Engine
@@ -110,7 +110,7 @@ class Case:
     @property
     def pairs(self) -> set[tuple[tuple[str, object], ...]]:
         """All pairs of its choices."""
-        return set(combinations([(name, getattr(self, name)) for name in AXES], 2))
+        return set(itertools.combinations([(name, getattr(self, name)) for name in AXES], 2))
 
     def built(self) -> Built:
         """The kernel at the tile that the sizes are about."""
@@ -141,7 +141,7 @@ def covering_set(at_least: int, seed: int = 0) -> list[Case]:
     """Cases in which every pair of choices occurs; more than needed for that if fewer than ``at_least``."""
     rng = random.Random(seed)  # noqa: S311 - nothing secret
     axes: Sequence[Sequence[object]] = (tuple(FAMILIES), tuple(SIZES), CHANNELS, BATCHES, DTYPES, ENGINES, PARTS)
-    missing = {pair for a, b in combinations(range(len(axes)), 2) for pair in _pairs(axes, a, b)}
+    missing = {pair for a, b in itertools.combinations(range(len(axes)), 2) for pair in _pairs(axes, a, b)}
     chosen: list[Case] = []
     while missing or len(chosen) < at_least:
         candidates = [Case(*(rng.choice(axis) for axis in axes)) for _ in range(_CANDIDATES)]  # type: ignore[arg-type]
@@ -150,6 +150,12 @@ def covering_set(at_least: int, seed: int = 0) -> list[Case]:
             chosen.append(best)
             missing -= best.pairs
     return chosen
+
+
+def product() -> list[Case]:
+    """Every combination of choices; the parts a CTA makes alternate."""
+    axes = (tuple(FAMILIES), tuple(SIZES), CHANNELS, BATCHES, DTYPES, ENGINES)
+    return [Case(*choice, PARTS[number % len(PARTS)]) for number, choice in enumerate(itertools.product(*axes))]
 
 
 def _pairs(axes: Sequence[Sequence[object]], a: int, b: int) -> set[tuple[tuple[str, object], ...]]:
