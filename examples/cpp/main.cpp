@@ -64,6 +64,7 @@ char* read_array(const std::string& path, const Description& wanted) {
 
 Network read_network(const std::string& path) {
   std::ifstream file(path);
+  if (!file) fail(path + " cannot be opened; DIR is a folder that blockfuse pack made");
   Network network;
   int64_t most = 0;
   for (std::string line, dims; std::getline(file, line);) {

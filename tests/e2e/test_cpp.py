@@ -130,3 +130,4 @@ def test_folders_without_weights_or_without_a_network(program, packed, container
     assert "weights.bin cannot be read" in err
     code, _, err = run(program, tmp_path / "nothing", packed / "reference/input_0.npy")
     assert (code, err.count("\n")) == (1, 1)
+    assert "tensors.txt cannot be opened; DIR is a folder that blockfuse pack made" in err
