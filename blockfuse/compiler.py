@@ -137,7 +137,7 @@ def _run(
     from blockfuse.frontend.reading import read  # noqa: PLC0415 - frontend.read is the module once that is imported
 
     with watch("read") as done:
-        graph = done(read(model, {name: tuple(dims) for name, dims in (shape or {}).items()}))
+        graph = done(read(model, _shapes(shape)))
     dtype = _computed_type(target, dtype, frontend.own_dtype(graph))
     with watch("canonicalize") as done:
         graph = done(_planned_for(frontend.canonicalize(graph), batch, cuda_graph=cuda_graph))
@@ -165,6 +165,14 @@ def _run(
     if keep_sources:
         library = replace(library, sources=texts_of(programs.by_name, functions, cuda=target.kind == "cuda"))
     return Executable(library, describe(parts, programs, library, fuse, watch.seconds), target.threads)
+
+
+def _shapes(shape: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
+    if shape is None:
+        return {}
+    if not isinstance(shape, Mapping) or not all(isinstance(dims, Sequence) for dims in shape.values()):
+        raise UsageError(f"shape must be a dictionary like {{'input': (1, 3, 224, 224)}}, not {shape!r}")
+    return {name: tuple(dims) for name, dims in shape.items()}
 
 
 def _planned_for(graph: Graph, batch: int | None, *, cuda_graph: bool) -> Graph:

@@ -21,7 +21,7 @@ class KernelRecord:
         global_bytes: Bytes of inputs, constants and result, each once.
         local_bytes: Bytes of intermediate values kept on the chip by one core.
         predicted_us: Predicted time, microseconds.
-        bound: What takes that time: ``arithmetic``, ``cache`` or ``memory``.
+        bound: What takes that time: ``arithmetic``, ``cache``, ``memory`` or, on a GPU, ``shared memory``.
         stages: What it computes, in words.
         grid: CTAs of a launch; 0 on a CPU, like the next two.
         threads: Of a CTA.

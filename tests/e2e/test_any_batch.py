@@ -210,3 +210,9 @@ def test_code_for_a_fixed_batch_is_refused(monkeypatch, via):
     nodes = [conv("x", "a", "w"), node("Softmax", "a", "y", axis=1)]
     with pytest.raises(UnsupportedModelError, match="1 ops that cannot be compiled: Softmax 'Softmax_y': "):
         bf.compile(model(nodes, ("N", 4, 8, 8), {"w": floats(4, 4, 3, 3)}))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), {"input": 32}])
+def test_shapes_that_are_not_by_name_are_refused(proto, shape):
+    with pytest.raises(UsageError, match="shape must be a dictionary like"):
+        bf.compile(proto, shape=shape)
