@@ -76,6 +76,11 @@ class Kernels:
     texts: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
+    @property
+    def without_kernel(self) -> Counter[str]:
+        """How many operators of each kind run by themselves; no time is predicted for them."""
+        return Counter(step.kind for step in self.report.steps if not step.kernels)
+
     def sources(self, name: str) -> dict[str, str]:
         """The texts of one kernel, by name and kind.
 
@@ -93,7 +98,8 @@ class Kernels:
     def to_dict(self) -> dict[str, Any]:
         """All kernels as JSON holds them."""
         kernels = [one.to_dict() for one in self.kernels]
-        return {"network": self.report.network, "target": self.report.target, "kernels": kernels, "note": self.note}
+        head = {"network": self.report.network, "target": self.report.target}
+        return {**head, "kernels": kernels, "without_kernel": dict(self.without_kernel), "note": self.note}
 
     def __str__(self) -> str:
         calls, report = sum(len(one.blocks) for one in self.kernels), self.report
@@ -101,9 +107,8 @@ class Kernels:
             f"{report.network} for {report.target}, {report.threads} threads: {len(self.kernels)} kernels in {calls} "
             f"calls, {report.predicted_us:.1f} us predicted"
         )
-        alone = Counter(step.kind for step in report.steps if not step.kernels)
-        kinds = ", ".join(f"{count} {kind}" for kind, count in alone.most_common())
-        rest = [f"without a kernel and a prediction: {kinds}"] if alone else []
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.without_kernel.most_common())
+        rest = [f"without a kernel and a prediction: {kinds}"] if kinds else []
         return "\n".join((head, *rest, *map(str, self.kernels), *([self.note] if self.note else [])))
 
 

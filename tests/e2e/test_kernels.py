@@ -68,9 +68,9 @@ def test_a_model_has_the_kernels_of_its_artifact(run):
 def test_operators_without_a_kernel_are_counted():
     steps = (*(StepRecord(name, "Gather", name) for name in "ab"), StepRecord("c", "Concat", "c"))
     made = StepRecord("d", "single", "d", kernels=(RECORD,))
-    assert "without a kernel and a prediction: 2 Gather, 1 Concat" in str(
-        kernels_of(Report("net", "cpu", steps=(*steps, made)), (), {})
-    )
+    found = kernels_of(Report("net", "cpu", steps=(*steps, made)), (), {})
+    assert "without a kernel and a prediction: 2 Gather, 1 Concat" in str(found)
+    assert found.to_dict()["without_kernel"] == {"Gather": 2, "Concat": 1}
     assert "without a kernel" not in str(kernels_of(Report("net", "cpu", steps=(made,)), (), {}))
 
 
