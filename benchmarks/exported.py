@@ -1,7 +1,7 @@
 """Real ONNX files against ONNX Runtime: is the result right, and which blocks were found and fused.
 
 Every ``*.onnx`` file of a folder is compiled once per policy and verified on seeded input: files whose first dimension
-is open with 1, 3 and 16 images, others with the batch they were exported for. One line of JSON per case, a summary last.
+is open with 1, 3 and 16 images, others with the batch they were exported for. One JSON line per case, then a summary.
 
     python benchmarks/exported.py FOLDER [--match PATTERN] [--fuse auto always never] [--blocks] [--threads N]
 """
