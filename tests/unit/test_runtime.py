@@ -329,3 +329,15 @@ def test_features_are_checked_before_code_is_loaded(library, monkeypatch):
     monkeypatch.setattr(runtime, "_load_code", lambda _: pytest.fail("the code was loaded"))
     with pytest.raises(TargetError, match="classifier was compiled for cpu:avx512, which needs an s390x processor"):
         Session(replace(library, target=replace(parse_target("cpu:avx512"), machine="s390x")))
+
+
+def test_idle_threads_sleep_soon_unless_the_caller_says_otherwise(library, monkeypatch):
+    """TVM's default keeps a process on a busy machine from ending for minutes."""
+    for given, expected in ((None, "200"), ("7", "7")):
+        monkeypatch.delenv("TVM_THREAD_POOL_SPIN_COUNT", raising=False)
+        if given:
+            monkeypatch.setenv("TVM_THREAD_POOL_SPIN_COUNT", given)
+        thread = threading.Thread(target=lambda: Session(library).run({"image": toy.image_input()}))
+        thread.start()
+        thread.join()
+        assert os.environ["TVM_THREAD_POOL_SPIN_COUNT"] == expected
