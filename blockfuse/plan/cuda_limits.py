@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from blockfuse.machine import WARPGROUP, Engine, WarpTiling
@@ -57,6 +58,7 @@ def share(size: int, limit: int, step: int = CORE) -> int:
     return min(range(most, limit // 2, -step), key=lambda chunk: -(-size // chunk) * chunk)
 
 
+@functools.lru_cache(maxsize=65536)
 def tiling(pixels: int, channels: int, warps: int, engine: Engine = Engine.MMA) -> WarpTiling:
     """The split of warps that costs the slowest pipe least: tensor cores, or shared memory.
 

@@ -108,7 +108,7 @@ class Unit:
     name: str = field(default="", compare=False)
     stages: tuple[int, ...] = field(default=(), compare=False)
 
-    @property
+    @functools.cached_property
     def added(self) -> tuple[int, ...]:
         """Values that the epilogue adds or multiplies by."""
         return tuple(step.value for step in self.epilogue if isinstance(step, AddValue | MultiplyValue))
@@ -118,7 +118,7 @@ class Unit:
         factors = [step for step in self.epilogue if isinstance(step, MultiplyValue) and step.value == value]
         return shape.pixels == 1 and len(factors) == self.added.count(value) > 0
 
-    @property
+    @functools.cached_property
     def reads(self) -> tuple[int, ...]:
         """All values read."""
         return tuple(dict.fromkeys((*(term.source for term in self.terms), *self.added)))
@@ -138,7 +138,7 @@ class Folded:
     units: tuple[Unit, ...]
     stacks: tuple[Stack, ...] = ()
 
-    @property
+    @functools.cached_property
     def input_count(self) -> int:
         """Number of block inputs."""
         return len(self.block.inputs)
