@@ -1,10 +1,11 @@
 """Whole networks against ONNX Runtime: every fusion policy side by side, each thread count in a process of its own.
 
     python benchmarks/models.py [--networks resnet18 mobilenet_v2] [--threads 1 2] [--fuse auto always never]
+    python benchmarks/models.py --networks FOLDER/*.onnx --output benchmarks/results/exported.json
 
-All policies and ONNX Runtime take turns in one process, so every ratio compares times from the same minutes. Every
-network is compared with ONNX Runtime before it is timed. The results, both sides of every ratio with them, go to
-``benchmarks/results/models.json``.
+A network is one of ``blockfuse.frontend.zoo``, or an ONNX file. All policies and ONNX Runtime take turns in one
+process, so every ratio compares times from the same minutes. Every network is compared with ONNX Runtime before it is
+timed. The results, both sides of every ratio with them, go to ``benchmarks/results/models.json``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import blockfuse as bf
@@ -46,6 +49,7 @@ def main() -> None:
         "results": results,
     }
     print("\n".join(table([HEAD, *map(cells, results)])))
+    print("\n".join(means(results)))
     print(f"{record['device']}, {record['class']}, load {record['load']}, {record['date']}")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -54,11 +58,12 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Networks against ONNX Runtime.")
-    parser.add_argument("--networks", nargs="+", default=["resnet18", "mobilenet_v2"], choices=zoo.__all__)
+    parser.add_argument("--networks", nargs="+", default=["resnet18", "mobilenet_v2"], type=network)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--fuse", nargs="+", default=["auto", "always", "never"], choices=["auto", "always", "never"])
-    parser.add_argument("--size", type=int, default=224, help="height and width of the images")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--size", type=int, default=224, help="height and width of images, for networks of the zoo")
+    parser.add_argument("--batch", type=int, default=1, help="images, for networks of the zoo")
+    parser.add_argument("--target", default="cpu", help="cpu:avx2, for one; ONNX Runtime uses all that there is")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long to measure one network")
     parser.add_argument(
         "--wait", type=float, default=0.0, help="how long to wait for a quiet machine before each network"
@@ -66,6 +71,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def network(text: str) -> str:
+    """A network of the zoo, or a file."""
+    if text in zoo.__all__ or Path(text).is_file():
+        return text
+    raise argparse.ArgumentTypeError(f"{text} is no file, and the networks are {', '.join(zoo.__all__)}")
 
 
 def in_own_process(threads: int) -> list[dict[str, Any]]:
@@ -79,8 +91,8 @@ def in_own_process(threads: int) -> list[dict[str, Any]]:
 def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per policy for a network."""
     (threads,) = options.threads
-    model = getattr(zoo, name)(batch=options.batch, size=options.size)
-    compiled = {fuse: bf.compile(model, fuse=fuse, threads=threads) for fuse in options.fuse}
+    model: Any = Path(name) if name not in zoo.__all__ else getattr(zoo, name)(batch=options.batch, size=options.size)
+    compiled = {fuse: bf.compile(model, target=options.target, fuse=fuse, threads=threads) for fuse in options.fuse}
     errors = {fuse: verify(model, executable=executable).max_rel for fuse, executable in compiled.items()}
     inputs = seeded_inputs(next(iter(compiled.values())).inputs)
     calls = {fuse: lambda executable=executable: executable.run(inputs) for fuse, executable in compiled.items()}
@@ -89,9 +101,9 @@ def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     times = measured.sides
     return [
         {
-            "network": name,
-            "batch": options.batch,
-            "size": options.size,
+            "network": Path(name).name.removesuffix(".onnx"),
+            "target": options.target,
+            "shapes": {slot.name: list(slot.shape) for slot in executable.inputs},
             "threads": threads,
             "fuse": fuse,
             "blocks": len(executable.report().blocks),
@@ -118,6 +130,13 @@ def wait_for_quiet(limit: float) -> None:
         after = foreign_seconds()
         if before is None or after is None or after - before < 0.05:
             return
+
+
+def means(results: list[dict[str, Any]]) -> Iterator[str]:
+    """Geometric means over networks, per number of threads and policy."""
+    for key in sorted({(row["threads"], row["fuse"]) for row in results}):
+        ratios = [row["ratio"] for row in results if (row["threads"], row["fuse"]) == key]
+        yield f"{key[0]} threads, {key[1]}: {geometric_mean(ratios):.3f} over {len(ratios)}, worst {max(ratios):.2f}"
 
 
 HEAD = (
