@@ -10,7 +10,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from blockfuse.block import Block
-from blockfuse.stages import Activation, Add, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale, Window
+from blockfuse.stages import Activation, Add, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale, Slope, Window
 
 
 def onnx_session(block: Block) -> onnxruntime.InferenceSession:
@@ -38,8 +38,8 @@ def onnx_session(block: Block) -> onnxruntime.InferenceSession:
 
 
 def _shaped(block: Block, n: int, data: Any) -> Any:
-    """The constants of a scale as one per channel of an N, C, H, W image."""
-    return data.reshape(-1, 1, 1) if isinstance(block.stages[n], Scale) else data
+    """The constants of a scale or slope as one per channel of an N, C, H, W image."""
+    return data.reshape(-1, 1, 1) if isinstance(block.stages[n], Scale | Slope) else data
 
 
 def _nodes(block: Block, n: int) -> list[Any]:
@@ -70,6 +70,8 @@ def _nodes(block: Block, n: int) -> list[Any]:
                 helper.make_node("Mul", [*inputs, f"p{n}_scale"], [f"{out}_scaled"]),
                 helper.make_node("Add", [f"{out}_scaled", f"p{n}_shift"], [out]),
             ]
+        case Slope():
+            return [helper.make_node("PRelu", [*inputs, f"p{n}_slope"], [out])]
         case Activation():
             return _activation(stage, n, inputs, out)
         case Add() | Multiply():

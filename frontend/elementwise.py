@@ -9,7 +9,7 @@ import numpy as np
 from blockfuse.frontend.canonical.rewriting import along
 from blockfuse.frontend.drafts import NoStage, StageDraft, StageMaker
 from blockfuse.graph import Graph, Op
-from blockfuse.stages import Activation, Add, Array, Function, Multiply, Norm, Scale
+from blockfuse.stages import Activation, Add, Array, Function, Multiply, Norm, Scale, Slope
 
 
 def _layer_normalization(graph: Graph, op: Op) -> StageDraft | NoStage:
@@ -52,10 +52,15 @@ def _elu(_: Graph, op: Op) -> StageDraft | NoStage:
 
 
 def _prelu(graph: Graph, op: Op) -> StageDraft | NoStage:
-    slope = graph.constant(op.inputs[1])
-    if slope is None or not np.all(slope == slope.reshape(-1)[0]):
-        return NoStage("PRelu with a slope per channel has no stage")
-    return _activation(op, Function("leaky_relu", slope=float(slope.reshape(-1)[0])))
+    constant = graph.constant(op.inputs[1])
+    if constant is None:
+        return NoStage("PRelu with a slope that is computed has no stage")
+    slope = along(constant, graph.tensor(op.inputs[0]).shape, 1)
+    if slope is None:
+        return NoStage("PRelu with a slope that differs between pixels has no stage")
+    if np.all(slope == slope[0]):
+        return _activation(op, Function("leaky_relu", slope=float(slope[0])))
+    return StageDraft(Slope(op.name, ()), op.inputs[:1], {"slope": slope.astype(constant.dtype)})
 
 
 def _gelu(_: Graph, op: Op) -> StageDraft | NoStage:

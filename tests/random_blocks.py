@@ -21,6 +21,7 @@ from blockfuse.stages import (
     Norm,
     Pool,
     Scale,
+    Slope,
     Stage,
     Window,
 )
@@ -72,7 +73,7 @@ WIDE = Ranges(
 
 KINDS = ("pointwise", "pointwise", "dense", "dense", "depthwise", "depthwise", "pool")
 """Kinds of moves that a block is made of, each as likely as it is often there."""
-ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", "product", "gate")
+ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", "slope", "product", "gate")
 
 
 def random_block(
@@ -206,6 +207,9 @@ class _Chain:
 
     def scale(self) -> None:
         self._add(Scale(self._name("scale"), (self.last,)))
+
+    def slope(self) -> None:
+        self._add(Slope(self._name("slope"), (self.last,)))
 
     def product(self) -> None:
         """The last value times a function of it, which both read it."""

@@ -58,6 +58,20 @@ class ScaleBy:
 
 
 @dataclass(frozen=True)
+class SlopeBy:
+    """Multiply what is below zero by one constant per channel.
+
+    Attributes:
+        key: Of the factor.
+    """
+
+    key: ParameterKey
+
+    def __str__(self) -> str:
+        return "slope"
+
+
+@dataclass(frozen=True)
 class MultiplyBy:
     """Multiply by the pixel of another tile with the same image coordinates, or by the only pixel of its image."""
 
@@ -88,7 +102,7 @@ class Mask:
         return "mask"
 
 
-EpilogueStep: TypeAlias = Bias | Apply | Residual | ScaleBy | MultiplyBy | Accumulate | Mask
+EpilogueStep: TypeAlias = Bias | Apply | Residual | ScaleBy | SlopeBy | MultiplyBy | Accumulate | Mask
 
 
 # ---- instructions ----------------------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from blockfuse.pattern.trace import Pattern
 
 COMMUTATIVE = frozenset({"Add", "Mul"})
-TRAILING_INPUTS_OPTIONAL = frozenset({"Conv", "Gemm"})  # a pattern may leave out the bias, and even the weight
+TRAILING_INPUTS_OPTIONAL = frozenset({"Conv", "Gemm", "PRelu"})  # a pattern may leave out bias, weight or slope
+
+_MOST_NAMED = 4  # alternatives in a reason
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class _Failure:
         if not self.expected:
             return self.found
         *others, last = self.expected
+        if len(others) > _MOST_NAMED:
+            others, last = others[:_MOST_NAMED], f"one of {len(others) + 1 - _MOST_NAMED} others"
         expected = f"{', '.join(others)} or {last}" if others else last
         return f"{self.found}; the pattern wants {expected}"
 

@@ -34,6 +34,7 @@ _ARITY = {
     **dict.fromkeys(("Flatten", "Gelu", "GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity"), (1, 1)),
     **dict.fromkeys(("AveragePool", "MaxPool", "Relu", "Sigmoid", "Softmax", "Swish", "Tanh"), (1, 1)),
     "BatchNormalization": (5, 5),
+    "PRelu": (1, 2),
 }
 """Fewest and most inputs in a pattern, of the operators that occur most; others take any number from one on."""
 
@@ -117,8 +118,8 @@ def pattern(function: Constructor) -> Pattern:
 
     The first parameter gives the operators (:class:`Ops`), the others are captured tensors: a parameter used twice is
     the same tensor both times, which is what makes a shortcut. The bias of Conv and Gemm may be missing in the pattern
-    and in the model. Add and Mul match in either order of operands. The pattern goes through the same
-    canonicalisation as models, so ``op.Mul(x, op.Sigmoid(x))`` is SiLU.
+    and in the model, the slope of PRelu in the pattern. Add and Mul match in either order of operands. The pattern goes
+    through the same canonicalisation as models, so ``op.Mul(x, op.Sigmoid(x))`` is SiLU.
 
     Args:
         function: Takes the operators and the captured tensors by position, returns the block's output.

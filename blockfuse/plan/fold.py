@@ -18,6 +18,7 @@ from blockfuse.plan.units import (
     Folded,
     MultiplyValue,
     ScaleChannels,
+    SlopeChannels,
     Term,
     Unit,
     UnitKind,
@@ -34,6 +35,7 @@ from blockfuse.stages import (
     Norm,
     Pool,
     Scale,
+    Slope,
     Stage,
     Window,
 )
@@ -45,6 +47,7 @@ __all__ = [
     "Folded",
     "MultiplyValue",
     "ScaleChannels",
+    "SlopeChannels",
     "Term",
     "Unit",
     "UnitKind",
@@ -66,7 +69,7 @@ def fold(block: Block) -> Folded:
     return _Folding(block).run()
 
 
-_FOLDED = (Activation, Add, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale)
+_FOLDED = (Activation, Add, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale, Slope)
 
 
 def unfoldable(block: Block) -> str:
@@ -119,6 +122,8 @@ class _Folding:
                 return self._extend(stage, number, stage.inputs[0], Activate(stage.function))
             case Scale():
                 return self._extend(stage, number, stage.inputs[0], ScaleChannels(number))
+            case Slope():
+                return self._extend(stage, number, stage.inputs[0], SlopeChannels(number))
             case Add():
                 return self._add(stage, number)
             case Multiply():

@@ -69,6 +69,16 @@ class ScaleChannels:
 
 
 @dataclass(frozen=True)
+class SlopeChannels:
+    """Multiply what is below zero by one constant of a stage per channel."""
+
+    stage: int
+
+    def __str__(self) -> str:
+        return "slope"
+
+
+@dataclass(frozen=True)
 class MultiplyValue:
     """Multiply by another value of the block, pixel by pixel; one of 1x1 pixels counts for every pixel."""
 
@@ -78,7 +88,7 @@ class MultiplyValue:
         return f"multiply %{self.value}"
 
 
-UnitStep: TypeAlias = AddBias | Activate | AddValue | ScaleChannels | MultiplyValue
+UnitStep: TypeAlias = AddBias | Activate | AddValue | ScaleChannels | SlopeChannels | MultiplyValue
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from blockfuse.machine import (
     Region,
     Residual,
     ScaleBy,
+    SlopeBy,
     Tile,
     WeightSlice,
     Zero,
@@ -39,6 +40,7 @@ from blockfuse.plan.units import (
     Folded,
     MultiplyValue,
     ScaleChannels,
+    SlopeChannels,
     Term,
     Unit,
     UnitStep,
@@ -170,6 +172,8 @@ class Units:
                     out.append(Residual(self.readable[step.value]))
                 case ScaleChannels():
                     out.append(ScaleBy(((step.stage, "scale"), (step.stage, "shift"))))
+                case SlopeChannels():
+                    out.append(SlopeBy((step.stage, "slope")))
                 case MultiplyValue():
                     out.append(MultiplyBy(self.readable[step.value]))
         return tuple(out)

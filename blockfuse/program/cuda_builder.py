@@ -17,12 +17,23 @@ from blockfuse.machine import (
     Region,
     Residual,
     ScaleBy,
+    SlopeBy,
     Tile,
     global_tile,
 )
 from blockfuse.machine.affine import Affine, span
 from blockfuse.plan.cuda import CudaPlan
-from blockfuse.plan.units import Activate, AddBias, AddValue, Folded, MultiplyValue, ScaleChannels, Term, Unit
+from blockfuse.plan.units import (
+    Activate,
+    AddBias,
+    AddValue,
+    Folded,
+    MultiplyValue,
+    ScaleChannels,
+    SlopeChannels,
+    Term,
+    Unit,
+)
 from blockfuse.program.cuda_tiles import (
     chunk_count,
     chunk_number,
@@ -112,6 +123,8 @@ class Builder(ABC):
                     steps.append(Apply(step.function))
                 case ScaleChannels():
                     steps.append(ScaleBy(((step.stage, "scale"), (step.stage, "shift"))))
+                case SlopeChannels():
+                    steps.append(SlopeBy((step.stage, "slope")))
                 case MultiplyValue() if step.value in self.local and not self.local[step.value].streamed:
                     steps.append(MultiplyBy(self.local[step.value]))
                 case MultiplyValue():

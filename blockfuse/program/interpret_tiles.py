@@ -21,6 +21,7 @@ from blockfuse.machine import (
     Region,
     Residual,
     ScaleBy,
+    SlopeBy,
     Tile,
 )
 from blockfuse.stages import ACTIVATIONS, Array, Window
@@ -156,6 +157,8 @@ class Tiles:
                 case ScaleBy():
                     scale, shift = (_extended(self.parameters[key], channels) for key in step.keys)
                     value = value * scale + shift
+                case SlopeBy():
+                    value = np.where(value < 0, value * _extended(self.parameters[step.key], channels), value)
                 case MultiplyBy():
                     at = ([0], [0]) if step.is_gate else (rows, cols)
                     value = value * self._gather(step.tile, *at, channels)

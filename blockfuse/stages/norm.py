@@ -1,4 +1,4 @@
-"""Normalization of every pixel over its channels, and scaling of channels by constants."""
+"""Normalization of every pixel over its channels, and scaling of channels by constants; PReLU is that below zero."""
 
 from __future__ import annotations
 
@@ -63,3 +63,21 @@ class Scale(Stage):
         """The scaled image in float64."""
         scaled = inputs[0].astype(np.float64) * parameters["scale"].astype(np.float64)
         return np.asarray(scaled + parameters["shift"].astype(np.float64))
+
+
+@dataclass(frozen=True)
+class Slope(Stage):
+    """``y[p, q, c] = x[p, q, c]``, times ``slope[c]`` where that is below zero: PReLU (He et al., arXiv 1502.01852)."""
+
+    def output_shape(self, shapes: Sequence[ImageShape]) -> ImageShape:
+        """The input's shape."""
+        return shapes[0]
+
+    def parameters(self, shapes: Sequence[ImageShape]) -> dict[str, tuple[int, ...]]:
+        """``slope`` [C]."""
+        return {"slope": (shapes[0].channels,)}
+
+    def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
+        """The function in float64."""
+        x = inputs[0].astype(np.float64)
+        return np.where(x < 0, x * parameters["slope"].astype(np.float64), x)

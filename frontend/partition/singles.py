@@ -9,12 +9,15 @@ from blockfuse.block import Block
 from blockfuse.frontend.drafts import NoStage, StageDraft, is_view
 from blockfuse.frontend.partition.blocks import NoBlock, block_of
 from blockfuse.frontend.stages import stage_of
-from blockfuse.stages import Activation, Add, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale
+from blockfuse.stages import Activation, Add, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale, Slope
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from blockfuse.graph import Graph, Op
+
+_ELEMENTWISE = Activation | Add | Multiply | Scale | Slope
+"""Stages that a unit before them takes in."""
 
 
 def singles(graph: Graph, ops: Sequence[Op], max_stages: int) -> list[Block]:
@@ -55,7 +58,7 @@ def stays_because(graph: Graph, op: Op) -> str:
         return draft.reason
     if isinstance(draft.stage, Pool):
         return f"{op.kind}: a pool is a block of its own"
-    if isinstance(draft.stage, Activation | Add | Multiply | Scale):
+    if isinstance(draft.stage, _ELEMENTWISE):
         return f"elementwise {op.kind}: no convolution directly before it can take it"
     return f"single {op.kind.lower()}: no pattern takes it, and {_what_follows(graph, op)}"
 
@@ -83,7 +86,7 @@ def _with_prologue(graph: Graph, block: Block, free: set[str], max_stages: int) 
     before: list[Op] = []
     while len(ops) + len(before) < max_stages:
         op = graph.producer((before or ops)[0].inputs[0])
-        if op is None or op.name not in free or not isinstance(_stage(graph, op), Activation | Scale):
+        if op is None or op.name not in free or not isinstance(_stage(graph, op), Activation | Scale | Slope):
             break
         if len(graph.consumers(op.output)) != 1 or graph.is_output(op.output):
             break
@@ -99,7 +102,7 @@ def _elementwise(graph: Graph, ops: Sequence[Op], free: set[str], max_stages: in
     """Blocks of free elementwise operators, each the only reader of the one before."""
     blocks = []
     for op in ops:
-        if op.name not in free or not isinstance(_stage(graph, op), Activation | Add | Multiply | Scale):
+        if op.name not in free or not isinstance(_stage(graph, op), _ELEMENTWISE):
             continue
         chain = _chain(graph, op, free)[:max_stages]
         block = block_of(graph, chain)
@@ -115,7 +118,7 @@ def _can_follow(graph: Graph, op: Op, reader: Op) -> bool:
     """Whether the reader works on each element of what ``op`` makes; what a gate is multiplied with is larger."""
     if is_view(graph, reader):
         return True
-    if not isinstance(_stage(graph, reader), Activation | Add | Multiply | Scale):
+    if not isinstance(_stage(graph, reader), _ELEMENTWISE):
         return False
     return prod(graph.tensor(reader.output).shape) == prod(graph.tensor(op.output).shape)
 

@@ -48,7 +48,7 @@ def preactivation_basic_block(
     active = activation(op, op.BatchNormalization(x, scale, shift, mean, variance, name="norm"))
     y = activation(op, op.Conv(active, w1, b1, kernel_shape=(3, 3), group=1, name="conv1"))
     y = op.Conv(y, w2, b2, kernel_shape=(3, 3), group=1, name="conv2")
-    return op.Add(y, either(x, shortcut(op, active, ws, bs)), name="add")
+    return op.Add(y, either(x, op.MaxPool(x, name="maxima"), shortcut(op, active, ws, bs)), name="add")
 
 
 @pattern

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from blockfuse.pattern import Ops, Value, either, optional
 
+_ACTIVATIONS = (
+    *("Relu", "Clip", "Swish", "HardSwish", "Gelu", "LeakyRelu", "PRelu", "Elu", "Celu", "Selu", "Mish"),
+    *("Softplus", "Softsign", "Tanh", "Sigmoid", "HardSigmoid"),
+)
+
 
 def activation(op: Ops, y: Value) -> Value:
-    """Any activation of one input."""
-    return either(op.Relu(y), op.Clip(y), op.Swish(y), op.HardSwish(y), op.Gelu(y), op.LeakyRelu(y), op.Tanh(y))
+    """Any activation of one input, PReLU with any slopes included."""
+    return either(*(getattr(op, kind)(y) for kind in _ACTIVATIONS))
 
 
 def squeeze_excite(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value, name: str = "gate") -> Value:
@@ -16,9 +21,10 @@ def squeeze_excite(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value
 
 
 def shortcut(op: Ops, x: Value, w: Value, b: Value) -> Value:
-    """The block's input, or a 1x1 convolution of it, or of its means where the size halves."""
-    small = optional(x, lambda x: op.AveragePool(x, name="shortcut_pool"))
-    return either(x, op.Conv(small, w, b, kernel_shape=(1, 1), group=1, name="projection"))
+    """The block's input, its means or maxima where the size halves, or a 1x1 convolution of these."""
+    pools = (op.AveragePool(x, name="shortcut_means"), op.MaxPool(x, name="shortcut_maxima"))
+    small = either(*pools, x)
+    return either(small, op.Conv(small, w, b, kernel_shape=(1, 1), group=1, name="projection"))
 
 
 def several(group: int) -> bool:

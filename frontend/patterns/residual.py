@@ -107,4 +107,4 @@ def preactivation_bottleneck(
     y = activation(op, op.Conv(active, w1, b1, kernel_shape=(1, 1), group=1, name="reduce"))
     y = activation(op, op.Conv(y, w2, b2, kernel_shape=(3, 3), group=1, name="conv"))
     y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="expand")
-    return op.Add(y, either(x, shortcut(op, active, ws, bs)), name="add")
+    return op.Add(y, either(x, op.MaxPool(x, name="maxima"), shortcut(op, active, ws, bs)), name="add")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from tvm import tirx
+
 from blockfuse.block import ParameterKey
 from blockfuse.errors import InternalError
-from blockfuse.machine import Accumulate, Apply, Bias, EpilogueStep, MultiplyBy, Residual, ScaleBy, Tile
+from blockfuse.machine import Accumulate, Apply, Bias, EpilogueStep, MultiplyBy, Residual, ScaleBy, SlopeBy, Tile
 from blockfuse.schedules.cpu.activations import activate
 from blockfuse.schedules.cpu.context import Kernel
 from blockfuse.schedules.cpu.view import View
-from blockfuse.schedules.emit import Expr, Index, load
+from blockfuse.schedules.emit import Expr, Index, constant, load
 
 
 class Finish:
@@ -46,6 +48,10 @@ class Finish:
             case ScaleBy():
                 scale, shift = (constants(self._kernel, (key,), channel, lanes) for key in step.keys)
                 return value * scale + shift
+            case SlopeBy():
+                value, zero = self._kernel.emitter.bind("sum", value), constant(0.0, lanes)
+                slope = constants(self._kernel, (step.key,), channel, lanes)
+                return tirx.max(value, zero) + tirx.min(value, zero) * slope
             case MultiplyBy():
                 return value * self._load(self._added[step.tile], 0 if step.is_gate else column, channel, lanes)
             case Residual():

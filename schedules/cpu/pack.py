@@ -30,6 +30,7 @@ from blockfuse.machine import (
     Pixels,
     Program,
     ScaleBy,
+    SlopeBy,
     WeightSlice,
 )
 from blockfuse.machine.affine import Affine, Clip, First
@@ -123,6 +124,8 @@ def _constants(steps: Sequence[EpilogueStep]) -> Iterator[tuple[ParameterKey, ..
             yield step.keys
         if isinstance(step, ScaleBy):
             yield from ((key,) for key in step.keys)
+        if isinstance(step, SlopeBy):
+            yield (step.key,)
 
 
 def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array:

@@ -17,7 +17,7 @@ from typing import TypeAlias
 from tvm import tirx
 
 from blockfuse.errors import InternalError
-from blockfuse.machine import Apply, Bias, EpilogueStep, Mask, MultiplyBy, Region, Residual, ScaleBy, Tile
+from blockfuse.machine import Apply, Bias, EpilogueStep, Mask, MultiplyBy, Region, Residual, ScaleBy, SlopeBy, Tile
 from blockfuse.machine.affine import Affine
 from blockfuse.schedules.cuda.activations import activation
 from blockfuse.schedules.cuda.emitter import fp32
@@ -63,6 +63,9 @@ def finish(steps: Sequence[EpilogueStep], value: Expr, element: Element) -> Expr
             case ScaleBy():
                 scale, shift = element.constants[step]
                 value = value * scale[lane] + shift[lane]
+            case SlopeBy():
+                slope, zero = element.constants[step][0], constant(0.0)
+                value = tirx.max(value, zero) + tirx.min(value, zero) * slope[lane]
             case MultiplyBy():
                 factor = element.constants[step][0] if step.is_gate else element.values[step.tile]
                 value = value * factor[lane]

@@ -24,6 +24,7 @@ from blockfuse.machine import (
     Program,
     Region,
     ScaleBy,
+    SlopeBy,
     Step,
     WeightSlice,
     walk,
@@ -65,6 +66,8 @@ def constant_keys(step: EpilogueStep) -> list[tuple[ParameterKey, ...]]:
             return [step.keys]
         case ScaleBy():
             return [(key,) for key in step.keys]
+        case SlopeBy():
+            return [(step.key,)]
     return []
 
 

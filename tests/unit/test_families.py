@@ -100,6 +100,67 @@ def test_preactivation_bottleneck(project):
     assert kinds(block)[:2] == ["Scale", "Activation"]
 
 
+def test_preactivation_bottleneck_with_a_shortcut_of_maxima():
+    net = Net((2, 5, 7, 6))
+    active = normalized(net, "x")
+    y = net.relu(net.conv(net.relu(net.conv(active, 4, 1)), 4, 3, 2))
+    block = found_whole(net.graph(net.add(net.pool("x"), net.conv(y, 5, 1))), "preactivation_bottleneck")
+    assert [stage.reduction for stage in block.stages if isinstance(stage, Pool)] == ["max"]
+
+
+@pytest.mark.parametrize("source", ["x", "active"])
+def test_preactivation_basic_block_with_a_shortcut_of_maxima(source):
+    net = Net((2, 5, 7, 6))
+    active = normalized(net, "x")
+    y = net.conv(net.relu(net.conv(active, 5, 3, 2)), 5)
+    shortcut = net.pool("x" if source == "x" else active)
+    found_whole(net.graph(net.add(y, shortcut)), "preactivation_basic_block")
+
+
+def test_maxima_of_another_image_are_no_shortcut():
+    net = Net((2, 5, 7, 6))
+    y = net.relu(net.conv("x", 5, 1))
+    y = net.add(net.conv(net.relu(net.conv(y, 5, 3, 2)), 5), net.pool("x"))
+    result = partition(net.graph(net.relu(y)), patterns.all())
+    assert "basic_block" not in [found.pattern for found in result.found]
+    check_numbers(result)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attrs"),
+    [
+        *[(kind, {}) for kind in ("Elu", "Celu", "Mish", "Softplus", "Softsign", "Sigmoid")],
+        ("Selu", {"alpha": 1.5, "gamma": 1.1}),
+        ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}),
+    ],
+)
+def test_basic_block_with_any_activation(kind, attrs):
+    net = Net((2, 5, 7, 6))
+    y = net.conv(net.unary(kind, net.conv("x", 5), **attrs), 5)
+    found_whole(net.graph(net.unary(kind, net.add(y, "x"), **attrs)), "basic_block")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_basic_block_with_slopes(shared):
+    net = Net((2, 5, 7, 6))
+
+    def prelu(x):
+        slope = np.full((1, 1, 1), 0.25) if shared else net.rng.standard_normal((5, 1, 1))
+        return net.op("PRelu", (x, net.constant(f"slope{len(net.ops)}", slope)), net.shape(x))
+
+    y = net.conv(prelu(net.conv("x", 5)), 5)
+    block = found_whole(net.graph(prelu(net.add(y, "x"))), "basic_block")
+    assert kinds(block).count("Activation" if shared else "Slope") == 2
+
+
+def test_slopes_that_differ_between_pixels_are_no_stage():
+    net = Net((1, 5, 7, 6))
+    slope = net.constant("slope", net.rng.standard_normal((5, 7, 6)))
+    y = net.op("PRelu", (net.conv("x", 5), slope), net.shape("x"), "prelu")
+    result = partition(net.graph(y), patterns.all())
+    assert result.reasons["prelu"] == "PRelu with a slope that differs between pixels has no stage"
+
+
 # ---- inverted residuals ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("activation", ["Relu", "Swish", "HardSwish", "Gelu", "LeakyRelu", "Tanh"])
 @pytest.mark.parametrize("sigmoid", ["", "Sigmoid", "HardSigmoid"])
