@@ -52,11 +52,12 @@ def _nodes(block: Block, n: int) -> list[Any]:
             geometry = _geometry(stage.window)
             return [helper.make_node("Conv", inputs + weights, [out], group=_groups(block, n), **geometry)]
         case Pool() if (stage.window.r, stage.window.s) == (block.input_shapes(n)[0].height,) * 2:
-            return [helper.make_node("GlobalAveragePool", inputs, [out])]
-        case Pool():
+            kind = "GlobalLpPool" if stage.reduction == "l2" else "GlobalAveragePool"
+            return [helper.make_node(kind, inputs, [out])]
+        case Pool() if stage.reduction != "l2":
             kind = "MaxPool" if stage.reduction == "max" else "AveragePool"
             return [helper.make_node(kind, inputs, [out], **_geometry(stage.window))]
-        case Norm():
+        case Norm() if stage.divisor == "deviation":
             parts = [f"p{n}_scale", f"p{n}_shift"]
             return [
                 helper.make_node("Transpose", inputs, [f"{out}_nhwc"], perm=(0, 2, 3, 1)),

@@ -21,6 +21,13 @@ def _layer_normalization(graph: Graph, op: Op) -> StageDraft | NoStage:
     return StageDraft(Norm(op.name, (), float(op.attrs["epsilon"])), op.inputs[:1], parameters)
 
 
+def _mean_normalization(graph: Graph, op: Op) -> StageDraft | NoStage:
+    parameters = _parameters(graph, op, "scale", "shift")
+    if parameters is None:
+        return NoStage("MeanNormalization by computed values has no stage")
+    return StageDraft(Norm(op.name, (), float(op.attrs["epsilon"]), "mean"), op.inputs[:1], parameters)
+
+
 def _batch_normalization(graph: Graph, op: Op) -> StageDraft | NoStage:
     """One no convolution could take in, such as those before the convolutions of a pre-activation network."""
     parameters = _parameters(graph, op, "scale", "shift", "mean", "variance")
@@ -115,6 +122,7 @@ ELEMENTWISE: dict[str, StageMaker] = {
     "HardSwish": _simple("hard_swish"),
     "LayerNormalization": _layer_normalization,
     "LeakyRelu": _leaky_relu,
+    "MeanNormalization": _mean_normalization,
     "Mish": _simple("mish"),
     "Mul": _mul,
     "PRelu": _prelu,

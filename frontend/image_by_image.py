@@ -23,7 +23,8 @@ _ON_IMAGES = """
     GroupNormalization InstanceNormalization LRN LpPool MaxPool SpaceToDepth
 """
 _ALONG_AN_AXIS = """
-    ArgMax ArgMin Concat Hardmax LayerNormalization LogSoftmax LpNormalization RMSNormalization Softmax Split TopK
+    ArgMax ArgMin Concat Hardmax LayerNormalization LogSoftmax LpNormalization MeanNormalization RMSNormalization
+    Softmax Split TopK
 """
 _REDUCTIONS = """
     ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare

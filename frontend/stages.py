@@ -89,8 +89,14 @@ def _global_average_pool(graph: Graph, op: Op) -> StageDraft | NoStage:
     shape = graph.tensor(op.inputs[0]).shape
     if len(shape) != 4:
         return NoStage(f"GlobalAveragePool over {len(shape) - 2} dimensions has no stage")
-    height, width = shape[2:]
-    return _pool(graph, op, Pool(op.name, (), "mean", Window(height, width)))
+    return _pool(graph, op, Pool(op.name, (), "mean", Window(*shape[2:])))
+
+
+def _global_lp_pool(graph: Graph, op: Op) -> StageDraft | NoStage:
+    shape, p = graph.tensor(op.inputs[0]).shape, op.attrs.get("p", 2)
+    if len(shape) != 4 or p != 2:
+        return NoStage(f"GlobalLpPool with p={p} over {len(shape) - 2} dimensions has no stage")
+    return _pool(graph, op, Pool(op.name, (), "l2", Window(*shape[2:])))
 
 
 STAGES: dict[str, StageMaker] = {
@@ -99,6 +105,7 @@ STAGES: dict[str, StageMaker] = {
     "Conv": _conv,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average_pool,
+    "GlobalLpPool": _global_lp_pool,
     "MaxPool": _max_pool,
 }
 

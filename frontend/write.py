@@ -26,8 +26,8 @@ _IR_VERSION = 10
 def to_onnx(graph: Graph) -> onnx.ModelProto:
     """Write a canonical graph as a model of opset 21.
 
-    Tensors keep their names. ``Swish``, which opset 21 lacks, becomes ``Sigmoid`` and ``Mul``, and a normalization over
-    channels one over the last axis between two Transposes.
+    Tensors keep their names. ``Swish``, which opset 21 lacks, becomes ``Sigmoid`` and ``Mul``, a normalization over
+    channels one over the last axis between two Transposes, and ``MeanNormalization`` arithmetic.
 
     Raises:
         UnsupportedModelError: An op or an attribute is not part of opset 21.
@@ -93,6 +93,8 @@ def _nodes(graph: Graph, op: Op, initializers: list[onnx.TensorProto], taken: se
         return [helper.make_node("Reshape", (op.inputs[0], target), op.outputs, op.name)]
     if op.kind == "LayerNormalization" and "axes" in op.attrs:
         return _channel_norm(graph, op, taken)
+    if op.kind == "MeanNormalization":
+        return _mean_norm(graph, op, initializers, taken)
     _check_written(op)
     return [helper.make_node(op.kind, op.inputs, op.outputs, op.name, **_attributes(op))]
 
@@ -108,6 +110,24 @@ def _channel_norm(graph: Graph, op: Op, taken: set[str]) -> list[onnx.NodeProto]
         helper.make_node("LayerNormalization", [before, *op.inputs[1:]], [after], op.name, **attrs),
         helper.make_node("Transpose", [after], op.outputs, names[1], perm=first),
     ]
+
+
+def _mean_norm(graph: Graph, op: Op, initializers: list[onnx.TensorProto], taken: set[str]) -> list[onnx.NodeProto]:
+    image = graph.tensor(op.inputs[0])
+    vectors = dict(zip(("scale", "shift"), (graph.constant(name) for name in op.inputs[1:]), strict=True))
+    values = {"axes": np.array([1], np.int64), "epsilon": np.array(op.attrs["epsilon"], image.dtype)}
+    values |= {key: np.asarray(value).reshape(-1, *[1] * (len(image.shape) - 2)) for key, value in vectors.items()}
+    names = {key: _fresh(f"{op.name}.{key}", taken) for key in values}
+    initializers += [numpy_helper.from_array(np.asarray(value), names[key]) for key, value in values.items()]
+    mean, total, ratio, scaled = (_fresh(f"{op.output}.{part}", taken) for part in ("mean", "sum", "ratio", "scaled"))
+    written = (
+        ("ReduceMean", (op.inputs[0], names["axes"]), mean),
+        ("Add", (mean, names["epsilon"]), total),
+        ("Div", (op.inputs[0], total), ratio),
+        ("Mul", (ratio, names["scale"]), scaled),
+        ("Add", (scaled, names["shift"]), op.output),
+    )
+    return [helper.make_node(kind, inputs, [output], _fresh(op.name, taken)) for kind, inputs, output in written]
 
 
 def _bound(graph: Graph, op: Op, key: str, initializers: list[onnx.TensorProto], taken: set[str]) -> str:

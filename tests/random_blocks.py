@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -73,7 +74,7 @@ WIDE = Ranges(
 
 KINDS = ("pointwise", "pointwise", "dense", "dense", "depthwise", "depthwise", "pool")
 """Kinds of moves that a block is made of, each as likely as it is often there."""
-ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", "slope", "product", "gate")
+ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", "slope", "product", "gate", "response")
 
 
 def random_block(
@@ -182,7 +183,9 @@ class _Chain:
 
     def pool(self) -> None:
         shape = self.shape
-        reduction = "max" if self._chance(0.5) else "mean"
+        reduction: Literal["max", "mean", "l2"] = "max" if self._chance(0.5) else "mean"
+        if self._chance(0.2):
+            reduction = "l2"
         window = Window(shape.height, shape.width) if self._chance(0.2) else self._pool_window()
         self._add(Pool(self._name("pool"), (self.last,), reduction, window))
 
@@ -204,6 +207,13 @@ class _Chain:
 
     def norm(self) -> None:
         self._add(Norm(self._name("norm"), (self.last,), 1e-6))
+
+    def response(self) -> None:
+        """Global response normalization: the lengths of channels over their mean, and the image times the result."""
+        value, shape = self.last, self.shape
+        self._add(Pool(self._name("lengths"), (value,), "l2", Window(shape.height, shape.width)))
+        self._add(Norm(self._name("response"), (self.last,), 1e-6, "mean"))
+        self._add(Multiply(self._name("weigh"), (value, self.last)))
 
     def scale(self) -> None:
         self._add(Scale(self._name("scale"), (self.last,)))

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from blockfuse.block import ParameterKey
 from blockfuse.machine.affine import Affine
 from blockfuse.machine.tiles import Accumulators, Region, Tile, WeightSlice
-from blockfuse.stages import Function, Window
+from blockfuse.stages import Divisor, Function, Window
 
 # ---- epilogue steps --------------------------------------------------------------------------------------------------
 
@@ -216,7 +216,10 @@ class Grouped:
 
 @dataclass(eq=False)
 class Normalize:
-    """``target[region] = steps((source - mean) / sqrt(variance + epsilon))``, both over the channels of each pixel."""
+    """``target[region] = steps((source - mean) / sqrt(variance + epsilon))``, both over the channels of each pixel.
+
+    Or ``steps(source / (mean + epsilon))`` where the divisor is the mean.
+    """
 
     source: Tile
     target: Tile
@@ -224,9 +227,11 @@ class Normalize:
     region: Region
     steps: tuple[EpilogueStep, ...]
     pixels: int = 1
+    divisor: Divisor = "deviation"
 
     def __str__(self) -> str:
-        what = f"{self.source} epsilon {self.epsilon:g}"
+        by = " by mean" if self.divisor == "mean" else ""
+        what = f"{self.source}{by} epsilon {self.epsilon:g}"
         return f"NORM      {self.target}{self.region} <- {what}  {_steps_text(self.steps)}"
 
 
@@ -245,7 +250,7 @@ class Map:
 
 @dataclass(eq=False)
 class Reduce:
-    """``target[region] = steps(max or mean of each window of source)``, every channel by itself."""
+    """``target[region] = steps(max, mean or l2 norm of each window of source)``, every channel by itself."""
 
     source: Tile
     target: Tile

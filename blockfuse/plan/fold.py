@@ -117,7 +117,10 @@ class _Folding:
                 return self._new(Unit("pool", (term,), shape, (), stage.reduction, name=stage.name))
             case Norm():
                 term, scale = Term(source, number, Window()), (ScaleChannels(number),)
-                return self._new(Unit("norm", (term,), shape, scale, epsilon=stage.epsilon, name=stage.name))
+                unit = Unit(
+                    "norm", (term,), shape, scale, epsilon=stage.epsilon, divisor=stage.divisor, name=stage.name
+                )
+                return self._new(unit)
             case Activation():
                 return self._extend(stage, number, stage.inputs[0], Activate(stage.function))
             case Scale():

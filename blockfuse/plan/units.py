@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.machine import Stack
-from blockfuse.stages import Function, ImageShape, Window
+from blockfuse.stages import Divisor, Function, ImageShape, Window
 
 UnitKind: TypeAlias = Literal["contract", "grouped", "depthwise", "pool", "norm", "map"]
 
@@ -101,9 +101,10 @@ class Unit:
         terms: What is summed; only a contraction can have more than one.
         shape: Of the result.
         epilogue: Applied to every element of the sum, in order.
-        reduction: ``max`` or ``mean`` for a pool, else "".
+        reduction: ``max``, ``mean`` or ``l2`` for a pool, else "".
         groups: Groups of channels of a grouped unit, else 1.
         epsilon: Of a norm.
+        divisor: Of a norm.
         name: For people.
         stages: Numbers of the block's stages that were folded into it, ascending.
     """
@@ -115,6 +116,7 @@ class Unit:
     reduction: str = ""
     groups: int = 1
     epsilon: float = 0.0
+    divisor: Divisor = "deviation"
     name: str = field(default="", compare=False)
     stages: tuple[int, ...] = field(default=(), compare=False)
 

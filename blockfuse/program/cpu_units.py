@@ -81,7 +81,7 @@ class Units:
             case "pool":
                 return [Reduce(source, target, unit.reduction, term.window, region, steps, tiling.pixels)]
             case "norm":
-                return [Normalize(source, target, unit.epsilon, region, steps, tiling.pixels)]
+                return [Normalize(source, target, unit.epsilon, region, steps, tiling.pixels, unit.divisor)]
         return [Map(source, target, region, steps)]
 
     def _contract(

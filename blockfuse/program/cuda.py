@@ -187,7 +187,8 @@ class _Builder(Builder):
     ) -> list[Node]:
         source, target = self.local[unit.terms[0].source], self.local[value]
         if unit.kind == "norm":
-            return [*self.source(unit.terms[0], c), Normalize(source, target, unit.epsilon, region, steps)]
+            norm = Normalize(source, target, unit.epsilon, region, steps, divisor=unit.divisor)
+            return [*self.source(unit.terms[0], c), norm]
         return [*self.source(unit.terms[0], c), Map(source, target, region, steps)]
 
     def _pool(self, unit: Unit, value: int, c: Affine, region: Region, steps: tuple[EpilogueStep, ...]) -> list[Node]:

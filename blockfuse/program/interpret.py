@@ -150,7 +150,7 @@ class _Run(Tiles):
             case Normalize():
                 value = self.read(instruction.source, instruction.region)
                 kept = instruction.source.image.channels  # those above are zero padding of the layout
-                value[..., :kept] = normalized(value[..., :kept], instruction.epsilon)
+                value[..., :kept] = normalized(value[..., :kept], instruction.epsilon, instruction.divisor)
                 value[..., kept:] = 0.0
                 self.write(instruction.target, instruction.region, value, instruction.steps)
             case Reduce():
@@ -212,6 +212,8 @@ class _Run(Tiles):
         stack = np.stack([self.window(instruction.source, region, window, tap, channels, outside) for tap in taps])
         if instruction.reduction == "max":
             value = stack.max(0)
+        elif instruction.reduction == "l2":
+            value = np.sqrt((stack**2).sum(0))
         else:
             counted = [self.inside(instruction.source, region, window, tap) for tap in taps]
             value = stack.sum(0) / np.sum(counted, axis=0)[..., None]

@@ -5,7 +5,7 @@ from blockfuse.stages.conv import Conv
 from blockfuse.stages.depthwise import Depthwise
 from blockfuse.stages.elementwise import ACTIVATIONS, Activation, Add, Function, Multiply
 from blockfuse.stages.grouped import Grouped
-from blockfuse.stages.norm import Norm, Scale, Slope, normalized
+from blockfuse.stages.norm import Divisor, Norm, Scale, Slope, normalized
 from blockfuse.stages.pool import Pool
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Array",
     "Conv",
     "Depthwise",
+    "Divisor",
     "Function",
     "Grouped",
     "ImageShape",

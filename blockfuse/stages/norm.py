@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from blockfuse.stages.base import Array, ImageShape, Stage
 
+Divisor: TypeAlias = Literal["deviation", "mean"]
+
 
 @dataclass(frozen=True)
 class Norm(Stage):
-    """Layer normalization over the channels of a pixel (Ba, Kiros, Hinton, arXiv 1607.06450), as ConvNeXt has it.
+    """Normalization over the channels of a pixel, as ConvNeXt has it; mean and variance are those of its C channels.
 
-    ``y[c] = (x[c] - mean) / sqrt(variance + epsilon) * scale[c] + shift[c]``; mean and variance (divided by C) are
-    those of the pixel's C channels.
+    ``deviation``: ``y[c] = (x[c] - mean) / sqrt(variance + epsilon) * scale[c] + shift[c]``, layer normalization (Ba,
+    Kiros, Hinton, arXiv 1607.06450).
+    ``mean``: ``y[c] = x[c] / (mean + epsilon) * scale[c] + shift[c]``, which global response normalization (Woo et al.,
+    arXiv 2301.00808) does with the lengths of channels.
 
     Attributes:
-        epsilon: Added to the variance.
+        epsilon: Added to the variance or the mean.
+        divisor: What pixels are divided by.
     """
 
     epsilon: float
+    divisor: Divisor = "deviation"
 
     def output_shape(self, shapes: Sequence[ImageShape]) -> ImageShape:
         """The input's shape."""
@@ -33,16 +40,18 @@ class Norm(Stage):
 
     def reference(self, inputs: Sequence[Array], parameters: Mapping[str, Array]) -> Array:
         """The normalized image in float64."""
-        y = normalized(inputs[0].astype(np.float64), self.epsilon)
+        y = normalized(inputs[0].astype(np.float64), self.epsilon, self.divisor)
         return np.asarray(y * parameters["scale"].astype(np.float64) + parameters["shift"].astype(np.float64))
 
     def describe(self) -> str:
         """For example ``norm (epsilon 1e-06)``."""
-        return f"norm (epsilon {self.epsilon:g})"
+        return f"norm{' by mean' if self.divisor == 'mean' else ''} (epsilon {self.epsilon:g})"
 
 
-def normalized(x: Array, epsilon: float) -> Array:
-    """``(x - mean) / sqrt(variance + epsilon)`` over the last axis."""
+def normalized(x: Array, epsilon: float, divisor: Divisor = "deviation") -> Array:
+    """``(x - mean) / sqrt(variance + epsilon)`` or ``x / (mean + epsilon)`` over the last axis."""
+    if divisor == "mean":
+        return np.asarray(x / (x.mean(-1, keepdims=True) + epsilon))
     centred = x - x.mean(-1, keepdims=True)
     return np.asarray(centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + epsilon))
 

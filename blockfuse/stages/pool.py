@@ -1,4 +1,4 @@
-"""Pooling: the maximum or the mean over a window, or over the whole image."""
+"""Pooling: the maximum, the mean or the L2 norm over a window, or over the whole image."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from blockfuse.stages.base import Array, ImageShape, Stage, Window, windows_of
 
 @dataclass(frozen=True)
 class Pool(Stage):
-    """Reduce every window of every channel to one value; padding never wins a maximum and never counts in a mean.
+    """Reduce every window of every channel to one value; padding never counts.
 
     Attributes:
-        reduction: ``max`` or ``mean``.
+        reduction: ``max``, ``mean`` or ``l2``, the root of the sum of squares.
         window: Size, stride, dilation, padding. A global pool has the image's size as its window.
     """
 
-    reduction: Literal["max", "mean"]
+    reduction: Literal["max", "mean", "l2"]
     window: Window
 
     def output_shape(self, shapes: Sequence[ImageShape]) -> ImageShape:
@@ -33,6 +33,8 @@ class Pool(Stage):
         x = inputs[0].astype(np.float64)
         if self.reduction == "max":
             return np.asarray(windows_of(x, self.window, -np.inf).max((-2, -1)))
+        if self.reduction == "l2":
+            return np.asarray(np.sqrt((windows_of(x, self.window) ** 2).sum((-2, -1))))
         count = windows_of(np.ones_like(x), self.window).sum((-2, -1))
         return np.asarray(windows_of(x, self.window).sum((-2, -1)) / count)
 

@@ -21,6 +21,8 @@ AveragePool            x                                      as MaxPool, and co
 BatchNormalization     x, scale, shift, mean, variance        epsilon; none directly after a convolution
 LayerNormalization     x [N, C, ..], scale const [C], shift   axes=(1,), epsilon: each pixel over its channels
                        const [C]
+MeanNormalization      x [N, C, H, W], scale const [C],       axes=(1,), epsilon: x / (mean + epsilon) * scale +
+                       shift const [C]                        shift, with the mean of each pixel over its channels
 LayerNormalization     x [.., D], scale const [D], shift      axis=-1, epsilon, stash_type: over the last of three axes
                        const [D]                              or more
 Flatten                x of rank 3 or more                    axis=1: [N, ...] to [N, rest]
@@ -57,6 +59,7 @@ from blockfuse.frontend.canonical import (
     pixels,
     pooling,
     powers,
+    response,
     shapes,
     shuffle,
     sums,
@@ -106,6 +109,9 @@ REWRITES = (
     norms.layer_normalization,
     norms.plain_layer_normalization,
     norms.fold_norm_constant,
+    response.length_over_image,
+    response.mean_normalization,
+    response.response_gate,
     groups.group_normalization,
     groups.fold_group_constant,
     # shapes and heads

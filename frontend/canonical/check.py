@@ -130,6 +130,7 @@ _CHECKS: dict[str, Callable[[Graph, Op], str]] = {
     "HardSwish": _check_attributes(),
     "LayerNormalization": _check_norm,
     "MaxPool": _check_pool,
+    "MeanNormalization": _check_norm,
     "Mul": _check_binary,
     "Relu": _check_attributes(),
     "Squeeze": _check_gone,

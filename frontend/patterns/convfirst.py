@@ -5,7 +5,7 @@ After Liu et al., "A ConvNet for the 2020s" (arXiv 2201.03545), and Lavin, arXiv
 
 from __future__ import annotations
 
-from blockfuse.frontend.patterns.parts import activation
+from blockfuse.frontend.patterns.parts import activation, global_response
 from blockfuse.pattern import Ops, Value, either, optional, pattern
 
 
@@ -21,11 +21,18 @@ def convnext_block(
     b2: Value,
     w3: Value,
     b3: Value,
+    gamma: Value,
+    one: Value,
+    beta: Value,
 ) -> Value:
-    """A depthwise convolution, each pixel normalized, a 1x1 one to many channels, a 1x1 one back, and the input."""
+    """A depthwise convolution, each pixel normalized, a 1x1 one to many channels, a 1x1 one back, and the input.
+
+    ConvNeXt V2 (arXiv 2301.00808) weighs the many channels by their lengths.
+    """
     y = op.Conv(x, w1, b1, depthwise=True, name="depthwise")
     y = op.LayerNormalization(y, scale, shift, axes=(1,), name="norm")
     y = activation(op, op.Conv(y, w2, b2, kernel_shape=(1, 1), group=1, name="expand"))
+    y = global_response(op, y, gamma, one, beta)
     y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="project")
     return op.Add(y, x, name="add")
 

@@ -12,12 +12,17 @@ _ACTIVATIONS = (
 
 def activation(op: Ops, y: Value) -> Value:
     """Any activation of one input, PReLU with any slopes included."""
-    return either(*(getattr(op, kind)(y) for kind in _ACTIVATIONS))
+    return either(*[_applied(op, kind, y) for kind in _ACTIVATIONS])
 
 
 def squeeze_excite(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value, name: str = "gate") -> Value:
     """The channels weighed by a gate made of their means (Hu et al., arXiv 1709.01507); may be missing."""
     return optional(y, lambda y: op.Mul(y, _gate(op, y, w1, b1, w2, b2, name)))
+
+
+def global_response(op: Ops, y: Value, scale: Value, shift: Value, beta: Value) -> Value:
+    """The channels weighed by their lengths (Woo et al., arXiv 2301.00808); may be missing."""
+    return optional(y, lambda y: _responding(op, y, scale, shift, beta))
 
 
 def shortcut(op: Ops, x: Value, w: Value, b: Value) -> Value:
@@ -37,3 +42,13 @@ def _gate(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value, name: s
     few = activation(op, op.Conv(means, w1, b1, kernel_shape=(1, 1), group=1, name=f"{name}_reduce"))
     gate = op.Conv(few, w2, b2, kernel_shape=(1, 1), group=1, name=f"{name}_expand")
     return either(op.Sigmoid(gate), op.HardSigmoid(gate))
+
+
+def _responding(op: Ops, y: Value, scale: Value, shift: Value, beta: Value) -> Value:
+    gate = op.MeanNormalization(op.GlobalLpPool(y, name="lengths"), scale, shift, name="response")
+    return optional(op.Mul(y, gate), lambda y: op.Add(y, beta, name="beta"))
+
+
+def _applied(op: Ops, kind: str, y: Value) -> Value:
+    applied: Value = getattr(op, kind)(y)
+    return applied

@@ -7,6 +7,8 @@ for row:
     sums[p] = sum of (x - mean)^2          a second pass: no cancellation, as sum(x^2) - C mean^2 would have
     factors[p] = 1 / sqrt(sum / C + epsilon)
     target = steps((x - mean) * factor)
+
+Where the divisor is the mean, the second pass and the difference are left out, and the factor is 1 / (mean + epsilon).
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class _Normalize:
         self._view = kernel.vector_view(node.source)
         self._finish = Finish(kernel, node.target, node.steps)
         self._channels = node.source.image.channels
+        self._by_mean = node.divisor == "mean"
         sets = [kernel.registers[i * node.pixels : (i + 1) * node.pixels] for i in range(REGISTERS)]
         self._sums, self._means, self._factors = sets
 
@@ -76,14 +79,17 @@ class _Normalize:
             return centred(p, x, width) * centred(p, x, width)
 
         for p, total in self._totals(tile, start, lambda p, x, width: x):  # noqa: ARG005 - the channels themselves
+            by_mean = constant(1.0) / (total * share + constant(self._node.epsilon))
             emitter.store(self._means[p], 0, broadcast(total * share, lanes), lanes)
-        for p, total in self._totals(tile, start, square):
+            if self._by_mean:
+                emitter.store(self._factors[p], 0, broadcast(by_mean, lanes), lanes)
+        for p, total in () if self._by_mean else self._totals(tile, start, square):
             factor = constant(1.0) / tirx.sqrt(total * share + constant(self._node.epsilon))
             emitter.store(self._factors[p], 0, broadcast(factor, lanes), lanes)
         for channel, width in self._vectors():
             for p in range(tile.width):
                 x = load(self._view.buffer, start + p * self._view.pixel + channel, width)
-                value = centred(p, x, width) * load(self._factors[p], 0, width)
+                value = (x if self._by_mean else centred(p, x, width)) * load(self._factors[p], 0, width)
                 self._finish.store(value, column + p, channel, width)
 
     def _totals(self, tile: ColumnTile, start: Index, term: Term) -> list[tuple[int, Expr]]:

@@ -1,4 +1,4 @@
-"""REDUCE: the maximum or mean of every window of every channel; see slide.py for the loops."""
+"""REDUCE: the maximum, mean or L2 norm of every window of every channel; see slide.py for the loops."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ def lower_reduce(kernel: Kernel, node: Reduce) -> None:
     Raises:
         InternalError: An unknown reduction.
     """
-    if node.reduction not in {"max", "mean"}:
+    form = _FORMS.get(node.reduction)
+    if form is None:
         raise InternalError(f"{node}: reduction {node.reduction!r} has no vector form")
-    (_Max if node.reduction == "max" else _Mean)(kernel, node, skips_padding=True).lower()
+    form(kernel, node, skips_padding=True).lower()
 
 
 class _Max(Sliding):
@@ -42,3 +43,17 @@ class _Mean(Sliding):
         count = place.rows * columns
         scale = 1.0 / count if isinstance(count, int) else constant(1.0) / count.astype("float32")
         return total * (constant(scale, place.lanes) if isinstance(count, int) else broadcast(scale, place.lanes))
+
+
+class _Length(Sliding):
+    def start(self, place: Place) -> Expr:
+        return constant(0.0, place.lanes)
+
+    def add(self, place: Place, total: Expr, x: Expr, r: Index, s: Index, part: int) -> Expr:  # noqa: ARG002 - taps are alike
+        return total + x * x
+
+    def end(self, place: Place, total: Expr, pixel: int) -> Expr:  # noqa: ARG002 - pixels are alike
+        return tirx.sqrt(total)
+
+
+_FORMS: dict[str, type[Sliding]] = {"max": _Max, "mean": _Mean, "l2": _Length}

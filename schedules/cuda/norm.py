@@ -6,6 +6,8 @@
       mean = sum over lanes and vectors / C                    shuffles between the L lanes
       variance = sum of (x - mean)^2 / C                       two passes over registers: no cancellation
       target = steps((x - mean) / sqrt(variance + epsilon))    zero in channels that the image does not have
+
+Where the divisor is the mean, the second sum and the difference are left out: steps(x / (mean + epsilon)).
 """
 
 from __future__ import annotations
@@ -71,6 +73,18 @@ def _pixel(kernel: Kernel, node: Normalize, part: _Part) -> None:
         emit.store(total, 0, load(total, 0) + load(values, i))
     _across(kernel, total, part.lanes)
     mean = emit.bind("mean", load(total, 0) * constant(1 / channels))
+    if node.divisor == "mean":
+        _write(kernel, node, part, values, emit.bind("rate", constant(1.0) / (mean + constant(node.epsilon))))
+        return
+    _centre(kernel, node, part, values, total, mean)
+    _across(kernel, total, part.lanes)
+    rate = emit.bind("rate", tirx.rsqrt(load(total, 0) * constant(1 / channels) + constant(node.epsilon)))
+    _write(kernel, node, part, values, rate)
+
+
+def _centre(kernel: Kernel, node: Normalize, part: _Part, values: Buffer, total: Buffer, mean: Expr) -> None:
+    """Subtract the mean from a thread's values, and add up their squares."""
+    emit = kernel.emit
     emit.store(total, 0, constant(0.0))
     for k in range(part.vectors):
         for i in range(kernel.vector):
@@ -79,9 +93,6 @@ def _pixel(kernel: Kernel, node: Normalize, part: _Part) -> None:
             has = _has_channel(kernel, node, part, k, i)
             emit.store(values, number, centred if has is True else tirx.Select(has, centred, constant(0.0)))
             emit.store(total, 0, load(total, 0) + load(values, number) * load(values, number))
-    _across(kernel, total, part.lanes)
-    rate = emit.bind("rate", tirx.rsqrt(load(total, 0) * constant(1 / channels) + constant(node.epsilon)))
-    _write(kernel, node, part, values, rate)
 
 
 def _vector(kernel: Kernel, part: _Part, k: int) -> Index:

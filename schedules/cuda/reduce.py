@@ -1,11 +1,11 @@
-"""REDUCE: the maximum or the mean of every window, every channel by itself; pixels outside the image do not count.
+"""REDUCE: the maximum, mean or L2 norm of every window and channel; pixels outside the image do not count.
 
 ::
 
     thread = (pixel, group of V channels)
       for r, s in window:
-        if inside the image:  best[V] = max(best, source)   or   total[V] += source, count += 1
-      target[pixel, V] = steps(best   or   total / count)
+        if inside the image:  best[V] = max(best, source)   or   total[V] += source (or its square), count += 1
+      target[pixel, V] = steps(best   or   total / count   or   sqrt(total))
 """
 
 from __future__ import annotations
@@ -77,8 +77,17 @@ def _take(kernel: Kernel, node: Reduce, place: Index, best: Buffer, count: Buffe
     emit.store(halves, 0, load(kernel.shared, place, lanes), lanes)
     for lane in range(lanes):
         value, known = fp32(load(halves, lane)), load(best, lane)
-        emit.store(best, lane, tirx.max(known, value) if node.reduction == "max" else known + value)
+        emit.store(best, lane, _with(node.reduction, known, value))
     emit.store(count, 0, load(count, 0) + constant(1.0))
+
+
+def _with(reduction: str, known: Expr, value: Expr) -> Expr:
+    match reduction:
+        case "max":
+            return tirx.max(known, value)
+        case "l2":
+            return known + value * value
+    return known + value
 
 
 def _store(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index], best: Buffer, count: Buffer) -> None:
@@ -92,6 +101,8 @@ def _store(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index], best
         value = load(best, lane)
         if node.reduction == "mean":
             value = value / tirx.max(load(count, 0), constant(1.0))
+        elif node.reduction == "l2":
+            value = tirx.sqrt(value)
         element = Element(lane, constants, values, inside)
         emit.store(halves, lane, kernel.narrow(finish(node.steps, value, element)))
     target = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch

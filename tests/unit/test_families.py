@@ -230,6 +230,36 @@ def test_convnext_block(approximate):
     assert block.stages[3] == Activation("gelu", (3,), Function("gelu" if approximate == "none" else "gelu_tanh"))
 
 
+def respond(net, x, *, beta):
+    """Channels weighed by their lengths."""
+    n, channels = net.shape(x)[:2]
+    lengths = net.op("GlobalLpPool", (x,), (n, channels, 1, 1), p=2)
+    parts = [net.constant(f"g{i}", net.rng.standard_normal(channels)) for i in range(2)]
+    gate = net.op("MeanNormalization", (lengths, *parts), (n, channels, 1, 1), axes=(1,), epsilon=1e-6)
+    return net.scale(net.mul(gate, x), "Add") if beta else net.mul(x, gate)
+
+
+@pytest.mark.parametrize("beta", [False, True])
+def test_convnext_block_that_weighs_channels_by_their_lengths(beta):
+    net = Net((2, 5, 9, 8))
+    y = respond(net, net.unary("Gelu", net.conv(net.norm(net.depthwise("x", 7)), 19, 1), approximate="none"), beta=beta)
+    block = found_whole(net.graph(net.add(net.conv(y, 5, 1), "x")), "convnext_block")
+    gate = ["Pool", "Norm", "Multiply", *["Scale"] * beta]
+    assert kinds(block) == ["Depthwise", "Norm", "Conv", "Activation", *gate, "Conv", "Add"]
+    assert block.stages[5] == Norm("", (5,), 1e-6, "mean")
+
+
+def test_lengths_of_another_image_are_no_part_of_the_block():
+    net = Net((2, 5, 9, 8))
+    y = net.unary("Gelu", net.conv(net.norm(net.depthwise("x", 7)), 5, 1), approximate="none")
+    lengths = net.op("GlobalLpPool", ("x",), (2, 5, 1, 1), p=2)
+    parts = [net.constant(f"g{i}", net.rng.standard_normal(5)) for i in range(2)]
+    y = net.mul(y, net.op("MeanNormalization", (lengths, *parts), (2, 5, 1, 1), axes=(1,), epsilon=1e-6))
+    result = partition(net.graph(net.add(net.conv(y, 5, 1), "x")), patterns.all())
+    assert "convnext_block" not in [found.pattern for found in result.found]
+    check_numbers(result)
+
+
 @pytest.mark.parametrize("group", [1, 2, 8])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convfirst_block(group, stride):
