@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from blockfuse.frontend.canonical.conv import image_frame
 from blockfuse.frontend.drafts import NoStage, StageDraft, StageMaker, image_shape
 from blockfuse.frontend.elementwise import ELEMENTWISE
 from blockfuse.graph import Graph, Op
-from blockfuse.stages import Array, Conv, Depthwise, Grouped, Pool, Window
+from blockfuse.stages import Array, Border, Conv, Depthwise, Frame, Grouped, Pool, Window
 
 
 def stage_of(graph: Graph, op: Op) -> StageDraft | NoStage:
@@ -99,6 +100,18 @@ def _global_lp_pool(graph: Graph, op: Op) -> StageDraft | NoStage:
     return _pool(graph, op, Pool(op.name, (), "l2", Window(*shape[2:])))
 
 
+def _pad(graph: Graph, op: Op) -> StageDraft | NoStage:
+    """Reflected or repeated pixels around images; what is outside a framed image is never read."""
+    mode, widths, shape = op.attrs.get("mode", "constant"), image_frame(graph, op), graph.tensor(op.inputs[0]).shape
+    if mode not in {"reflect", "edge"}:
+        return NoStage(f"Pad with mode {mode} that no window takes in has no stage")
+    if widths is None or len(shape) != 4:
+        return NoStage("Pad of other axes than rows and columns, or that cuts something off, has no stage")
+    if mode == "reflect" and any(width >= size for width, size in zip(widths, shape[2:] * 2, strict=True)):
+        return NoStage("Pad that reflects more than the image has no stage")
+    return StageDraft(Border(op.name, (), Frame(mode, *widths)), op.inputs[:1])
+
+
 STAGES: dict[str, StageMaker] = {
     **ELEMENTWISE,
     "AveragePool": _average_pool,
@@ -107,6 +120,7 @@ STAGES: dict[str, StageMaker] = {
     "GlobalAveragePool": _global_average_pool,
     "GlobalLpPool": _global_lp_pool,
     "MaxPool": _max_pool,
+    "Pad": _pad,
 }
 
 

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 from tvm import tirx
 
 from blockfuse.machine.affine import Affine, Atom, Clip, First
+from blockfuse.stages import Frame
 
 Buffer: TypeAlias = Any
 Expr: TypeAlias = Any
@@ -187,6 +188,14 @@ def smaller(a: Index, b: Index) -> Index:
 def larger(a: Index, b: Index) -> Index:
     """The greater of two indices, folded where both are known."""
     return max(a, b) if isinstance(a, int) and isinstance(b, int) else tirx.max(a, b)
+
+
+def framed(frame: Frame, position: Index, size: int) -> Index:
+    """Which pixel of ``size`` in a line stands at a position of the line, framed; see ``Frame.source``."""
+    if frame.rule == "reflect":
+        position = larger(position, 0 - position)
+        position = smaller(position, 2 * (size - 1) - position)
+    return larger(smaller(position, size - 1), 0)
 
 
 def remainder(a: Index, modulus: int) -> Index:

@@ -13,8 +13,10 @@ from blockfuse.stages import (
     ACTIVATIONS,
     Activation,
     Add,
+    Border,
     Conv,
     Depthwise,
+    Frame,
     Function,
     Grouped,
     ImageShape,
@@ -74,7 +76,8 @@ WIDE = Ranges(
 
 KINDS = ("pointwise", "pointwise", "dense", "dense", "depthwise", "depthwise", "pool")
 """Kinds of moves that a block is made of, each as likely as it is often there."""
-ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", "slope", "product", "gate", "response")
+GATES = ("product", "gate", "response")
+ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", "slope", "border", *GATES)
 
 
 def random_block(
@@ -204,6 +207,13 @@ class _Chain:
         outputs = width if self._chance(0.6) else int(self.rng.integers(1, 12))
         window = self._window(self.ranges.group_windows or (1, 3, 3, 5))
         self._add(Grouped(self._name("grouped"), (self.last,), groups * outputs, groups, window))
+
+    def border(self) -> None:
+        """A frame of the image's own pixels."""
+        rule: Literal["reflect", "edge"] = "reflect" if self._chance(0.6) else "edge"
+        most = [min(3, size - 1) if rule == "reflect" else 2 for size in (self.shape.height, self.shape.width)]
+        widths = [int(self.rng.integers(0, most[axis % 2] + 1)) for axis in range(4)]
+        self._add(Border(self._name("border"), (self.last,), Frame(rule, *widths)))
 
     def norm(self) -> None:
         self._add(Norm(self._name("norm"), (self.last,), 1e-6))

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from blockfuse.block import ParameterKey
 from blockfuse.machine.affine import Affine
 from blockfuse.machine.tiles import Accumulators, Region, Tile, WeightSlice
-from blockfuse.stages import Divisor, Function, Window
+from blockfuse.stages import Divisor, Frame, Function, Window
 
 # ---- epilogue steps --------------------------------------------------------------------------------------------------
 
@@ -237,15 +237,21 @@ class Normalize:
 
 @dataclass(eq=False)
 class Map:
-    """``target[region] = steps(source[region])``."""
+    """``target[region] = steps(source[region])``.
+
+    Attributes:
+        frame: Around the source's image, so that pixel (p, q) is one of the framed image.
+    """
 
     source: Tile
     target: Tile
     region: Region
     steps: tuple[EpilogueStep, ...]
+    frame: Frame | None = None
 
     def __str__(self) -> str:
-        return f"MAP       {self.target}{self.region} <- {self.source}  {_steps_text(self.steps)}"
+        what = f"{self.source} in {self.frame}" if self.frame else str(self.source)
+        return f"MAP       {self.target}{self.region} <- {what}  {_steps_text(self.steps)}"
 
 
 @dataclass(eq=False)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from blockfuse.pattern.trace import Pattern
 
 COMMUTATIVE = frozenset({"Add", "Mul"})
-TRAILING_INPUTS_OPTIONAL = frozenset({"Conv", "Gemm", "PRelu"})  # a pattern may leave out bias, weight or slope
+TRAILING_INPUTS_OPTIONAL = frozenset({"Conv", "Gemm", "Pad", "PRelu"})  # a pattern may leave out bias, weight, pads
 
 _MOST_NAMED = 4  # alternatives in a reason
 

@@ -12,7 +12,7 @@ from blockfuse.stages import ImageShape
 
 # Of the cycles counted, once data is near.
 _EFFICIENCY = {"contract": 0.95, "grouped": 0.85, "depthwise": 0.70, "pool": 0.25}
-_PER_VECTOR = {"norm": 7.0, "map": 2.0}  # cycles
+_PER_VECTOR = {"norm": 7.0, "border": 2.0, "map": 2.0}  # cycles
 _EPILOGUE = {"sigmoid": 7.0, "silu": 7.0, "tanh": 8.0, "gelu": 8.0, "gelu_tanh": 8.0}  # cycles per vector
 _STEP_SECONDS = 0.2e-6  # row bounds and loop set-up, per unit and step
 
@@ -58,7 +58,7 @@ def _unit_cycles(folded: Folded, index: int, plan: CpuPlan, device: Device) -> f
     vectors = unit.shape.elements / device.lanes
     cycles = vectors * sum(_EPILOGUE.get(s.function.kind, 0) for s in unit.epilogue if isinstance(s, Activate))
     match unit.kind:
-        case "norm" | "map":
+        case "norm" | "border" | "map":
             return cycles + vectors * _PER_VECTOR[unit.kind]
         case "pool":
             return cycles + unit.terms[0].window.taps * vectors / (2 * _EFFICIENCY["pool"])

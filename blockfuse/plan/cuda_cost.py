@@ -21,6 +21,7 @@ from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Footprint, footprints
 from blockfuse.plan.stack import over_stacks
+from blockfuse.stages import Window
 
 _HALF, _FLOAT = 2, 4  # bytes
 _CORE = 16  # channels of an mma tile
@@ -118,12 +119,12 @@ def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
     if unit.kind == "grouped":
         _add_grouped(work, folded, plan, prints, value, unit)
         return
-    term = unit.terms[0]
-    work.vector += 2 * _TAP_OPERATIONS * pixels * channels * term.window.taps
+    window = Window() if unit.kind == "border" else unit.terms[0].window  # a framed pixel is one pixel
+    work.vector += 2 * _TAP_OPERATIONS * pixels * channels * window.taps
     segment = plan.units[index].segment
-    rows = (segment - 1) * term.window.stride_h + term.window.extent_h if unit.kind == "depthwise" else term.window.r
-    work.local += pixels * channels * _HALF * term.window.s * rows / segment
-    work.cache += _stored(folded, plan, value) * term.window.taps * _HALF if unit.kind == "depthwise" else 0
+    rows = (segment - 1) * window.stride_h + window.extent_h if unit.kind == "depthwise" else window.r
+    work.local += pixels * channels * _HALF * window.s * rows / segment
+    work.cache += _stored(folded, plan, value) * window.taps * _HALF if unit.kind == "depthwise" else 0
     work.steps += round(channels) // plan.homes[value].chunk if unit.kind == "depthwise" else 0
 
 

@@ -205,7 +205,7 @@ class Homes:
                     return Home(channels)
                 per_channel = block_steps(block.inputs, window.r, window.s) * 2 * CORE
                 return Home(divisor(channels, self.limits.item // per_channel, self.align[value]))
-            case "depthwise" | "pool" | "map":
+            case "depthwise" | "pool" | "border" | "map":
                 return Home(divisor(channels, _MAX_PASS))
         sources = [term.source for term in unit.terms]
         if any(not self.found[source].whole and source >= self.folded.input_count for source in sources):

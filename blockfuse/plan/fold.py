@@ -27,6 +27,7 @@ from blockfuse.plan.units import (
 from blockfuse.stages import (
     Activation,
     Add,
+    Border,
     Conv,
     Depthwise,
     Grouped,
@@ -69,7 +70,7 @@ def fold(block: Block) -> Folded:
     return _Folding(block).run()
 
 
-_FOLDED = (Activation, Add, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale, Slope)
+_FOLDED = (Activation, Add, Border, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale, Slope)
 
 
 def unfoldable(block: Block) -> str:
@@ -115,6 +116,9 @@ class _Folding:
             case Pool():
                 term = Term(source, number, stage.window)
                 return self._new(Unit("pool", (term,), shape, (), stage.reduction, name=stage.name))
+            case Border():
+                term = Term(source, number, stage.frame.window)
+                return self._new(Unit("border", (term,), shape, (), frame=stage.frame, name=stage.name))
             case Norm():
                 term, scale = Term(source, number, Window()), (ScaleChannels(number),)
                 unit = Unit(

@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.machine import Stack
-from blockfuse.stages import Divisor, Function, ImageShape, Window
+from blockfuse.stages import Divisor, Frame, Function, ImageShape, Window
 
-UnitKind: TypeAlias = Literal["contract", "grouped", "depthwise", "pool", "norm", "map"]
+UnitKind: TypeAlias = Literal["contract", "grouped", "depthwise", "pool", "norm", "border", "map"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ class Unit:
 
     Attributes:
         kind: ``contract`` sums over channels and taps, ``grouped`` over those of a group, ``depthwise`` over taps;
-            ``pool`` reduces each window, ``norm`` normalizes each pixel; ``map`` only applies the epilogue.
+            ``pool`` reduces each window, ``norm`` normalizes each pixel, ``border`` frames the image; ``map`` only
+            applies the epilogue.
         terms: What is summed; only a contraction can have more than one.
         shape: Of the result.
         epilogue: Applied to every element of the sum, in order.
@@ -105,6 +106,7 @@ class Unit:
         groups: Groups of channels of a grouped unit, else 1.
         epsilon: Of a norm.
         divisor: Of a norm.
+        frame: Of a border.
         name: For people.
         stages: Numbers of the block's stages that were folded into it, ascending.
     """
@@ -117,6 +119,7 @@ class Unit:
     groups: int = 1
     epsilon: float = 0.0
     divisor: Divisor = "deviation"
+    frame: Frame | None = None
     name: str = field(default="", compare=False)
     stages: tuple[int, ...] = field(default=(), compare=False)
 

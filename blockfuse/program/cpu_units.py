@@ -82,7 +82,7 @@ class Units:
                 return [Reduce(source, target, unit.reduction, term.window, region, steps, tiling.pixels)]
             case "norm":
                 return [Normalize(source, target, unit.epsilon, region, steps, tiling.pixels, unit.divisor)]
-        return [Map(source, target, region, steps)]
+        return [Map(source, target, region, steps, unit.frame)]
 
     def _contract(
         self, unit: Unit, tiling: UnitTiling, region: Region, target: Tile, steps: tuple[EpilogueStep, ...]

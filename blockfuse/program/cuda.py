@@ -147,7 +147,7 @@ class _Builder(Builder):
                 nodes = self._pool(unit, value, c, region, early)
             case "grouped":
                 nodes = self._grouped(unit, value, c, region, early)
-            case "norm" | "map":
+            case "norm" | "border" | "map":
                 nodes = self._elementwise(unit, value, c, region, early)
         return [*nodes, Store(self.local[value], self.output, region, late)] if value == self.last else nodes
 
@@ -189,7 +189,7 @@ class _Builder(Builder):
         if unit.kind == "norm":
             norm = Normalize(source, target, unit.epsilon, region, steps, divisor=unit.divisor)
             return [*self.source(unit.terms[0], c), norm]
-        return [*self.source(unit.terms[0], c), Map(source, target, region, steps)]
+        return [*self.source(unit.terms[0], c), Map(source, target, region, steps, unit.frame)]
 
     def _pool(self, unit: Unit, value: int, c: Affine, region: Region, steps: tuple[EpilogueStep, ...]) -> list[Node]:
         term = unit.terms[0]

@@ -138,7 +138,7 @@ class _Places:
 
     def _is_padded(self, value: int) -> bool:
         """Whether a convolution reads zeros around the image."""
-        terms = [t for u in self.folded.units if u.kind != "pool" for t in u.terms if t.source == value]
+        terms = [t for u in self.folded.units if u.kind not in {"pool", "border"} for t in u.terms if t.source == value]
         return any(term.window.has_padding for term in terms)
 
     def _pitch(self, value: int, channels: int) -> tuple[int, bool]:

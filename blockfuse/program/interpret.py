@@ -39,7 +39,7 @@ from blockfuse.machine import (
     Zero,
 )
 from blockfuse.program.interpret_tiles import Tiles
-from blockfuse.stages import Array, normalized
+from blockfuse.stages import Array, Frame, normalized
 
 
 def interpret(program: Program, inputs: Sequence[Array], parameters: Mapping[ParameterKey, Array]) -> Array:
@@ -120,6 +120,9 @@ class _Run(Tiles):
     # ---- instructions ------------------------------------------------------------------------------------------------
     def _instruction(self, instruction: Instruction) -> None:
         match instruction:
+            case Map(frame=Frame() as frame):
+                value = self.framed(instruction.source, instruction.target, instruction.region, frame)
+                self.write(instruction.target, instruction.region, value, instruction.steps)
             case Load() | Store() | Map():
                 steps = () if isinstance(instruction, Load) else instruction.steps
                 value = self.read(instruction.source, instruction.region)

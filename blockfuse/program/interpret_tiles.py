@@ -24,7 +24,7 @@ from blockfuse.machine import (
     SlopeBy,
     Tile,
 )
-from blockfuse.stages import ACTIVATIONS, Array, Window
+from blockfuse.stages import ACTIVATIONS, Array, Frame, Window
 
 
 class Tiles:
@@ -64,6 +64,12 @@ class Tiles:
         """What a tile holds of a region."""
         rows, cols, channels = (list(r.at(self.env)) for r in (region.rows, region.cols, region.channels))
         return self._gather(tile, rows, cols, channels, copy=copy)
+
+    def framed(self, tile: Tile, framed: Tile, region: Region, frame: Frame) -> Array:
+        """What a region of an image in a frame repeats of the image that a tile holds; NaN outside the frame."""
+        rows = _repeated(frame, region.rows.at(self.env), frame.top, (tile.image.height, framed.image.height))
+        cols = _repeated(frame, region.cols.at(self.env), frame.left, (tile.image.width, framed.image.width))
+        return self._gather(tile, rows, cols, list(region.channels.at(self.env)), np.nan)
 
     def window(
         self, tile: Tile, region: Region, window: Window, tap: int, channels: list[int], outside: float = 0.0
@@ -204,6 +210,12 @@ class Tiles:
             if (writes or wrote) and np.intersect1d(earlier, where).size:
                 raise InternalError(f"program {self.program.name}: no barrier between two uses of tile {tile}")
         self.touched.append((np.unique(where), writes))
+
+
+def _repeated(frame: Frame, positions: range, before: int, sizes: tuple[int, int]) -> list[int]:
+    """Where the pixels of a framed image come from; -1 for those outside it."""
+    size, framed = sizes
+    return [frame.source(at - before, size) if 0 <= at < framed else -1 for at in positions]
 
 
 def _integers(values: list[int]) -> Array:

@@ -1,6 +1,7 @@
 """Stage kinds: one file each. A block is a small graph of them, and knows no other vocabulary."""
 
-from blockfuse.stages.base import Array, ImageShape, Stage, Window
+from blockfuse.stages.base import Array, Frame, ImageShape, Stage, Window
+from blockfuse.stages.border import Border
 from blockfuse.stages.conv import Conv
 from blockfuse.stages.depthwise import Depthwise
 from blockfuse.stages.elementwise import ACTIVATIONS, Activation, Add, Function, Multiply
@@ -13,9 +14,11 @@ __all__ = [
     "Activation",
     "Add",
     "Array",
+    "Border",
     "Conv",
     "Depthwise",
     "Divisor",
+    "Frame",
     "Function",
     "Grouped",
     "ImageShape",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -90,6 +90,47 @@ class Window:
         if (self.dilation_h, self.dilation_w) != (1, 1):
             text += f" dilated {self.dilation_h}x{self.dilation_w}"
         return text
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Pixels around an image that repeat its own.
+
+    Attributes:
+        rule: ``reflect`` mirrors the image at its outermost pixels, ``edge`` repeats those.
+        top: Rows above.
+        left: Columns to the left.
+        bottom: Rows below.
+        right: Columns to the right.
+    """
+
+    rule: Literal["reflect", "edge"]
+    top: int = 0
+    left: int = 0
+    bottom: int = 0
+    right: int = 0
+
+    @property
+    def window(self) -> Window:
+        """What covers the pixel that a pixel of the framed image is, wherever that lies."""
+        reach = 2 if self.rule == "reflect" else 1
+        return Window(
+            reach * (self.top + self.bottom) + 1,
+            reach * (self.left + self.right) + 1,
+            pad_top=self.top + reach * self.bottom,
+            pad_left=self.left + reach * self.right,
+            pad_bottom=self.bottom + reach * self.top,
+            pad_right=self.right + reach * self.left,
+        )
+
+    def source(self, position: int, size: int) -> int:
+        """Which pixel of ``size`` in a line stands at a position of the line, framed; the nearest beyond the frame."""
+        if self.rule == "reflect":
+            position = size - 1 - abs(size - 1 - abs(position))
+        return min(max(position, 0), size - 1)
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.top} {self.left} {self.bottom} {self.right}"
 
 
 @dataclass(frozen=True)

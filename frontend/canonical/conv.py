@@ -98,12 +98,17 @@ def _fold_affine(graph: Graph, op: Op, conv: Op, factor: Array, shift: Array) ->
 
 def image_pads(graph: Graph, pad: Op) -> list[int] | None:
     """Zeros that a Pad puts before and after the spatial axes; None if it does anything else."""
-    pads = graph.constant(optional_input(pad, 1))
-    if pads is None or pad.attrs.get("mode", "constant") != "constant":
-        return None
-    fill, axes_name = optional_input(pad, 2), optional_input(pad, 3)
+    fill = optional_input(pad, 2)
     fill_value = graph.constant(fill)
-    if fill and (fill_value is None or np.any(fill_value != 0)):
+    if pad.attrs.get("mode", "constant") != "constant" or (fill and (fill_value is None or np.any(fill_value != 0))):
+        return None
+    return image_frame(graph, pad)
+
+
+def image_frame(graph: Graph, pad: Op) -> list[int] | None:
+    """Pixels that a Pad of any mode puts before and after the spatial axes; None if it does anything else."""
+    pads, axes_name = graph.constant(optional_input(pad, 1)), optional_input(pad, 3)
+    if pads is None:
         return None
     rank = len(graph.tensor(pad.inputs[0]).shape)
     axes = graph.constant(axes_name) if axes_name else np.arange(rank)

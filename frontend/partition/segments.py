@@ -22,7 +22,7 @@ from blockfuse.block import Block
 from blockfuse.frontend.drafts import is_view
 from blockfuse.frontend.partition.blocks import NoBlock, block_of
 from blockfuse.frontend.partition.singles import singles
-from blockfuse.stages import Conv, Depthwise, Grouped, Norm, Pool
+from blockfuse.stages import Border, Conv, Depthwise, Grouped, Norm, Pool
 
 if TYPE_CHECKING:
     from blockfuse.graph import Graph, Op
@@ -157,7 +157,7 @@ class _Pricing:
 
 
 def _has_work(block: Block) -> bool:
-    return any(isinstance(stage, Conv | Depthwise | Grouped | Norm | Pool) for stage in block.stages)
+    return any(isinstance(stage, Border | Conv | Depthwise | Grouped | Norm | Pool) for stage in block.stages)
 
 
 def _branches(graph: Graph, ops: Sequence[Op]) -> list[list[Op]]:

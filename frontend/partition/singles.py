@@ -9,7 +9,7 @@ from blockfuse.block import Block
 from blockfuse.frontend.drafts import NoStage, StageDraft, is_view
 from blockfuse.frontend.partition.blocks import NoBlock, block_of
 from blockfuse.frontend.stages import stage_of
-from blockfuse.stages import Activation, Add, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale, Slope
+from blockfuse.stages import Activation, Add, Border, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale, Slope
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -38,7 +38,7 @@ def singles(graph: Graph, ops: Sequence[Op], max_stages: int) -> list[Block]:
     free = {op.name for op in ops}
     blocks: list[Block] = []
     for op in reversed(ops):
-        if not isinstance(_stage(graph, op), Conv | Depthwise | Grouped | Norm | Pool):
+        if not isinstance(_stage(graph, op), Conv | Depthwise | Grouped | Norm | Pool | Border):
             continue
         chain = _chain(graph, op, free)[:max_stages]
         block = block_of(graph, chain)

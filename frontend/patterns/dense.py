@@ -6,7 +6,7 @@ Residual Networks" (arXiv 1603.05027), and Redmon and Farhadi, "YOLOv3" (arXiv 1
 
 from __future__ import annotations
 
-from blockfuse.frontend.patterns.parts import activation, shortcut
+from blockfuse.frontend.patterns.parts import activation, blurred, shortcut
 from blockfuse.pattern import Ops, Value, either, pattern
 
 
@@ -41,14 +41,19 @@ def preactivation_basic_block(
     b1: Value,
     w2: Value,
     b2: Value,
+    wb: Value,
+    bb: Value,
     ws: Value,
     bs: Value,
+    wc: Value,
+    bc: Value,
 ) -> Value:
     """Two 3x3 convolutions behind normalization and activation, whose sum is left as it is: ResNet V2, Wide ResNet."""
     active = activation(op, op.BatchNormalization(x, scale, shift, mean, variance, name="norm"))
     y = activation(op, op.Conv(active, w1, b1, kernel_shape=(3, 3), group=1, name="conv1"))
+    y = blurred(op, y, wb, bb)
     y = op.Conv(y, w2, b2, kernel_shape=(3, 3), group=1, name="conv2")
-    return op.Add(y, either(x, op.MaxPool(x, name="maxima"), shortcut(op, active, ws, bs)), name="add")
+    return op.Add(y, either(x, op.MaxPool(x, name="maxima"), shortcut(op, active, ws, bs, wc, bc)), name="add")
 
 
 @pattern

@@ -25,10 +25,15 @@ def global_response(op: Ops, y: Value, scale: Value, shift: Value, beta: Value) 
     return optional(y, lambda y: _responding(op, y, scale, shift, beta))
 
 
-def shortcut(op: Ops, x: Value, w: Value, b: Value) -> Value:
-    """The block's input, its means or maxima where the size halves, or a 1x1 convolution of these."""
-    pools = (op.AveragePool(x, name="shortcut_means"), op.MaxPool(x, name="shortcut_maxima"))
-    small = either(*pools, x)
+def blurred(op: Ops, y: Value, w: Value, b: Value, name: str = "blur") -> Value:
+    """The image made smaller by a filter or by means (Zhang, arXiv 1904.11486), or as it is."""
+    framed = optional(y, lambda y: op.Pad(y, mode=either("reflect", "edge"), name=f"{name}_border"))
+    return either(op.Conv(framed, w, b, depthwise=True, name=name), op.AveragePool(y, name=f"{name}_means"), y)
+
+
+def shortcut(op: Ops, x: Value, w: Value, b: Value, wb: Value, bb: Value) -> Value:
+    """The block's input, blurred, its means or maxima where the size halves, or a 1x1 convolution of these."""
+    small = either(op.MaxPool(x, name="shortcut_maxima"), blurred(op, x, wb, bb, "shortcut_blur"))
     return either(small, op.Conv(small, w, b, kernel_shape=(1, 1), group=1, name="projection"))
 
 

@@ -5,7 +5,7 @@ After He et al., "Deep Residual Learning for Image Recognition", Xie et al. (Res
 
 from __future__ import annotations
 
-from blockfuse.frontend.patterns.parts import activation, several, shortcut, squeeze_excite
+from blockfuse.frontend.patterns.parts import activation, blurred, several, shortcut, squeeze_excite
 from blockfuse.pattern import Ops, Value, either, optional, pattern
 
 
@@ -17,8 +17,12 @@ def basic_block(
     b1: Value,
     w2: Value,
     b2: Value,
+    wb: Value,
+    bb: Value,
     ws: Value,
     bs: Value,
+    wc: Value,
+    bc: Value,
     wq: Value,
     bq: Value,
     we: Value,
@@ -26,9 +30,10 @@ def basic_block(
 ) -> Value:
     """Two 3x3 convolutions and a shortcut: the identity, or a 1x1 projection."""
     y = activation(op, op.Conv(x, w1, b1, kernel_shape=(3, 3), depthwise=False, name="conv1"))
+    y = blurred(op, y, wb, bb)
     y = op.Conv(y, w2, b2, kernel_shape=(3, 3), depthwise=False, name="conv2")
     y = squeeze_excite(op, y, wq, bq, we, be)
-    return optional(op.Add(y, shortcut(op, x, ws, bs), name="add"), lambda y: activation(op, y))
+    return optional(op.Add(y, shortcut(op, x, ws, bs, wc, bc), name="add"), lambda y: activation(op, y))
 
 
 @pattern
@@ -41,8 +46,12 @@ def bottleneck(
     b2: Value,
     w3: Value,
     b3: Value,
+    wb: Value,
+    bb: Value,
     ws: Value,
     bs: Value,
+    wc: Value,
+    bc: Value,
     wq: Value,
     bq: Value,
     we: Value,
@@ -51,9 +60,10 @@ def bottleneck(
     """A 1x1 convolution to few channels, a 3x3 one, a 1x1 one back, and a shortcut: the identity or a projection."""
     y = activation(op, op.Conv(x, w1, b1, kernel_shape=(1, 1), group=1, name="reduce"))
     y = activation(op, op.Conv(y, w2, b2, kernel_shape=(3, 3), group=1, name="conv"))
+    y = blurred(op, y, wb, bb)
     y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="expand")
     y = squeeze_excite(op, y, wq, bq, we, be)
-    return optional(op.Add(y, shortcut(op, x, ws, bs), name="add"), lambda y: activation(op, y))
+    return optional(op.Add(y, shortcut(op, x, ws, bs, wc, bc), name="add"), lambda y: activation(op, y))
 
 
 @pattern
@@ -66,8 +76,12 @@ def grouped_bottleneck(
     b2: Value,
     w3: Value,
     b3: Value,
+    wb: Value,
+    bb: Value,
     ws: Value,
     bs: Value,
+    wc: Value,
+    bc: Value,
     wq: Value,
     bq: Value,
     we: Value,
@@ -79,10 +93,11 @@ def grouped_bottleneck(
     """
     y = activation(op, op.Conv(x, w1, b1, kernel_shape=(1, 1), group=1, name="reduce"))
     y = activation(op, op.Conv(y, w2, b2, kernel_shape=(3, 3), group=several, depthwise=False, name="conv"))
+    y = blurred(op, y, wb, bb)
     y = squeeze_excite(op, y, wq, bq, we, be, "inner_gate")
     y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="expand")
     y = squeeze_excite(op, y, wq, bq, we, be)
-    return activation(op, op.Add(y, shortcut(op, x, ws, bs), name="add"))
+    return activation(op, op.Add(y, shortcut(op, x, ws, bs, wc, bc), name="add"))
 
 
 @pattern
@@ -99,12 +114,17 @@ def preactivation_bottleneck(
     b2: Value,
     w3: Value,
     b3: Value,
+    wb: Value,
+    bb: Value,
     ws: Value,
     bs: Value,
+    wc: Value,
+    bc: Value,
 ) -> Value:
     """A bottleneck behind normalization and activation, whose sum is left as it is: ResNet V2 (arXiv 1603.05027)."""
     active = activation(op, op.BatchNormalization(x, scale, shift, mean, variance, name="norm"))
     y = activation(op, op.Conv(active, w1, b1, kernel_shape=(1, 1), group=1, name="reduce"))
     y = activation(op, op.Conv(y, w2, b2, kernel_shape=(3, 3), group=1, name="conv"))
+    y = blurred(op, y, wb, bb)
     y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="expand")
-    return op.Add(y, either(x, op.MaxPool(x, name="maxima"), shortcut(op, active, ws, bs)), name="add")
+    return op.Add(y, either(x, op.MaxPool(x, name="maxima"), shortcut(op, active, ws, bs, wc, bc)), name="add")

@@ -4,6 +4,8 @@
 
     thread = (pixel, group of V channels)
       target[pixel, V] = steps(source[pixel, V])
+
+Where there is a frame around the source's image, the pixel read is the one that stands at that place in it.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from __future__ import annotations
 from blockfuse.machine import Map
 from blockfuse.schedules.cuda.emitter import fp32
 from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_constants, load_values
-from blockfuse.schedules.cuda.kernel import Kernel
-from blockfuse.schedules.emit import load
+from blockfuse.schedules.cuda.kernel import Kernel, clamped, column
+from blockfuse.schedules.emit import Index, framed, larger, load
 
 
 def lower(kernel: Kernel, node: Map) -> None:
@@ -24,8 +26,8 @@ def lower(kernel: Kernel, node: Map) -> None:
     with emit.loop(-(-total // kernel.threads), "i") as i:
         number = emit.bind("number", i * kernel.threads + emit.thread)
         with emit.when(total % kernel.threads == 0 or number < total):
-            pixel, channel = number // groups, emit.bind("channel", number % groups * lanes)
-            row, col = emit.bind("row", pixel // cols), emit.bind("col", pixel % cols)
+            channel = emit.bind("channel", number % groups * lanes)
+            row, col = emit.bind("row", number // groups // cols), emit.bind("col", number // groups % cols)
             constants = load_constants(kernel, node.steps, region.channels.low, channel, lanes)
             values = load_values(
                 kernel,
@@ -36,15 +38,24 @@ def lower(kernel: Kernel, node: Map) -> None:
                 lanes,
             )
             inside = kernel.inside(region, node.target, row, col) if has_mask(node.steps) else True
+            pixels = [_source(kernel, node, row, col), kernel.pixel(node.target, region, row, col)]
             places = [
-                tile.offset
-                + kernel.pixel(tile, region, row, col) * tile.pitch
-                + kernel.channel(tile, region.channels.low)
-                + channel
-                for tile in (node.source, node.target)
+                tile.offset + pixel * tile.pitch + kernel.channel(tile, region.channels.low) + channel
+                for tile, pixel in zip((node.source, node.target), pixels, strict=True)
             ]
             emit.store(held, 0, load(kernel.shared, places[0], lanes), lanes)
             for lane in range(lanes):
                 value = finish(node.steps, fp32(load(held, lane)), Element(lane, constants, values, inside))
                 emit.store(held, lane, kernel.narrow(value))
             emit.store(kernel.shared, places[1], load(held, 0, lanes), lanes)
+
+
+def _source(kernel: Kernel, node: Map, row: Index, col: Index) -> Index:
+    """Number of the pixel of the source tile for (row, col) of the region."""
+    tile, region, frame = node.source, node.region, node.frame
+    if frame is None:
+        return kernel.pixel(tile, region, row, col)
+    y = framed(frame, kernel.at(region.rows.low) + row - frame.top, tile.image.height) - kernel.at(tile.top)
+    x = framed(frame, kernel.at(region.cols.low) + col - frame.left, tile.image.width) - kernel.at(tile.left)
+    y, x = (larger(clamped(part, size), 0) for part, size in ((y, tile.rows), (x, tile.cols)))
+    return kernel.emit.bind("y", y) * tile.cols + column(tile, kernel.emit.bind("x", x))

@@ -8,8 +8,9 @@ import pytest
 from blockfuse.block import Block
 from blockfuse.frontend import patterns, to_onnx
 from blockfuse.frontend.partition import Partition, block_of, partition
-from blockfuse.graph import Graph
-from blockfuse.stages import Activation, Conv, Function, Grouped, Multiply, Norm, Pool, Scale
+from blockfuse.frontend.stages import stage_of
+from blockfuse.graph import Graph, Tensor
+from blockfuse.stages import Activation, Border, Conv, Frame, Function, Grouped, Multiply, Norm, Pool, Scale
 from tests.small_graphs import Net, random_inputs, run_partition, run_with_onnxruntime
 
 
@@ -159,6 +160,85 @@ def test_slopes_that_differ_between_pixels_are_no_stage():
     y = net.op("PRelu", (net.conv("x", 5), slope), net.shape("x"), "prelu")
     result = partition(net.graph(y), patterns.all())
     assert result.reasons["prelu"] == "PRelu with a slope that differs between pixels has no stage"
+
+
+# ---- anti-aliased blocks ---------------------------------------------------------------------------------------------
+def framed(net, x, widths=(1, 1, 1, 1), mode="reflect"):
+    """A frame of the image's own pixels: widths at the top, left, bottom and right."""
+    n, c, h, w = net.shape(x)
+    top, left, bottom, right = widths
+    pads = np.array([0, 0, top, left, 0, 0, bottom, right])
+    net.constant(name := f"pads{len(net.ops)}", pads)
+    net.tensors[name] = Tensor(name, (8,), "int64", pads)
+    return net.op("Pad", (x, name), (n, c, h + top + bottom, w + left + right), mode=mode)
+
+
+def blurred(net, x, frame="reflect"):
+    """A binomial filter with stride 2 in a frame; zeros around the image, or means, where there is none."""
+    n, c, h, w = net.shape(x)
+    if frame == "means":
+        return _counted(net, net.pool(x, "AveragePool"))
+    y = framed(net, x, (1, 1, 1, 1) if frame == "reflect" else (2, 1, 0, 1), frame) if frame else x
+    weight = np.tile(np.outer([1, 2, 1], [1, 2, 1]) / 16, (c, 1, 1, 1))
+    parts = (net.constant(f"blur{len(net.ops)}", weight), net.constant(f"none{len(net.ops)}", np.zeros(c)))
+    pad = 0 if frame else 1
+    attrs = {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (pad,) * 4, "dilations": (1, 1), "group": c}
+    return net.op("Conv", (y, *parts), (n, c, (h - 1) // 2 + 1, (w - 1) // 2 + 1), **attrs)
+
+
+def _counted(net, x):
+    net.ops[-1] = _uncounted(net.ops[-1])
+    return x
+
+
+@pytest.mark.parametrize("frame", ["reflect", "edge", "", "means"])
+@pytest.mark.parametrize("group", [1, 4])
+def test_anti_aliased_bottleneck(frame, group):
+    net = Net((2, 8, 7, 6))
+    y = blurred(net, net.relu(net.conv(net.relu(net.conv("x", 8, 1)), 8, group=group)), frame)
+    y = net.add(net.conv(y, 12, 1), net.conv("x", 12, 1, 2))
+    block = found_whole(net.graph(net.relu(y)), "bottleneck" if group == 1 else "grouped_bottleneck")
+    assert kinds(block).count("Border") == (frame in {"reflect", "edge"})
+
+
+@pytest.mark.parametrize("frame", ["reflect", "edge", "", "means"])
+def test_anti_aliased_basic_block(frame):
+    net = Net((2, 5, 7, 6))
+    y = net.conv(blurred(net, net.relu(net.conv("x", 9)), frame), 9)
+    y = net.add(net.conv(blurred(net, "x", frame), 9, 1), y)
+    block = found_whole(net.graph(net.relu(y)), "basic_block")
+    assert kinds(block).count("Border") == 2 * (frame in {"reflect", "edge"})
+
+
+def test_an_activation_behind_the_blur_is_no_anti_aliased_block():
+    net = Net((2, 5, 7, 6))
+    y = net.conv(net.relu(blurred(net, net.relu(net.conv("x", 9)))), 9)
+    result = partition(net.graph(net.add(y, net.conv(blurred(net, "x"), 9, 1))), patterns.all())
+    assert "basic_block" not in [found.pattern for found in result.found]
+    check_numbers(result)
+
+
+@pytest.mark.parametrize(
+    ("mode", "widths"), [("reflect", (2, 0, 1, 3)), ("edge", (0, 5, 7, 1)), ("reflect", (4, 0, 4, 2))]
+)
+def test_frames(mode, widths):
+    net = Net((2, 3, 5, 4))
+    block = whole(net.graph(framed(net, "x", widths, mode)))
+    assert block.stages == (Border("", (0,), Frame(mode, *widths)),)
+
+
+@pytest.mark.parametrize(
+    ("mode", "widths", "reason"),
+    [
+        ("wrap", (1, 1, 1, 1), "Pad with mode wrap that no window takes in has no stage"),
+        ("edge", (1, 1, -1, 1), "Pad of other axes than rows and columns, or that cuts something off, has no stage"),
+        ("reflect", (1, 4, 1, 1), "Pad that reflects more than the image has no stage"),
+    ],
+)
+def test_frames_that_have_no_stage(mode, widths, reason):
+    net = Net((2, 3, 5, 4))
+    net.relu(framed(net, "x", widths, mode))
+    assert str(stage_of(net.graph(net.ops[-1].output), net.ops[0])) == reason
 
 
 # ---- inverted residuals ----------------------------------------------------------------------------------------------
