@@ -76,8 +76,8 @@ WIDE = Ranges(
 
 KINDS = ("pointwise", "pointwise", "dense", "dense", "depthwise", "depthwise", "pool")
 """Kinds of moves that a block is made of, each as likely as it is often there."""
-GATES = ("product", "gate", "response")
-ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", "slope", "border", *GATES)
+OTHERS = ("slope", "border", "length", "product", "gate", "response")
+ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", *OTHERS)
 
 
 def random_block(
@@ -186,11 +186,12 @@ class _Chain:
 
     def pool(self) -> None:
         shape = self.shape
-        reduction: Literal["max", "mean", "l2"] = "max" if self._chance(0.5) else "mean"
-        if self._chance(0.2):
-            reduction = "l2"
+        reduction: Literal["max", "mean"] = "max" if self._chance(0.5) else "mean"
         window = Window(shape.height, shape.width) if self._chance(0.2) else self._pool_window()
         self._add(Pool(self._name("pool"), (self.last,), reduction, window))
+
+    def length(self) -> None:
+        self._add(Pool(self._name("length"), (self.last,), "l2", self._pool_window()))
 
     def _pool_window(self) -> Window:
         """Every window of a pool must hold at least one pixel of the image."""
