@@ -76,7 +76,7 @@ WIDE = Ranges(
 
 KINDS = ("pointwise", "pointwise", "dense", "dense", "depthwise", "depthwise", "pool")
 """Kinds of moves that a block is made of, each as likely as it is often there."""
-OTHERS = ("slope", "border", "length", "product", "gate", "response")
+OTHERS = ("slope", "border", "product", "gate", "response")
 ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", *OTHERS)
 
 
@@ -189,9 +189,6 @@ class _Chain:
         reduction: Literal["max", "mean"] = "max" if self._chance(0.5) else "mean"
         window = Window(shape.height, shape.width) if self._chance(0.2) else self._pool_window()
         self._add(Pool(self._name("pool"), (self.last,), reduction, window))
-
-    def length(self) -> None:
-        self._add(Pool(self._name("length"), (self.last,), "l2", self._pool_window()))
 
     def _pool_window(self) -> Window:
         """Every window of a pool must hold at least one pixel of the image."""

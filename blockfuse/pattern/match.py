@@ -282,7 +282,12 @@ def _equal(value: object, wanted: object) -> bool:
 
 
 def _attribute(graph: Graph, op: Op, key: str) -> Any:
-    """An attribute, or one derived from the operator: ``depthwise`` of Conv is whether each channel has its filter."""
+    """An attribute, or one derived from the operator.
+
+    ``depthwise`` of Conv is whether each channel has its filter, ``concatenated`` of any whether a Concat reads it.
+    """
+    if key == "concatenated":
+        return any(reader.kind == "Concat" for reader in graph.consumers(op.output))
     if (op.kind, key) == ("Conv", "depthwise"):
         outputs, per_group = graph.tensor(op.inputs[1]).shape[:2]
         group = op.attrs.get("group", 1)

@@ -44,7 +44,8 @@ class Ops:
 
     Inputs are values of the pattern, numbers (a constant of that value) or None (left out). ``name=`` captures the
     operator; every other keyword is a condition on the attribute of that name: a value to equal, ``either(...)`` of
-    several, or a callable that is true for it. Beside ONNX's own, Conv has the attribute ``depthwise``.
+    several, or a callable that is true for it. Beside ONNX's own, Conv has the attribute ``depthwise``, and
+    every operator ``concatenated``: whether a Concat reads its result.
     """
 
     def __getattr__(self, kind: str) -> Constructor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blockfuse.frontend.patterns.chains import inception_branch, repvgg_chain
 from blockfuse.frontend.patterns.convfirst import convfirst_block, convnext_block
 from blockfuse.frontend.patterns.dense import darknet_block, dense_layer, preactivation_basic_block
 from blockfuse.frontend.patterns.inverted import (
@@ -31,9 +32,11 @@ __all__ = [
     "depthwise_separable",
     "fused_inverted_residual",
     "grouped_bottleneck",
+    "inception_branch",
     "inverted_residual",
     "preactivation_basic_block",
     "preactivation_bottleneck",
+    "repvgg_chain",
     "shuffle_unit",
 ]
 
@@ -54,4 +57,6 @@ def all() -> tuple[Pattern, ...]:  # noqa: A001 - read as bf.patterns.all()
         convfirst_block,
         shuffle_unit,
         fused_inverted_residual,
+        inception_branch,
+        repvgg_chain,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from blockfuse.pattern import Ops, Value, either, optional
 
 _ACTIVATIONS = (
@@ -10,9 +12,9 @@ _ACTIVATIONS = (
 )
 
 
-def activation(op: Ops, y: Value) -> Value:
+def activation(op: Ops, y: Value, **conditions: object) -> Value:
     """Any activation of one input, PReLU with any slopes included."""
-    return either(*[_applied(op, kind, y) for kind in _ACTIVATIONS])
+    return either(*[_applied(op, kind, y, conditions) for kind in _ACTIVATIONS])
 
 
 def squeeze_excite(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value, name: str = "gate") -> Value:
@@ -54,6 +56,6 @@ def _responding(op: Ops, y: Value, scale: Value, shift: Value, beta: Value) -> V
     return optional(op.Mul(y, gate), lambda y: op.Add(y, beta, name="beta"))
 
 
-def _applied(op: Ops, kind: str, y: Value) -> Value:
-    applied: Value = getattr(op, kind)(y)
+def _applied(op: Ops, kind: str, y: Value, conditions: Mapping[str, object]) -> Value:
+    applied: Value = getattr(op, kind)(y, **conditions)
     return applied

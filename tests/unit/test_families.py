@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blockfuse.block import Block
-from blockfuse.frontend import patterns, to_onnx
+from blockfuse.frontend import canonicalize, patterns, to_onnx
 from blockfuse.frontend.partition import Partition, block_of, partition
 from blockfuse.frontend.stages import stage_of
 from blockfuse.graph import Graph, Tensor
@@ -347,6 +347,84 @@ def test_convfirst_block(group, stride):
     y = net.unary("Swish", net.conv(net.conv("x", 8, 3, stride, group), 48, 1))
     y = net.conv(y, 8, 1)
     found_whole(net.graph(net.add(y, "x") if stride == 1 else y), "convfirst_block")
+
+
+# ---- chains without a shortcut ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("length", [2, 3, 4])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_repvgg_chain(length, pooled):
+    net = Net((2, 5, 9, 8))
+    y = "x"
+    for number in range(length):
+        y = net.relu(net.conv(y, 7, 3, 2 if number == 0 else 1))
+    assert len(found_whole(net.graph(net.pool(y) if pooled else y), "repvgg_chain").stages) == 2 * length + pooled
+
+
+def test_repvgg_as_it_is_trained():
+    net = Net((2, 5, 9, 8))
+    y = "x"
+    for _ in range(2):
+        parts = [net.constant(f"{y}{i}", abs(net.rng.standard_normal(5)) + 0.5) for i in range(4)]
+        image = net.op("BatchNormalization", (y, *parts), net.shape(y), epsilon=1e-3)
+        y = net.relu(net.add(net.add(net.conv(y, 5), net.conv(y, 5, 1)), image))
+    assert kinds(found_whole(canonicalize(net.graph(y)), "repvgg_chain")) == ["Conv", "Activation"] * 2
+
+
+@pytest.mark.parametrize("lonely", [True, False])
+def test_what_is_no_chain(lonely):
+    net = Net((2, 5, 9, 8))
+    first = net.relu(net.conv("x", 5))
+    y = first if lonely else net.relu(net.conv(first, 5))
+    result = partition(net.graph(y, *([] if lonely else [first])), patterns.all())
+    assert not result.found
+    check_numbers(result)
+
+
+def inception(net, *, last=True):
+    """Four branches: a 1x1 convolution, one and a 3x3 one, one and two 3x3 ones, a pool and a 1x1 one."""
+
+    def conv(x, channels, size=1):
+        return net.relu(net.conv(x, channels, size))
+
+    means = net.op("AveragePool", ("x",), net.shape("x"), **MEANS)
+    branches = [conv("x", 3), conv(conv("x", 2), 5, 3), conv(conv(conv("x", 3), 5, 5), 4, 3), conv(means, 2)]
+    if not last:
+        return branches
+    return net.op("Concat", branches, (2, sum(net.shape(y)[1] for y in branches), *net.shape("x")[2:]), axis=1)
+
+
+MEANS = {
+    "kernel_shape": (3, 3),
+    "strides": (1, 1),
+    "pads": (1, 1, 1, 1),
+    "dilations": (1, 1),
+    "ceil_mode": 0,
+    "count_include_pad": 0,
+}
+
+
+def test_branches_of_inception():
+    net = Net((2, 5, 9, 8))
+    result = partition(net.graph(inception(net)), patterns.all())
+    assert [found.pattern for found in result.found] == ["inception_branch"] * 3
+    assert sorted(kinds(found.block)[0] for found in result.found) == ["Conv", "Conv", "Pool"]
+    check_numbers(result)
+
+
+def test_branches_that_nothing_joins_are_no_inception():
+    net = Net((2, 5, 9, 8))
+    result = partition(net.graph(*inception(net, last=False)), patterns.all())
+    assert "inception_branch" not in [found.pattern for found in result.found]
+    check_numbers(result)
+
+
+def test_branches_that_meet_before_their_end_are_no_inception():
+    net = Net((2, 5, 9, 8))
+    reduced = net.relu(net.conv("x", 4, 1))
+    parts = [net.relu(net.conv(reduced, 3)), net.relu(net.conv(reduced, 5))]
+    result = partition(net.graph(net.op("Concat", parts, (2, 8, 9, 8), axis=1)), patterns.all())
+    assert not result.found
+    check_numbers(result)
 
 
 # ---- single stages ---------------------------------------------------------------------------------------------------
