@@ -38,6 +38,18 @@ def dense_block(seed: int, *, nested: bool, step: int = 1) -> Graph:
     return net.graph(net.conv(joined, step, 1))
 
 
+def c2f(seed: int, step: int = 1) -> Graph:
+    """Both halves of an image and what is made of the second one, one after the other, side by side, as in YOLOv8."""
+    rng = np.random.default_rng(seed)
+    net = Net((int(rng.integers(1, 4)), 3, *rng.integers(5, 10, 2).tolist()), seed)
+    first, second = (step * int(rng.integers(1, 20)) for _ in range(2))
+    parts = [*split(net, net.unary("Swish", net.conv("x", first + second, 1)), first)]
+    for _ in range(2):
+        y = net.unary("Swish", net.conv(net.unary("Swish", net.conv(parts[-1], second)), second))
+        parts.append(net.add(parts[-1], y))
+    return net.graph(net.conv(concat(net, *parts), step, 1))
+
+
 def random_graph(seed: int, step: int = 1) -> Graph:
     """Convolutions, concatenations, splits, and readers that are no kernels, in any order; one to three outputs."""
     rng = np.random.default_rng(seed)

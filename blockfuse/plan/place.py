@@ -8,7 +8,8 @@ kernels that read the result find it there. Where concatenations grow, each read
     concat_2 = a b c      b: those behind a                concat_2: the first ones of concat_3
     concat_3 = a b c d    c: those behind b
 
-What splits or slices channels only names some of them.
+What splits or slices channels only names some of them. Where all parts of an image come back side by side in a
+concatenation, as in the C2f blocks of YOLO, the image is a part itself.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ def place(graph: Graph, ops: Sequence[Op], made: Collection[str], *, multiple: i
         multiple: What the first channel and the width of every place must be a multiple of, so that kernels can move
             as many elements at a time.
     """
-    placing = _Placing(graph, frozenset(made), multiple)
+    ranges = {
+        name: (op.inputs[0], first) for op in ops for name, first in _channel_ranges(graph, op).items() if op.inputs
+    }
+    placing = _Placing(graph, frozenset(made), multiple, ranges)
     for op in ops:
         placing.concatenate(op)
     placing.settle()
@@ -77,8 +81,11 @@ def place(graph: Graph, ops: Sequence[Op], made: Collection[str], *, multiple: i
 class _Placing:
     """What is placed so far: every row holds the parts of one concatenation that others may continue."""
 
-    def __init__(self, graph: Graph, made: frozenset[str], multiple: int) -> None:
+    def __init__(
+        self, graph: Graph, made: frozenset[str], multiple: int, ranges: Mapping[str, tuple[str, int]]
+    ) -> None:
         self.graph, self.made, self.multiple = graph, made, multiple
+        self.ranges = ranges  # of what splits and slices name: the image, and the first channel
         self.parts: dict[str, tuple[str, ...]] = {}  # by result: the images made by kernels that it consists of
         self.rows: list[str] = []  # the longest results
         self.places: dict[str, Place] = {}
@@ -88,7 +95,7 @@ class _Placing:
         """Let a concatenation be side by side, unless its parts lie elsewhere in another order."""
         if op.kind != "Concat" or not _is_of_channels(self.graph, op):
             return
-        parts = tuple(part for name in op.inputs for part in self.parts.get(name, (name,)))
+        parts = tuple(part for name in self._joined(op.inputs) for part in self.parts.get(name, (name,)))
         if len(set(parts)) < len(parts) or not self.made.issuperset(parts) or not self._is_aligned(parts):
             return
         touched = [row for row in self.rows if not set(self.parts[row]).isdisjoint(parts)]
@@ -100,6 +107,28 @@ class _Placing:
             self.rows.append(op.output)
         elif len(parts) > len(self.parts[touched[0]]):
             self.rows[self.rows.index(touched[0])] = op.output
+
+    def _joined(self, names: Sequence[str]) -> list[str]:
+        """The names, with an image in the place of all its parts in order."""
+        joined: list[str] = []
+        start = 0
+        while start < len(names):
+            whole, count = self._whole(names[start:])
+            joined.append(whole)
+            start += count
+        return joined
+
+    def _whole(self, names: Sequence[str]) -> tuple[str, int]:
+        """The image that the first names make up, and how many these are; else the first name."""
+        source, _ = self.ranges.get(names[0], ("", 0))
+        end = 0
+        for count, name in enumerate(names, 1):
+            if self.ranges.get(name) != (source, end):
+                break
+            end += self._width(name)
+            if end == self._width(source):
+                return source, count
+        return names[0], 1
 
     def settle(self) -> None:
         """Give all parts, and results that others continue, their place in the longest result."""

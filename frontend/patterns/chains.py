@@ -26,7 +26,7 @@ def repvgg_chain(
     w4: Value,
     b4: Value,
 ) -> Value:
-    """Two to four 3x3 convolutions with their activations: RepVGG, as deployed or as trained, and VGG with its pools."""
+    """Two to four 3x3 convolutions with their activations: RepVGG, deployed or as trained, and VGG with its pools."""
     y = optional(x, lambda x: activation(op, op.Conv(x, w1, b1, kernel_shape=(3, 3), depthwise=False, name="first")))
     y = optional(y, lambda y: activation(op, op.Conv(y, w2, b2, kernel_shape=(3, 3), depthwise=False, name="second")))
     y = activation(op, op.Conv(y, w3, b3, kernel_shape=(3, 3), depthwise=False, name="third"))

@@ -7,7 +7,7 @@ import pytest
 
 import blockfuse as bf
 from blockfuse.frontend import to_onnx
-from tests.concat_networks import dense_block, random_graph
+from tests.concat_networks import c2f, dense_block, random_graph
 from tests.small_graphs import random_inputs, run_with_onnxruntime
 
 EPSILON = float(np.finfo(np.float32).eps)
@@ -39,3 +39,10 @@ def test_dense_blocks_copy_nothing(seed, nested):
     report = check(dense_block(seed, nested=nested), FUSE[seed], 2)
     notes = [step.note for step in report.steps if step.kind == "Concat"]
     assert notes == ["side by side in memory: nothing is copied"] * 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_c2f_copies_nothing(seed):
+    report = check(c2f(seed), FUSE[seed], 2)
+    notes = [step.note for step in report.steps if step.kind in {"Concat", "Split"}]
+    assert notes == ["side by side in memory: nothing is copied"] * 2

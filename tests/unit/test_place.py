@@ -95,6 +95,48 @@ def test_split_of_a_concatenation():
     assert placed(ops, u=8, v=8).places["v"] == Place("y", Slot(16, 24))
 
 
+def split_of_a(*outputs: str) -> Op:
+    return Op("Split", "split", ("a",), outputs, {"axis": 1})
+
+
+def test_all_parts_of_an_image_side_by_side_are_the_image():
+    """As C2f has it: both halves go into the result, and one is read by other kernels, too."""
+    found = placed([split_of_a("u", "v"), concat("y", "u", "v", "c")], u=6, v=10)
+    assert found.free == {"split", "concat_y"}
+    assert found.places == {
+        "a": Place("y", Slot(0, 40)),
+        "u": Place("y", Slot(0, 40)),
+        "v": Place("y", Slot(6, 40)),
+        "c": Place("y", Slot(16, 40)),
+    }
+
+
+def test_all_parts_of_an_image_behind_others():
+    found = placed([split_of_a("u", "v"), concat("y", "b", "u", "v")], u=6, v=10)
+    assert found.places["v"] == Place("y", Slot(14, 24))
+
+
+def test_parts_that_are_slices_of_a_concatenation():
+    ops = [
+        concat("y", "a", "b"),
+        Op("Slice", "low", ("y", "zero", "nine", "one"), ("u",), {}),
+        Op("Slice", "high", ("y", "nine", "end", "one"), ("v",), {}),
+        concat("z", "u", "v", "c"),
+    ]
+    numbers = {"zero": [0], "nine": [9], "end": [24], "one": [1]}
+    found = placed(ops, constants=numbers, u=9, v=15)
+    assert found.free == {"concat_y", "low", "high", "concat_z"}
+    firsts = {"a": 0, "b": 16, "c": 24, "y": 0, "u": 0, "v": 9}
+    assert found.places == {name: Place("z", Slot(first, 48)) for name, first in firsts.items()}
+
+
+@pytest.mark.parametrize("order", ["vu", "uu", "u", "v"])
+def test_some_parts_of_an_image_stay_a_copy(order):
+    found = placed([split_of_a("u", "v"), concat("y", *order, "c")], u=8, v=8)
+    assert found.free == {"split"}
+    assert found.places == {"u": Place("a", Slot(0, 16)), "v": Place("a", Slot(8, 16))}
+
+
 @pytest.mark.parametrize(
     ("bounds", "first"),
     [
