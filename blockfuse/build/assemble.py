@@ -108,7 +108,8 @@ def describe(
 
 
 def _op_record(op: Op, parts: Partition, placement: Placement) -> StepRecord:
-    note = _IN_PLACE if op.name in placement.free else parts.reasons.get(op.name, "")
+    why = (parts.reasons.get(op.name, ""), parts.nearest_to(op))
+    note = _IN_PLACE if op.name in placement.free else "; ".join(filter(None, why))
     return StepRecord(op.name, op.kind, op.output, note=note)
 
 

@@ -24,9 +24,7 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Print the report; a model is planned for it, not compiled."""
     report = _report(options)
-    steps = "".join(
-        f"\n{step.name}: {' | '.join(step.stages)}\n    {step.note}" for step in report.steps if step.stages
-    )
+    steps = "".join(f"\n{step.name}: {' | '.join(step.stages) or step.kind}\n    {step.note}" for step in report.steps)
     terminal.result(f"{report}{steps}" if terminal.verbose else report, report.to_dict())
     return 0
 

@@ -78,10 +78,11 @@ class Partition:
         """The steps that are blocks."""
         return tuple(step for step in self.steps if isinstance(step, Block))
 
-    def nearest_to(self, block: Block) -> str:
-        """The pattern that came nearest to a block no pattern names, and the first difference; "" if none came near."""
-        misses = [self.nearest[name] for name in block.ops if name in self.nearest]
-        if block.pattern or not misses:
+    def nearest_to(self, step: Step) -> str:
+        """The pattern that came nearest to a step no pattern names, and the first difference; "" if none came near."""
+        names = (step.name,) if isinstance(step, Op) else step.ops
+        misses = [self.nearest[name] for name in names if name in self.nearest]
+        if not misses or (isinstance(step, Block) and step.pattern):
             return ""
         miss = max(misses, key=lambda each: each.matched)
         return f"nearest is {miss.pattern}, {miss.matched} operators alike: at {miss.op}, {miss.reason}"

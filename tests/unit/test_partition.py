@@ -289,6 +289,17 @@ def test_the_nearest_pattern_says_where_it_differs():
     assert named.nearest_to(named.blocks[0]) == ""
 
 
+def test_the_nearest_pattern_to_an_operator_without_a_stage():
+    net = Net()
+    y = net.conv(net.relu(net.conv("x", 8)), 8)
+    y = net.op("LRN", (y,), net.shape(y), "lrn", size=3)
+    result = partition(net.graph(net.relu(net.add(y, "x"))), patterns.all())
+    (alone,) = (step for step in result.steps if isinstance(step, Op))
+    text = result.nearest_to(alone)
+    assert text.startswith("nearest is")
+    assert "at LRN 'lrn', found LRN 'lrn'; the pattern wants" in text
+
+
 def test_found_is_in_the_order_of_the_steps():
     net = Net()
     y = basic_block(net, net.relu(net.conv("x", 8)), tag="block.")
