@@ -16,7 +16,14 @@ from blockfuse.frontend.patterns.inverted import (
     inverted_residual,
     shuffle_unit,
 )
-from blockfuse.frontend.patterns.residual import basic_block, bottleneck, grouped_bottleneck, preactivation_bottleneck
+from blockfuse.frontend.patterns.residual import (
+    basic_block,
+    bottleneck,
+    grouped_bottleneck,
+    normalizer_free_bottleneck,
+    preactivation_bottleneck,
+)
+from blockfuse.frontend.patterns.separable import convmixer_block, xception_block
 
 if TYPE_CHECKING:
     from blockfuse.pattern import Pattern
@@ -26,6 +33,7 @@ __all__ = [
     "basic_block",
     "bottleneck",
     "convfirst_block",
+    "convmixer_block",
     "convnext_block",
     "darknet_block",
     "dense_layer",
@@ -34,10 +42,12 @@ __all__ = [
     "grouped_bottleneck",
     "inception_branch",
     "inverted_residual",
+    "normalizer_free_bottleneck",
     "preactivation_basic_block",
     "preactivation_bottleneck",
     "repvgg_chain",
     "shuffle_unit",
+    "xception_block",
 ]
 
 
@@ -46,6 +56,9 @@ def all() -> tuple[Pattern, ...]:  # noqa: A001 - read as bf.patterns.all()
     return (
         preactivation_bottleneck,
         preactivation_basic_block,
+        normalizer_free_bottleneck,
+        xception_block,
+        convmixer_block,
         dense_layer,
         bottleneck,
         grouped_bottleneck,

@@ -5,7 +5,7 @@ Squeeze-excite weighs the wide channels, before they are projected.
 
 from __future__ import annotations
 
-from blockfuse.frontend.patterns.parts import activation, several, squeeze_excite
+from blockfuse.frontend.patterns.parts import activation, several, shortcut, squeeze_excite
 from blockfuse.pattern import Ops, Value, either, optional, pattern
 
 
@@ -21,21 +21,32 @@ def inverted_residual(
     b2: Value,
     w3: Value,
     b3: Value,
+    w4: Value,
+    b4: Value,
+    w5: Value,
+    b5: Value,
     wq: Value,
     bq: Value,
     we: Value,
     be: Value,
+    ws: Value,
+    bs: Value,
+    wc: Value,
+    bc: Value,
 ) -> Value:
     """MBConv: a 1x1 convolution to many channels, which may be missing, a depthwise one, a 1x1 one, and a shortcut.
 
-    MobileNetV4 (arXiv 2404.10518) puts another depthwise convolution before the first.
+    MobileNetV4 (arXiv 2404.10518) puts another depthwise convolution before the first, RepGhost (arXiv 2211.06088) one
+    behind the last, and where the size halves one in the middle and one in the shortcut.
     """
     start = optional(x, lambda x: op.Conv(x, w0, b0, depthwise=True, name="start"))
     y = optional(x, lambda _: activation(op, op.Conv(start, w1, b1, kernel_shape=(1, 1), group=1, name="expand")))
     y = activation(op, op.Conv(y, w2, b2, group=several, name="depthwise"))
+    y = optional(y, lambda y: op.Conv(y, w4, b4, depthwise=True, name="shrink"))
     y = squeeze_excite(op, y, wq, bq, we, be)
     y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="project")
-    return optional(y, lambda y: op.Add(y, x, name="add"))
+    y = optional(y, lambda y: op.Conv(y, w5, b5, depthwise=True, name="end"))
+    return optional(y, lambda y: op.Add(y, shortcut(op, x, ws, bs, wc, bc), name="add"))
 
 
 @pattern

@@ -128,3 +128,36 @@ def preactivation_bottleneck(
     y = blurred(op, y, wb, bb)
     y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="expand")
     return op.Add(y, either(x, op.MaxPool(x, name="maxima"), shortcut(op, active, ws, bs, wc, bc)), name="add")
+
+
+@pattern
+def normalizer_free_bottleneck(
+    op: Ops,
+    x: Value,
+    beta: Value,
+    w1: Value,
+    b1: Value,
+    w2: Value,
+    b2: Value,
+    w3: Value,
+    b3: Value,
+    gain: Value,
+    ws: Value,
+    bs: Value,
+    wc: Value,
+    bc: Value,
+    wq: Value,
+    bq: Value,
+    we: Value,
+    be: Value,
+) -> Value:
+    """A bottleneck behind an activation and a factor, with no normalization: NFNet (Brock et al., arXiv 2102.06171).
+
+    Its gate, which may be scaled, comes before the last activation.
+    """
+    active = op.Mul(activation(op, x), beta, name="factor")
+    y = activation(op, op.Conv(active, w1, b1, kernel_shape=(1, 1), group=1, name="reduce"))
+    y = squeeze_excite(op, op.Conv(y, w2, b2, kernel_shape=(3, 3), depthwise=False, name="conv"), wq, bq, we, be)
+    y = activation(op, optional(y, lambda y: op.Mul(y, gain, name="gain")))
+    y = op.Conv(y, w3, b3, kernel_shape=(1, 1), group=1, name="expand")
+    return op.Add(y, either(x, shortcut(op, active, ws, bs, wc, bc)), name="add")

@@ -349,6 +349,83 @@ def test_convfirst_block(group, stride):
     found_whole(net.graph(net.add(y, "x") if stride == 1 else y), "convfirst_block")
 
 
+# ---- separable and normalizer-free blocks ----------------------------------------------------------------------------
+def small_shortcut(net, x, channels):
+    """A depthwise convolution with stride 2 and a 1x1 one."""
+    return net.conv(net.depthwise(x, 3, 2), channels, 1)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("gated", [False, True])
+def test_repghost_block(stride, gated):
+    net = Net((2, 5, 9, 8))
+    y = net.relu(net.depthwise(net.relu(net.conv("x", 11, 1))))
+    y = net.depthwise(y, 3, 2) if stride == 2 else y
+    y = net.depthwise(net.conv(net.squeeze_excite(y) if gated else y, 7 if stride == 2 else 5, 1))
+    block = found_whole(net.graph(net.add(y, small_shortcut(net, "x", 7) if stride == 2 else "x")), "inverted_residual")
+    assert kinds(block).count("Depthwise") == (4 if stride == 2 else 2)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_xception_block(first, inner, stride):
+    net = Net((2, 5, 9, 8))
+    y = "x"
+    for number in range(3):
+        y = net.relu(y) if first else y
+        y = net.depthwise(y, 3, stride if number == 2 else 1)
+        y = net.conv(net.relu(y) if inner else y, 5 if stride == 1 else 7, 1)
+    y = net.relu(y) if inner else y
+    block = found_whole(net.graph(net.add(y, net.conv("x", 7, 1, 2) if stride == 2 else "x")), "xception_block")
+    assert kinds(block).count("Activation") == 3 * first + 4 * inner
+
+
+def test_two_separable_convolutions_are_no_xception_block():
+    net = Net((2, 5, 9, 8))
+    y = net.conv(net.depthwise(net.relu("x")), 5, 1)
+    y = net.conv(net.depthwise(net.relu(y)), 5, 1)
+    result = partition(net.graph(net.add(y, "x")), patterns.all())
+    assert "xception_block" not in [found.pattern for found in result.found]
+    check_numbers(result)
+
+
+def plain_norm(net, x):
+    """A batch normalization that no convolution takes in."""
+    channels = net.shape(x)[1]
+    parts = [net.constant(f"{x}{i}", abs(net.rng.standard_normal(channels)) + 0.5) for i in range(4)]
+    return net.op("BatchNormalization", (x, *parts), net.shape(x), epsilon=1e-3)
+
+
+@pytest.mark.parametrize("size", [7, 9])
+def test_convmixer_block(size):
+    net = Net((2, 5, 9, 8))
+    y = net.add(plain_norm(net, net.unary("Gelu", net.depthwise("x", size), approximate="none")), "x")
+    y = plain_norm(net, net.unary("Gelu", net.conv(y, 5, 1), approximate="none"))
+    assert kinds(found_whole(net.graph(y), "convmixer_block")).count("Scale") == 2
+
+
+def test_a_mixer_that_adds_something_else_is_no_convmixer_block():
+    net = Net((2, 5, 9, 8))
+    y = net.add(plain_norm(net, net.relu(net.depthwise("x", 7))), net.conv("x", 5, 1))
+    result = partition(net.graph(plain_norm(net, net.relu(net.conv(y, 5, 1)))), patterns.all())
+    assert "convmixer_block" not in [found.pattern for found in result.found]
+    check_numbers(result)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_normalizer_free_bottleneck(group, gated, stride):
+    net = Net((2, 5, 9, 8))
+    active = net.scale(net.unary("Swish", "x"))
+    y = net.conv(net.relu(net.conv(active, 6, 1)), 6, 3, stride, group)
+    y = net.scale(net.squeeze_excite(y)) if gated else y
+    y = net.conv(net.relu(y), 5, 1)
+    shortcut = net.conv(active, 5, 1, 2) if stride == 2 else "x"
+    found_whole(net.graph(net.add(y, shortcut)), "normalizer_free_bottleneck")
+
+
 # ---- chains without a shortcut ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("length", [2, 3, 4])
 @pytest.mark.parametrize("pooled", [False, True])
