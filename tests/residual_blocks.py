@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from blockfuse.block import Block
 from blockfuse.stages import (
     Activation,
     Add,
+    Border,
     Conv,
     Depthwise,
+    Frame,
     Function,
     Grouped,
     ImageShape,
@@ -15,6 +19,7 @@ from blockfuse.stages import (
     Norm,
     Pool,
     Scale,
+    Slope,
     Stage,
     Window,
 )
@@ -158,6 +163,37 @@ def squeeze_excite(height: int, width: int, channels: int, hidden: int, batch: i
         Multiply("scale", (0, 5)),
     ]
     return finished("squeeze_excite", ImageShape(height, width, channels), stages, batch)
+
+
+def response(height: int, width: int, channels: int, hidden: int, batch: int = 1) -> Block:
+    """The second half of a ConvNeXt V2 block: many channels, weighed by their lengths, and few again."""
+    stages: list[Stage] = [
+        Conv("expand", (0,), hidden, Window()),
+        Activation("gelu", (1,), GELU),
+        Pool("lengths", (2,), "l2", Window(height, width)),
+        Norm("response", (3,), 1e-6, "mean"),
+        Multiply("weigh", (2, 4)),
+        Conv("project", (5,), channels, Window()),
+        Add("add", (6, 0)),
+    ]
+    return finished("response", ImageShape(height, width, channels), stages, batch)
+
+
+def anti_aliased(height: int, width: int, channels: int, rule: Literal["reflect", "edge"], batch: int = 1) -> Block:
+    """A basic block with slopes whose image and shortcut are blurred in frames of uneven widths."""
+    blur = Window(3, 3, 2, 2)
+    stages: list[Stage] = [
+        Conv("conv1", (0,), channels, same(3)),
+        Slope("slope", (1,)),
+        Border("border", (2,), Frame(rule, 1, 2, 1, 0)),
+        Depthwise("blur", (3,), blur),
+        Conv("conv2", (4,), channels + 3, same(3)),
+        Border("border_x", (0,), Frame(rule, 1, 2, 1, 0)),
+        Depthwise("blur_x", (6,), blur),
+        Conv("shortcut", (7,), channels + 3, Window()),
+        Add("add", (5, 8)),
+    ]
+    return finished(f"anti_aliased_{rule}", ImageShape(height, width, channels), stages, batch)
 
 
 def custom(height: int, width: int, channels: int, hidden: int, batch: int = 1) -> Block:

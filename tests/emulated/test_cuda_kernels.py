@@ -15,6 +15,7 @@ from blockfuse.stages import Activation, Conv, Depthwise, Grouped, ImageShape, N
 from tests.cuda_kernels import Built, build, built_as, rounded_weights, run
 from tests.residual_blocks import (
     SILU,
+    anti_aliased,
     basic,
     bottleneck,
     convfirst,
@@ -26,6 +27,7 @@ from tests.residual_blocks import (
     max_pool,
     mbconv,
     resnext,
+    response,
     same,
     single,
     squeeze_excite,
@@ -92,6 +94,8 @@ FLOAT32 = [
     (convfirst(7, 6, 24, expansion=2), (4, 6)),
     (resnext(7, 9, 40, 24, 12), (4, 6)),
     (gated_project(7, 6, 20, 16), (4, 6)),
+    (response(5, 6, 12, 20), (5, 6)),
+    (anti_aliased(10, 7, 12, "reflect"), (3, 4)),
 ]
 
 
@@ -109,6 +113,9 @@ FAMILIES: list[tuple[Block, tuple[int, int]]] = [
     (resnext(9, 11, 40, 24, 12), (4, 6)),
     (gated_project(9, 11, 40, 24, batch=2), (4, 6)),
     (squeeze_excite(7, 7, 40, 8, batch=2), (7, 7)),
+    (response(7, 5, 20, 44, batch=2), (7, 5)),
+    (anti_aliased(11, 9, 12, "reflect", batch=2), (4, 3)),
+    (anti_aliased(9, 12, 20, "edge"), (5, 6)),
 ]
 
 
