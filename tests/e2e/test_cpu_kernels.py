@@ -19,6 +19,7 @@ from tests.cpu_kernels import call, compile_programs, error, random_inputs
 from tests.fuzz.blocks import any_plan
 from tests.gated_blocks import convnext, pre_activation, squeeze_excite, two_groupings
 from tests.random_blocks import ALL_KINDS, KINDS, random_block
+from tests.residual_blocks import anti_aliased, response
 from tests.slots import into_slots
 
 SEEDS = [*((KINDS, n) for n in range(30)), *((ALL_KINDS, n) for n in range(50))]
@@ -107,6 +108,11 @@ def in_rows(block: Block, rows: int = 2, tasks: int = 1, lanes: int = 16) -> tup
     return block, program_cpu(folded, CpuPlan("rows", tasks, rows, units, lanes=lanes), block.name)
 
 
+FRAMED = (
+    anti_aliased(11, 9, 12, "reflect", batch=2),
+    anti_aliased(9, 12, 20, "edge"),
+    response(7, 5, 20, 44, batch=2),
+)
 WHOLE = (convnext, squeeze_excite, pre_activation, two_groupings)
 
 
@@ -181,3 +187,9 @@ def test_window_wider_than_is_written_out():
 @pytest.mark.parametrize("shift", [0, 1, 3])
 def test_any_alignment(shift):
     check(*basic_block(), 3, shift)
+
+
+@pytest.mark.parametrize("block", FRAMED, ids=[block.name for block in FRAMED])
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_frames_slopes_and_lengths(block, tasks):
+    check(*in_rows(replace(block, dtype="float32"), tasks=tasks), 1)
