@@ -40,7 +40,7 @@ class Operator:
 
 
 def operators() -> list[Operator]:
-    """All operators of the operator sets that are read, by name."""
+    """All operators of the operator sets that are read, and those that canonical graphs alone have, by name."""
     since: dict[str, set[int]] = {}
     types: dict[str, set[str]] = {}
     for schema in get_all_schemas_with_history():
@@ -49,7 +49,9 @@ def operators() -> list[Operator]:
         since.setdefault(schema.name, set()).add(schema.since_version)
         if schema.inputs:
             types.setdefault(schema.name, set()).update(_type(text) for text in schema.inputs[0].types)
-    return [_operator(kind, since[kind], types.get(kind, set())) for kind in sorted(since)]
+    kinds = sorted({*since, *STAGES})
+    types |= {kind: {COMPUTED} for kind in kinds if kind not in since}
+    return [_operator(kind, since.get(kind, set()), types.get(kind, set())) for kind in kinds]
 
 
 def _operator(kind: str, since: set[int], types: set[str]) -> Operator:

@@ -60,8 +60,10 @@ def _row_steps(folded: Folded) -> list[int] | str:
     steps[-1] = 1
     for index in reversed(range(len(folded.units))):
         unit, step = folded.units[index], steps[folded.value(index)]
-        if unit.kind in {"pool", "border"}:
-            return f"{unit.name} must know where one image ends"
+        if unit.kind == "pool":
+            return f"{unit.name} counts the pixels of one image"
+        if unit.kind == "border":
+            return f"{unit.name} frames one image"
         reads = [(term.source, step * term.window.stride_h) for term in unit.terms]
         for value, wanted in (*reads, *((value, step) for value in unit.added)):
             if unit.is_gate(value, folded.shapes[value]):

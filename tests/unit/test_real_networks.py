@@ -27,7 +27,7 @@ BLOCKS = {
     "tv.densenet121": {"dense_layer": 58},
     "tv.efficientnet_b0": {"inverted_residual": 16},
     "tv.efficientnet_v2_s": EFFICIENTNET_V2,
-    "tv.googlenet": {},
+    "tv.googlenet": {"inception_branch": 27},
     "tv.mnasnet1_0": {"inverted_residual": 17},
     "tv.mobilenet_v2": {"inverted_residual": 17},
     "tv.mobilenet_v3_large": {"inverted_residual": 15},
@@ -37,9 +37,9 @@ BLOCKS = {
     "tv.resnet50": {"bottleneck": 16},
     "tv.shufflenet_v2_x1_0": {"shuffle_unit": 19},
     "tv.squeezenet1_1": {},
-    "tv.vgg16": {},
+    "tv.vgg16": {"repvgg_chain": 5},
 }
-"""Every residual block; and the layers of DenseNet and the branches of ShuffleNet V2."""
+"""Every residual block; the layers of DenseNet, the branches of ShuffleNet V2 and Inception, the chains of VGG."""
 
 FORMS = ("dynamo.op18.b1", "dynamo.op20.bdyn", "legacy.op17.bdyn")
 

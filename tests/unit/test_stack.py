@@ -9,7 +9,7 @@ import pytest
 from blockfuse.plan.fold import Folded, fold
 from blockfuse.plan.stack import stacked
 from blockfuse.stages import Conv, Window
-from tests.residual_blocks import basic, bottleneck, gated_project, global_pool, mbconv, single
+from tests.residual_blocks import anti_aliased, basic, bottleneck, gated_project, global_pool, mbconv, single
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,7 @@ def test_rows_between_images_are_those_that_windows_need(block, periods):
     ("block", "reason"),
     [
         (global_pool(7, 7, 16), "counts the pixels of one image"),
+        (anti_aliased(7, 7, 16, "edge"), "frames one image"),
         (gated_project(7, 7, 16, 16), "has a factor per image"),
         (replace(basic(7, 7, 16), any_batch=True), "the number of images is not known"),
     ],
