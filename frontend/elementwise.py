@@ -22,6 +22,7 @@ def _layer_normalization(graph: Graph, op: Op) -> StageDraft | NoStage:
 
 
 def _mean_normalization(graph: Graph, op: Op) -> StageDraft | NoStage:
+    """One that canonical graphs alone have, of lengths of channels."""
     parameters = _parameters(graph, op, "scale", "shift")
     if parameters is None:
         return NoStage("MeanNormalization by computed values has no stage")

@@ -52,16 +52,6 @@ def _group_normalization(o: Operands) -> Any:
     return relax.op.add(relax.op.multiply(in_single(o, normalized), o.along(1, 1)), o.along(2, 1))
 
 
-def _mean_normalization(o: Operands) -> Any:
-    """Over the mean of the channels of every pixel."""
-
-    def normalized(x: Any) -> Any:
-        mean = relax.op.mean(x, [o.axis(1)], keepdims=True)
-        return relax.op.divide(x, relax.op.add(mean, relax.const(float(o.op.attrs["epsilon"]), "float32")))
-
-    return relax.op.add(relax.op.multiply(in_single(o, normalized), o.along(1, 1)), o.along(2, 1))
-
-
 def _layer_normalization(o: Operands) -> Any:
     """Over the channels of every pixel (``axes``), or over all axes from ``axis`` on; also mean and 1/deviation."""
     epsilon = o.op.attrs.get("epsilon", 1e-5)
@@ -157,7 +147,6 @@ NORMS: Mapping[str, Emitter] = {
     "InstanceNormalization": _instance_normalization,
     "LRN": _local_response_normalization,
     "LayerNormalization": _layer_normalization,
-    "MeanNormalization": _mean_normalization,
     "LpNormalization": _lp_normalization,
     "MeanVarianceNormalization": _mean_variance_normalization,
     "RMSNormalization": _rms_normalization,
