@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.defs import get_schema
 
-from blockfuse.errors import ModelError, UnsupportedModelError, UsageError
+from blockfuse.errors import ModelError, UnsupportedModelError, UsageError, one_line
 from blockfuse.frontend.any_batch import check_any_batch, open_targets, settle_any_batch
 from blockfuse.frontend.checks import check_ops
 from blockfuse.frontend.load import load, node_label, opset
@@ -51,12 +51,14 @@ def read(model: Model, shape: Shapes | None = None) -> Graph:
         UnsupportedModelError: The model is valid and cannot be compiled.
         UsageError: ``shape`` does not fit the model's inputs.
     """
+    if not isinstance(model, str | os.PathLike | onnx.ModelProto):
+        raise UsageError(f"a model is the path of an ONNX file, or an onnx.ModelProto, not {type(model).__name__}")
     label = f"model {model.graph.name!r}" if isinstance(model, onnx.ModelProto) else os.fspath(model)
     try:
         return _read(model, shape or {})
     except (ModelError, UsageError) as error:
         # Names in a damaged file can hold anything, line breaks included.
-        raise type(error)(" ".join(f"{label}: {error}".split())) from None
+        raise type(error)(one_line(f"{label}: {error}")) from None
 
 
 def _read(source: Model, shape: Shapes) -> Graph:

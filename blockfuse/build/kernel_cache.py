@@ -2,7 +2,8 @@
 
 A file holds the SHA-256 of the code and the code, and appears by one rename, so that several compilers may share a
 folder and a damaged file counts as missing. What was not used for longest goes first when the folder grows too large.
-Files of other names, and all that is no file, are somebody else's: they are neither counted nor removed. A folder that cannot be written is no error: kernels are then compiled every time.
+Files of other names, and all that is no file, are somebody else's: they are neither counted nor removed. A folder that
+cannot be written is no error: kernels are then compiled every time.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from blockfuse.graph import Graph
 from blockfuse.plan.decide import FuseMode
 from blockfuse.runtime.executable import Executable
 from blockfuse.runtime.library import Port
+from blockfuse.usage import whole_number
 from blockfuse.verification.compare import Array, Comparison, compare, tolerance
 from blockfuse.verification.depth import path_depths
 from blockfuse.verification.result import Check, Verification
@@ -73,6 +74,9 @@ def verify(
         ModelError: The model cannot be compiled, or ONNX Runtime cannot run it.
     """
     _onnxruntime()
+    whole_number("seed", seed, least=0)
+    if executable is not None and not isinstance(executable, Executable):
+        raise UsageError(f"executable must be what compile or load returns, not {type(executable).__name__}")
     if executable is None:
         executable = compile_model(model, target, dtype, shape, patterns, fuse, threads, batch=batch, taps=per_block)
     ports = executable.inputs_for(batch)

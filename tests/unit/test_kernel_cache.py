@@ -6,7 +6,6 @@ import pytest
 
 from blockfuse.build.kernel_cache import VARIABLE, KernelCache, default_cache, key_of
 
-
 A, B, C, D = (key_of([name]) for name in "abcd")
 
 
