@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from blockfuse.errors import ModelError, UnsupportedModelError
+from blockfuse.frontend.allowed import check_allowed, check_padding
 from blockfuse.graph import Graph, Op
 
 MAX_TAPS = 2**20
@@ -25,6 +26,7 @@ def check_ops(graph: Graph) -> None:
         check = _CHECKS.get(op.kind)
         if check is not None:
             check(graph, op)
+        check_allowed(graph, op)
 
 
 def _check_conv(graph: Graph, op: Op) -> None:
@@ -92,9 +94,11 @@ def _check_groups(graph: Graph, op: Op) -> None:
 
 
 def _check_instances(graph: Graph, op: Op) -> None:
-    channels = graph.tensor(op.inputs[0]).shape[1:2]
+    shape = graph.tensor(op.inputs[0]).shape
+    if len(shape) < 3:
+        raise ModelError(f"{op}: an input {_times(shape)} has no images to normalize")
     for name in op.inputs[1:]:
-        if graph.tensor(name).shape != channels:
+        if graph.tensor(name).shape != shape[1:2]:
             raise ModelError(f"{op}: {name!r} has shape {_times(graph.tensor(name).shape)}, not one value per channel")
 
 
@@ -126,6 +130,7 @@ def _check_window(op: Op, spatial: int) -> None:
         raise UnsupportedModelError(f"{op}: the window {shape} is too large; at most {MAX_TAPS} pixels are supported")
     if op.attrs.get("auto_pad", "NOTSET") not in {"NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"}:
         raise ModelError(f"{op}: auto_pad {op.attrs['auto_pad']!r} is unknown")
+    check_padding(op)
 
 
 def _check_batch_normalization(graph: Graph, op: Op) -> None:

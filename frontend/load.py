@@ -207,7 +207,8 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return inline_local_functions(model, convert_version=True)
     except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(f"the model's functions cannot be inlined: {first_line(error)}") from None
+        reason = first_line(error).rpartition(" failed: ")[2]  # without the place in onnx's source
+        raise ModelError(f"the model's functions cannot be inlined: {reason}") from None
 
 
 def _check_domains(model: onnx.ModelProto) -> None:

@@ -32,6 +32,18 @@ def op(kind, inputs="x", constants=None, shape=(1, 4, 8, 8), opset=17, **attrs):
     return model([node(kind, inputs, "y", "op", **attrs)], shape, constants, opset)
 
 
+SCALES = {"s": np.float32([1, 1, 2, 2])}
+
+
+def transposed(**attrs):
+    return op("ConvTranspose", "x w", {"w": floats(4, 3, 3, 3)}, **attrs)
+
+
+def quantized(scale, zero, **attrs):
+    nodes = [node("QuantizeLinear", "x s z", "q", "op", **attrs), node("DequantizeLinear", "q s z", "y", **attrs)]
+    return model(nodes, constants={"s": scale, "z": zero})
+
+
 def typed(element, shape=(1, 4, 8, 8), **options):
     inputs = [helper.make_tensor_value_info("x", element, shape)]
     return model(RELU, inputs=inputs, **options)
@@ -178,6 +190,39 @@ MODELS = [
     ("shapes that do not broadcast", op("Add", "x c", {"c": floats(3)}), "failed", "Incompatible dimensions"),
     ("reshape to another size", op("Reshape", "x s", {"s": [7, -1]}), "failed", "op"),
     ("shape that depends on data", op("NonZero"), "failed", "depends on the data"),
+    ("output_shape smaller than the image", transposed(strides=[2, 2], output_shape=[2, 2]), "failed", "smaller than"),
+    ("output_padding of a stride", transposed(strides=[2, 3], output_padding=[1, 3]), "failed", "not smaller"),
+    ("scale that is 0", quantized(np.float32(0), np.int8(0)), "failed", "is 0 or not a finite number"),
+    ("scale that is no number", quantized(np.float32(np.nan), np.int8(0)), "failed", "is 0 or not a finite number"),
+    ("scales of another length", quantized(np.ones(5, np.float32), np.zeros(5, np.int8), axis=1), "failed",
+     "a scale of shape 5 does not fit axis 1 of 1x4x8x8"),
+    ("axes named twice", op("ReduceMean", axes=[2, 3, -1]), "failed", "axes [2, 3, -1] name one twice"),
+    ("slope of other channels", op("PRelu", "x s", {"s": floats(5)}), "failed", "a slope 5 does not fit 1x4x8x8"),
+    ("layer norm of another size", op("LayerNormalization", "x s", {"s": floats(7)}), "failed", "8 elements are"),
+    ("layer norm of no axis", op("LayerNormalization", "x s", {"s": floats(8)}, axis=9), "failed", "axis 9 lies"),
+    ("norm of no axis", op("LpNormalization", axis=9), "failed", "axis 9 lies outside the 4 axes"),
+    ("norm of the third power", op("LpNormalization", p=3), "failed", "p 3 does not lie between 1 and 2"),
+    ("norm of power 0 over windows", op("LpPool", kernel_shape=[2, 2], p=0), "failed", "p 0 does not lie"),
+    ("unknown kind of padding", op("Pad", "x p", {"p": [0] * 7 + [1]}, mode="foo"), "failed", "mode 'foo' is unknown"),
+    ("unknown kind of resizing", op("Resize", "x - s", SCALES, mode="foo"), "failed", "mode 'foo' is unknown"),
+    ("unknown coordinates", op("Resize", "x - s", SCALES, coordinate_transformation_mode="foo"), "failed", "known are"),
+    ("unknown rounding", op("Resize", "x - s", SCALES, nearest_mode="foo"), "failed", "nearest_mode 'foo' is unknown"),
+    ("unknown order of pixels", op("DepthToSpace", blocksize=2, mode="FOO"), "failed", "known are DCR, CRD"),
+    ("unknown gelu", op("Gelu", opset=20, approximate="foo"), "failed", "approximate 'foo' is unknown"),
+    ("two ways of padding", conv(auto_pad="SAME_UPPER", pads=[1] * 4), "failed", "has both auto_pad SAME_UPPER"),
+    ("pads as wide as a window", op("MaxPool", kernel_shape=[2, 3], pads=[0, 3, 0, 0]), "failed", "not smaller"),
+    ("padded mean of nothing", op("AveragePool", kernel_shape=[2, 2], pads=[0, 0, 2, 0]), "failed", "not smaller"),
+    ("bound that is a vector", op("Clip", "x a", {"a": floats(8)}), "failed", "the bound 'a' has shape 8"),
+    ("instances of no image", op("InstanceNormalization", "x s s", {"s": floats(4)}, (2, 4)), "failed", "no images"),
+    ("training mode", model([node("BatchNormalization", "x s s s s", "y m v", training_mode=1)],
+     constants={"s": np.ones(4, np.float32)}), "failed", "is in training mode; export the model for inference"),
+    ("output of another type", changed(model(RELU), lambda m: m.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("y", TensorProto.INT64, None))), "failed", "declared as int64"),
+    *((f"scale of {scale}", op("Resize", "x - s", {"s": np.float32([1, 1, scale, 1])}), "failed", f"{scale}")
+      for scale in (np.nan, np.inf, 0.0, -1.0)),
+    ("negative part", model([node("Split", "x s", "y z", "op", axis=1)], constants={"s": [-3, 7]}), "failed",
+     "check 's': [-3, 7]"),
+    ("pads that take all away", op("Pad", "x p", {"p": [0, 0, -5, 0, 0, 0, -5, 0]}), "failed", "check 'p': [0, 0, -5"),
     ("normalization of other channels", op("BatchNormalization", "x a a a a", {"a": floats(5)}), "failed", "op"),
 ]  # fmt: skip
 
