@@ -37,6 +37,7 @@ def build_parser() -> Parser:
         bench_model,
         check_machine,
         compile_model,
+        explain_model,
         explain_patterns,
         inspect_model,
         pack_artifact,
@@ -58,6 +59,7 @@ def build_parser() -> Parser:
     for module in (
         compile_model,
         inspect_model,
+        explain_model,
         run_model,
         verify_model,
         bench_model,
