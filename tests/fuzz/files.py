@@ -14,7 +14,7 @@ from blockfuse.verification.verify import seeded_inputs
 from tests.fuzz.harness import Case, Fuzzer, checked_refusal, judged, reduced
 from tests.fuzz.mutate import mutated_file
 
-_SHARE = 10
+_SHARE = 20
 """One file of so many is run."""
 
 _MOST_ELEMENTS, _MOST_TAPS = 2**21, 2**10
