@@ -31,6 +31,7 @@ from blockfuse.runtime.dlpack import DeviceArray, adopt, stream_of, to_tensor, w
 from blockfuse.runtime.kept_memory import KeptMemory
 from blockfuse.runtime.library import ALIGNMENT, Library
 from blockfuse.target import available_cpus
+from blockfuse.usage import whole_number
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -60,8 +61,7 @@ class Session:
     """
 
     def __init__(self, library: Library, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads must be at least 1, not {threads}")
+        threads = None if threads is None else whole_number("threads", threads)
         _require_machine(library)
         folder = load_runtime().parent
         self._is_gpu = library.target.kind == "cuda"
