@@ -11,6 +11,7 @@ from blockfuse.block import Block
 from blockfuse.machine import Loop, Node, Pixels, Program
 from blockfuse.plan.cpu import CpuPlan, UnitTiling
 from blockfuse.plan.fold import fold
+from blockfuse.plan.phases import by_rows
 from blockfuse.program.cpu import program_cpu
 from blockfuse.program.interpret import interpret
 from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, Grouped, ImageShape, Pool, Window
@@ -102,7 +103,7 @@ def basic_block() -> tuple[Block, Program]:
 
 def in_rows(block: Block, rows: int = 2, tasks: int = 1, lanes: int = 16) -> tuple[Block, Program]:
     """A block's program in bands and steps of rows."""
-    folded = fold(block)
+    folded = by_rows(fold(block))
     units = tuple(UnitTiling(3, 2) for _ in folded.units)
     return block, program_cpu(folded, CpuPlan("rows", tasks, rows, units, lanes=lanes), block.name)
 
@@ -174,7 +175,7 @@ def test_window_wider_than_is_written_out():
     shape = ImageShape(5, 37, 20)
     block = Block((shape,), (Pool("pool", (0,), "mean", Window(5, 37)), Conv("fc", (1,), 10, Window())))
     block = block.with_random_parameters(6)
-    plan = CpuPlan("rows", 1, 1, (UnitTiling(1, 1), UnitTiling(1, 1)))
+    plan = CpuPlan("rows", 1, 1, (UnitTiling(1, 1),) * 3)
     check(block, program_cpu(fold(block), plan, "wide"), 1)
 
 

@@ -10,6 +10,7 @@ from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cpu_tiling import unit_tiling
 from blockfuse.plan.device import cpu_device
 from blockfuse.plan.fold import Folded, fold
+from blockfuse.plan.phases import by_rows
 from blockfuse.program.cpu import program_cpu
 from blockfuse.program.interpret import interpret
 from blockfuse.target import parse_target
@@ -27,6 +28,7 @@ def inputs_of(block: Block, seed: int = 0) -> list[np.ndarray]:
 
 
 def plan_for(folded: Folded, mode: str = "rows", tasks: int = 2, rows: int = 2, chunk: int = 0) -> CpuPlan:
+    folded = by_rows(folded)
     tilings = tuple(unit_tiling(folded, index, DEVICE) for index in range(len(folded.units)))
     return CpuPlan(mode, tasks, rows, tilings, chunk)
 
