@@ -64,9 +64,7 @@ def _plans(folded: Folded, device: Device, planar: tuple[bool, ...]) -> Iterator
         for split in _splits(folded, found, bands, device.lanes):
             most = height if split else band
             for rows in {*(r for r in _ROWS_PER_STEP if r < most), most}:
-                yield CpuPlan(
-                    "rows", bands, rows, tilings, lanes=device.lanes, threads=device.cores, by_channels=split
-                )
+                yield CpuPlan("rows", bands, rows, tilings, lanes=device.lanes, threads=device.cores, by_channels=split)
     if not any(planar):
         yield from _channel_plans(folded, device, tilings)
 

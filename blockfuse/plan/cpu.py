@@ -39,9 +39,9 @@ class CpuPlan:
 
     Attributes:
         mode: ``rows`` gives every task a band of output rows, which it makes step by step through rings of rows; phase
-            after phase, where a block has several. ``panels`` gives every task a share of the output channels of a single contraction. ``channels`` gives
-            every task a share of the hidden channels of an expand - depthwise - project block; partial results are
-            summed afterwards.
+            after phase, where a block has several. ``panels`` gives every task a share of the output channels of a
+            single contraction. ``channels`` gives every task a share of the hidden channels of an expand - depthwise -
+            project block; partial results are summed afterwards.
         tasks: Bands, or shares, per image.
         rows: Output rows per step.
         chunk: Hidden channels at a time, in ``channels`` mode.
@@ -63,6 +63,9 @@ class CpuPlan:
     def __str__(self) -> str:
         tiles = " ".join(f"{unit.pixels}x{unit.vectors}" for unit in self.units)
         shares = "".join(f", channel shares in phase {number}" for number in self.by_channels)
-        what = {"rows": f"{self.tasks} bands, {self.rows} rows a step{shares}", "panels": f"{self.tasks} channel shares"}
+        what = {
+            "rows": f"{self.tasks} bands, {self.rows} rows a step{shares}",
+            "panels": f"{self.tasks} channel shares",
+        }
         text = what.get(self.mode, f"{self.tasks} shares of hidden channels, {self.chunk} at a time")
         return f"{text}; tiles {tiles}"

@@ -156,9 +156,7 @@ def kept_bytes(folded: Folded, phase: Phase) -> int:
     return sum(folded.shapes[value].elements for value in phase.kept) * FLOAT
 
 
-def _cache_seconds(
-    folded: Folded, plan: CpuPlan, device: Device, part: _Part, *, is_first: bool
-) -> tuple[float, int]:
+def _cache_seconds(folded: Folded, plan: CpuPlan, device: Device, part: _Part, *, is_first: bool) -> tuple[float, int]:
     """Time to move what does not stay in a core's own cache, and the bytes that should."""
     batch, tasks = folded.block.batch, part.tasks * folded.block.batch
     weights = _weight_bytes(folded, part.phase.units)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from blockfuse.plan.row_span import RowSpan, spans_under
-from blockfuse.plan.units import Folded, Unit
+from blockfuse.plan.units import AddValue, Folded, MultiplyValue, Unit
 from blockfuse.stages import Window
 
 
@@ -53,7 +53,7 @@ class _Numbering:
             number = max((self._before(index, reader) for reader in readers), default=0)
             while not self._fits(value, number, readers):
                 number += 2
-            if self._is_outside(value, number, readers):
+            if self._is_outside(number, readers):
                 self.kept.setdefault(number, set()).add(value)
             self.members.setdefault(number, []).append(index)
             self.numbers[value] = number
@@ -64,14 +64,14 @@ class _Numbering:
         heights = [self.folded.units[i].shape.height for i in (index, reader)]
         return self.numbers[self.folded.value(reader)] + (1 if min(heights) == 1 < max(heights) else 0)
 
-    def _is_outside(self, value: int, number: int, readers: list[int]) -> bool:
+    def _is_outside(self, number: int, readers: list[int]) -> bool:
         """Whether a value of that phase is the result, or read by later phases."""
         return not readers or any(self.numbers[self.folded.value(reader)] < number for reader in readers)
 
     def _fits(self, value: int, number: int, readers: list[int]) -> bool:
         """Whether bands of the phase make bands of this value, and, where others read it, no row twice."""
         needed, height = self._spans(number).get(value, RowSpan()), self.folded.shapes[value].height
-        if not self._is_outside(value, number, readers):
+        if not self._is_outside(number, readers):
             return height == 1 or not needed.is_every_row
         made = self.kept.get(number, set())
         return needed == RowSpan() and all(self.folded.shapes[other].height == height for other in made)
@@ -126,7 +126,10 @@ def _in_two(folded: Folded, index: int, unit: Unit, wholes: list[int]) -> Iterat
         return value + sum(folded.value(whole) <= value for whole in wholes)
 
     terms = tuple(replace(term, source=moved(term.source)) for term in unit.terms)
-    steps = tuple(replace(step, value=moved(step.value)) if hasattr(step, "value") else step for step in unit.epilogue)
+    steps = tuple(
+        replace(step, value=moved(step.value)) if isinstance(step, AddValue | MultiplyValue) else step
+        for step in unit.epilogue
+    )
     if index not in wholes:
         yield replace(unit, terms=terms, epilogue=steps)
         return

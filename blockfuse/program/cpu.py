@@ -183,9 +183,10 @@ class _Builder:
         shape = self.shapes[value]
         channels = channels or shape.channels
         inputs = self.folded.input_count
-        name = (
-            f"{self.tiles[value].name}_rows{suffix}" if value < inputs else f"v{value}_{self.folded.units[value - inputs].name}"
-        )
+        if value < inputs:
+            name = f"{self.tiles[value].name}_rows{suffix}"
+        else:
+            name = f"v{value}_{self.folded.units[value - inputs].name}"
         pitch = channels + self.plan.lanes if is_page(channels) else channels
         tile = Tile(name, Level.LOCAL, shape, rows, shape.width, channels, pitch)
         tile.ring = rows < shape.height

@@ -18,7 +18,16 @@ from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, Grouped
 from tests import cpu_programs
 from tests.cpu_kernels import call, compile_programs, error, random_inputs
 from tests.fuzz.blocks import any_plan
-from tests.gated_blocks import convnext, pre_activation, squeeze_excite, two_groupings
+from tests.gated_blocks import (
+    convnext,
+    gate_around,
+    gated_bottleneck,
+    gated_groups,
+    pre_activation,
+    squeeze_excite,
+    strided_gate,
+    two_groupings,
+)
 from tests.random_blocks import ALL_KINDS, KINDS, random_block
 from tests.slots import into_slots
 
@@ -109,6 +118,23 @@ def in_rows(block: Block, rows: int = 2, tasks: int = 1, lanes: int = 16) -> tup
 
 
 WHOLE = (convnext, squeeze_excite, pre_activation, two_groupings)
+GATED = (squeeze_excite, strided_gate, gated_bottleneck, gated_groups, gate_around)
+
+
+def in_shares(block: Block) -> tuple[Block, Program]:
+    """A gated block whose first phase is shared by the channels, in steps of rows."""
+    folded = by_rows(fold(block))
+    units = tuple(UnitTiling(3, 2) for _ in folded.units)
+    plan = CpuPlan("rows", 2, 3, units, lanes=4, by_channels=(0,))
+    return block, program_cpu(folded, plan, f"{block.name}_shares")
+
+
+def shared_gate() -> tuple[Block, Program]:
+    return in_shares(squeeze_excite())
+
+
+def banded_gate() -> tuple[Block, Program]:
+    return in_rows(squeeze_excite(), tasks=3)
 
 
 @pytest.mark.parametrize("lanes", [4, 16])
@@ -130,10 +156,28 @@ def test_pixels_one_page_apart_are_moved_apart():
     check(block, program, 1)
 
 
-@pytest.mark.parametrize("make", WHOLE)
+@pytest.mark.parametrize("make", dict.fromkeys((*WHOLE, *GATED)))
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_whole_block(make, tasks):
     check(*in_rows(make(batch=2), tasks=tasks), 1)
+
+
+@pytest.mark.parametrize("make", [squeeze_excite, strided_gate])
+def test_phases_in_shares_of_channels(make):
+    block, program = in_shares(make(batch=3))
+    check(block, program, 1)
+    inputs = random_inputs(block, 1)
+    assert error(block, inputs, interpret(program, inputs, block.parameters)) <= 1
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_phases_for_any_batch(tasks):
+    block, program = in_rows(replace(squeeze_excite(batch=2), any_batch=True), tasks=tasks)
+    kernel = compile_programs([program])[program.name]
+    for batch in (1, 3):
+        images = replace(block, batch=batch)
+        inputs = random_inputs(images, batch)
+        assert error(images, inputs, call(kernel, replace(program, batch=batch), inputs, block.parameters)) <= 1
 
 
 def without(nodes: list[Node], dropped: Node) -> list[Node]:
@@ -147,7 +191,9 @@ def without(nodes: list[Node], dropped: Node) -> list[Node]:
     return kept
 
 
-@pytest.mark.parametrize("make", [inverted_residual, basic_block, *cpu_programs.PROGRAMS, *WHOLE])
+@pytest.mark.parametrize(
+    "make", [inverted_residual, basic_block, shared_gate, banded_gate, *cpu_programs.PROGRAMS, *WHOLE]
+)
 def test_every_instruction_counts(make):
     """Whichever instruction is deleted, the result is wrong: the lowering takes nothing for granted."""
     block, program = in_rows(make()) if make in WHOLE else make()

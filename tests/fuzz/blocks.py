@@ -141,7 +141,7 @@ def _first(block: Block, stages: int) -> Block | None:
 
 
 def _units(plan: CpuPlan, block: Block) -> tuple[UnitTiling, ...]:
-    count = len(fold(block).units)
+    count = len(by_rows(fold(block)).units)
     return (*plan.units, *[UnitTiling(1, 1)] * count)[:count]
 
 
