@@ -5,6 +5,7 @@ The rules and rates come from measurements of single kernels; see ``docs/decisio
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,13 +71,17 @@ def _plans(folded: Folded, device: Device, planar: tuple[bool, ...]) -> Iterator
 
 
 def _splits(folded: Folded, found: Sequence[Phase], tasks: int, lanes: int) -> Iterator[tuple[int, ...]]:
-    """Phases whose tasks are shares of channels: none of them, or all that make whole vectors without the gate."""
-    yield ()
-    able = [number for number, phase in enumerate(found) if phase.height > 1 and is_by_channels(folded, phase)]
-    channels = [folded.units[found[number].units[0]].shape.channels for number in able]
-    whole = tuple(number for number, count in zip(able, channels, strict=True) if count % (tasks * lanes) == 0)
-    if len(found) > 1 and tasks > 1 and whole:
-        yield whole
+    """Any of the phases whose tasks may be shares of channels, of whole vectors each."""
+    able = [
+        number
+        for number, phase in enumerate(found)
+        if phase.height > 1
+        and is_by_channels(folded, phase)
+        and folded.units[phase.units[0]].shape.channels % (tasks * lanes) == 0
+    ]
+    most = len(able) if len(found) > 1 and tasks > 1 else 0
+    for count in range(most + 1):
+        yield from itertools.combinations(able, count)
 
 
 def _single_plans(folded: Folded, device: Device, tiling: UnitTiling) -> Iterator[CpuPlan]:

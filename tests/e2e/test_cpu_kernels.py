@@ -121,11 +121,11 @@ WHOLE = (convnext, squeeze_excite, pre_activation, two_groupings)
 GATED = (squeeze_excite, strided_gate, gated_bottleneck, gated_groups, gate_around)
 
 
-def in_shares(block: Block) -> tuple[Block, Program]:
-    """A gated block whose first phase is shared by the channels, in steps of rows."""
+def in_shares(block: Block, phase: int = 0) -> tuple[Block, Program]:
+    """A gated block of which one phase is shared by the channels, in steps of rows."""
     folded = by_rows(fold(block))
     units = tuple(UnitTiling(3, 2) for _ in folded.units)
-    plan = CpuPlan("rows", 2, 3, units, lanes=4, by_channels=(0,))
+    plan = CpuPlan("rows", 2, 3, units, lanes=4, by_channels=(phase,))
     return block, program_cpu(folded, plan, f"{block.name}_shares")
 
 
@@ -162,9 +162,9 @@ def test_whole_block(make, tasks):
     check(*in_rows(make(batch=2), tasks=tasks), 1)
 
 
-@pytest.mark.parametrize("make", [squeeze_excite, strided_gate])
-def test_phases_in_shares_of_channels(make):
-    block, program = in_shares(make(batch=3))
+@pytest.mark.parametrize(("make", "phase"), [(squeeze_excite, 0), (strided_gate, 0), (gated_bottleneck, 2)])
+def test_phases_in_shares_of_channels(make, phase):
+    block, program = in_shares(make(batch=3), phase)
     check(block, program, 1)
     inputs = random_inputs(block, 1)
     assert error(block, inputs, interpret(program, inputs, block.parameters)) <= 1
