@@ -46,6 +46,8 @@ BLOCKS = {
 
 FORMS = ("dynamo.op18.b1", "dynamo.op20.bdyn", "legacy.op17.bdyn")
 
+GATED = ("tv.efficientnet_b0", "tv.mobilenet_v3_large", "tv.regnet_y_400mf", "timm.seresnet50")
+
 ALONE = {"Concat", "Flatten", "Gather"}
 """What may stay outside of kernels."""
 
