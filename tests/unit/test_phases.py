@@ -117,8 +117,8 @@ def test_shares_of_channels_need_channels_that_do_not_mix():
 @pytest.mark.parametrize("make", GATED)
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_every_core_gets_a_task_of_one_image(make, threads):
-    """As far as bands of equal height go: five rows are three bands of two."""
-    found = plan_cpu(fold(make(height=12)), cpu_device(parse_target("cpu:avx512", threads)))
+    """Of heights that cores divide, so that no band is empty."""
+    found = plan_cpu(fold(make(height=16)), cpu_device(parse_target("cpu:avx512", threads)))
     assert isinstance(found, list)
     assert threads in {candidate.plan.tasks for candidate in found}
 
