@@ -6,7 +6,8 @@ intermediate tensor exists, and a mistake in a fusion of ONNX Runtime's own cann
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def verify(
         checks=tuple(checks),
         unchecked=tuple(blocks.get(name, name) for name in tensors if name not in compared),
     )
-    return _passed(result)
+    return _passed(result, lambda: _moved(model, graph, seeded_inputs(ports, seed)))
 
 
 def _checks(model: Model, executable: Executable, graph: Graph, ports: Sequence[Port], seed: int) -> list[Check]:
@@ -121,13 +122,35 @@ def _checks(model: Model, executable: Executable, graph: Graph, ports: Sequence[
     ]
 
 
-def _passed(result: Verification) -> Verification:
+def _passed(result: Verification, moved: Callable[[], float]) -> Verification:
     """The verification, if everything is within its tolerance."""
     first, worst = result.first_wrong, result.worst
     if first is None:
         return result
     start = "" if first is worst else f"; it starts at {f'block {first.block}' if first.block else first.tensor}"
+    result = replace(result, moved=moved())
+    if result.is_undecided:
+        start += (
+            f". The model is ill-conditioned: inputs that differ by one rounding move the reference itself by "
+            f"{result.moved:.1e} of max|reference|"
+        )
     raise VerificationError(f"{result.network}: {worst}{start}", result)
+
+
+def _moved(model: Model, graph: Graph, inputs: Mapping[str, Array]) -> float:
+    """How far outputs of the reference move, over the largest magnitude of each, if inputs move by one rounding."""
+    rng = np.random.default_rng(0)
+    nudged = {name: _nudged(array, rng) for name, array in inputs.items()}
+    once, again = (_reference(model, graph, given, ()) for given in (inputs, nudged))
+    moves = [np.abs(again[name] - value).max() / max(np.abs(value).max(), 1e-30) for name, value in once.items()]
+    return float(max(moves))
+
+
+def _nudged(array: Array, rng: np.random.Generator) -> Array:
+    """Every element replaced by a neighbour of its type, up or down at random; integers as they are."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    return np.asarray(np.nextafter(array, np.where(rng.random(array.shape) < 0.5, np.inf, -np.inf).astype(array.dtype)))
 
 
 def _check_inputs(executable: Executable, graph: Graph) -> None:
