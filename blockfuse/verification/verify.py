@@ -18,6 +18,7 @@ from blockfuse.graph import Graph
 from blockfuse.plan.decide import FuseMode
 from blockfuse.runtime.executable import Executable
 from blockfuse.runtime.library import Port
+from blockfuse.usage import whole_number
 from blockfuse.verification.compare import Array, Comparison, compare, tolerance
 from blockfuse.verification.depth import path_depths
 from blockfuse.verification.result import Check, Verification
@@ -74,6 +75,9 @@ def verify(
         ModelError: The model cannot be compiled, or ONNX Runtime cannot run it.
     """
     _onnxruntime()
+    whole_number("seed", seed, least=0)
+    if executable is not None and not hasattr(executable, "inputs_for"):
+        raise UsageError(f"executable must be what compile or load returns, not {type(executable).__name__}")
     if executable is None:
         executable = compile_model(model, target, dtype, shape, patterns, fuse, threads, batch=batch, taps=per_block)
     ports = executable.inputs_for(batch)
@@ -245,7 +249,7 @@ def reference_session(model: Any, threads: int, *, optimised: bool, device: str 
     if device == "cuda" and not has_gpu_reference():
         raise BlockfuseError("ONNX Runtime cannot use the GPU here: install onnxruntime-gpu in place of onnxruntime")
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its complaints are raised, too
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -111,6 +111,7 @@ def test_one_element_that_is_not_finite_fails(value, counts):
     assert document["max_rel"] is None
     assert document["passed"] is False
     assert "infinite of 24 elements; worst at [1, 2, 3]" in str(found)
+    assert f"{value:g}, and the reference is no finite number: {value:g}" in str(compare(actual, actual, 1e9))
 
 
 def test_zeros_are_equal_to_zeros_only():
