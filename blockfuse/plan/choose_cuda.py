@@ -2,7 +2,8 @@
 
 Candidates are the ways to divide the output among CTAs, cheapest prediction first. Each gets plans of more and more
 modest needs, of which those count that fit into shared memory and registers; the cheapest plan of the first few
-candidates that have one is taken. Where none fits, the smallest need is reported.
+candidates that have one is taken. Where none fits, a single layer goes from memory to memory with nothing on the chip,
+and of other blocks the smallest need is reported.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from blockfuse.machine import Engine
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_cost import predict
+from blockfuse.plan.cuda_direct import can_be_direct, direct
 from blockfuse.plan.cuda_grids import MAX_TILE, USUAL_TILE, Grid, grids
 from blockfuse.plan.cuda_rules import Limits
 from blockfuse.plan.device import Device
@@ -81,9 +83,10 @@ def plan_cuda(
         return Infeasible("inputs of one kernel", folded.input_count, _MAX_INPUTS, "tensors", "cut the block")
     wish = Grid(tile, warps, engine, split, images)
     found = _best(folded, device, wish, USUAL_TILE)
-    if isinstance(found, Infeasible) and len(folded.units) == 1:  # which cannot be cut
-        return _best(folded, device, wish, 1)
-    return found
+    if isinstance(found, CudaPlan) or len(folded.units) > 1:
+        return found
+    found = _best(folded, device, wish, 1)  # a single unit cannot be cut
+    return direct(folded) if isinstance(found, Infeasible) and wish == Grid() and can_be_direct(folded) else found
 
 
 def _best(folded: Folded, device: Device, wish: Grid, least: int) -> CudaPlan | Infeasible:

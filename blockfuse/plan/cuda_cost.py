@@ -16,6 +16,7 @@ from blockfuse.machine.groups import block_steps, group_block
 from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
 from blockfuse.plan.cost import Cost, global_bytes
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
+from blockfuse.plan.cuda_direct import predict_direct
 from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
@@ -43,6 +44,8 @@ class _Work:
 
 def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     """What a kernel is predicted to take for the whole batch."""
+    if plan.direct:
+        return predict_direct(folded, plan, device)
     operations = sum(folded.operations(index) for index in range(len(folded.units))) * folded.block.batch
     moved, folded = global_bytes(folded.block), over_stacks(folded, plan.images)
     prints = footprints(folded, plan.tile_p, plan.tile_q)

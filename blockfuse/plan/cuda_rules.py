@@ -48,8 +48,8 @@ def apply_rules(
     found = homes.decide()
     units = _Units(folded, prints, homes, warps, limits)
     plans = tuple(units.plan(index, unit) for index, unit in enumerate(folded.units))
-    shares = {"split": split, "images": images}
-    return CudaPlan(tile_p, tile_q, warps, found, plans, limits.depth, engine=limits.engine, **shares)
+    engine = limits.engine
+    return CudaPlan(tile_p, tile_q, warps, found, plans, limits.depth, engine=engine, split=split, images=images)
 
 
 class _Units:

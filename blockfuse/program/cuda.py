@@ -23,7 +23,6 @@ from blockfuse.machine import (
     Item,
     Load,
     Loop,
-    LoopKind,
     Map,
     Node,
     Normalize,
@@ -46,8 +45,9 @@ from blockfuse.plan.stack import over_stacks
 from blockfuse.plan.units import Folded, Unit
 from blockfuse.program.check import WGMMA_ALIGNMENT, check
 from blockfuse.program.cuda_builder import Builder
+from blockfuse.program.cuda_direct import draft_direct
 from blockfuse.program.cuda_sums import contract
-from blockfuse.program.cuda_tiles import SHARE
+from blockfuse.program.cuda_tiles import in_grid
 from blockfuse.program.passes import ALIGNMENT, arena, barriers, number, rounded
 
 
@@ -73,6 +73,8 @@ def draft_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
     Raises:
         InternalError: The plan does not fit the block.
     """
+    if plan.direct:
+        return draft_direct(folded, plan, name)
     batch, folded = folded.block.batch, over_stacks(folded, plan.images)
     builder = _Builder(folded, plan)
     nodes = builder.nodes()
@@ -89,7 +91,7 @@ def draft_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
         builder.output,
         (*builder.local.values(), *builder.extra),
         folded.block.parameter_shapes(),
-        _in_grid(folded, plan, nodes),
+        in_grid(folded, plan, nodes),
         dtype=folded.block.dtype,
         arena=size,
         ring=ring,
@@ -98,21 +100,6 @@ def draft_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
         min_blocks=plan.min_blocks,
         any_batch=folded.block.any_batch,
     )
-
-
-def _in_grid(folded: Folded, plan: CudaPlan, nodes: list[Node]) -> list[Node]:
-    """What one CTA does, inside the loops over shares of channels, tiles and images."""
-    out = folded.shapes[-1]
-    if plan.split > 1:
-        nodes = [Loop(SHARE, plan.split, LoopKind.CHANNEL_SPLIT, nodes)]
-    grid = (
-        ("tile_w", -(-out.width // plan.tile_q), LoopKind.TILE_W),
-        ("tile_h", -(-out.height // plan.tile_p), LoopKind.TILE_H),
-        ("image", folded.block.batch, LoopKind.IMAGE),
-    )
-    for variable, count, kind in grid:
-        nodes = [Loop(variable, count, kind, nodes)]
-    return nodes
 
 
 class _Builder(Builder):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from blockfuse.errors import InternalError
-from blockfuse.machine import Level, Tile
+from blockfuse.machine import Level, Loop, LoopKind, Node, Tile
 from blockfuse.machine.affine import Affine, var
 from blockfuse.plan.banks import DepthwiseReads, best_pitch, matrix_pitch
 from blockfuse.plan.cuda import CudaPlan
@@ -57,6 +57,21 @@ def footprints_of(folded: Folded, plan: CudaPlan) -> list[Footprint]:
     if isinstance(prints, str):
         raise InternalError(f"block {folded.block.name}: {prints}")
     return prints
+
+
+def in_grid(folded: Folded, plan: CudaPlan, nodes: list[Node]) -> list[Node]:
+    """What one CTA does, inside the loops over shares of channels, tiles and images."""
+    out = folded.shapes[-1]
+    if plan.split > 1:
+        nodes = [Loop(SHARE, plan.split, LoopKind.CHANNEL_SPLIT, nodes)]
+    grid = (
+        ("tile_w", -(-out.width // plan.tile_q), LoopKind.TILE_W),
+        ("tile_h", -(-out.height // plan.tile_p), LoopKind.TILE_H),
+        ("image", folded.block.batch, LoopKind.IMAGE),
+    )
+    for variable, count, kind in grid:
+        nodes = [Loop(variable, count, kind, nodes)]
+    return nodes
 
 
 def names(folded: Folded) -> list[str]:

@@ -86,8 +86,9 @@ class Kernel:
         self.fresh: set[Accumulators] = set()
         self._parameters()
         alignment = {"alignment": WGMMA_ALIGNMENT} if program.uses(Engine.WGMMA) else {}
-        self.shared = self.emit.shared("shared", program.arena, self.dtype, **alignment)
-        self.words = self.emit.view(self.shared, "shared_words", "uint32", program.arena * self.bytes // 4)
+        if program.arena:
+            self.shared = self.emit.shared("shared", program.arena, self.dtype, **alignment)
+            self.words = self.emit.view(self.shared, "shared_words", "uint32", program.arena * self.bytes // 4)
         with self.emit.hoisted():
             self.warp = self.emit.bind("warp", quotient(self.emit.thread, 32))
             self.lane = self.emit.bind("lane", remainder(self.emit.thread, 32))
@@ -113,7 +114,7 @@ class Kernel:
             image(tile, f"input_{number}")
         if self.vector_layout:
             self.vectors = emit.parameter("packed_vectors", (vector_length(program),))
-        if program.ring is not None:
+        if stream_length(program):
             self.weights = emit.parameter("packed_weights", (stream_length(program),), self.dtype)
         image(program.output, "result")
 

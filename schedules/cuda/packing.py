@@ -8,6 +8,7 @@ An item of the stream holds the slices of its step one after the other: for GEMM
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -28,8 +29,9 @@ from blockfuse.machine import (
     WeightSlice,
     walk,
 )
+from blockfuse.machine.affine import span
 from blockfuse.machine.groups import NARROW, group_block, tap_pairs
-from blockfuse.program.check import executions, stream_length
+from blockfuse.program.check import executions, is_direct, memory_outputs, stream_length
 from blockfuse.schedules.cuda.mma import K, fragments, narrow_fragments
 from blockfuse.schedules.cuda.packing_wgmma import swizzled
 from blockfuse.stages import Array
@@ -53,7 +55,7 @@ def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Ar
     layout = vector_layout(program)
     if layout:
         packed.append(_vectors(layout, parameters))
-    if program.ring is not None:
+    if stream_length(program):
         packed.append(_stream(program, parameters))
     return tuple(packed)
 
@@ -116,6 +118,10 @@ def _vectors(
 
 def _stream(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array:
     out = np.zeros(stream_length(program), _TYPES[program.dtype])
+    for node in program.walk():
+        if is_direct(node) and isinstance(node, Depthwise | Grouped):
+            everything = replace(node.weights, outputs=span(0, memory_outputs(node)))
+            out[:] = _box(everything, parameters[node.weights.key], {}).ravel()
     done: set[int] = set()
     for step, env in executions(program):
         if not isinstance(step, Step):

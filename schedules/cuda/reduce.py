@@ -19,7 +19,8 @@ from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_cons
 from blockfuse.schedules.cuda.kernel import Kernel, column
 from blockfuse.schedules.emit import Buffer, Expr, Index, constant, load
 
-_LOWEST = {"float16": -65504.0, "bfloat16": -3.38e38, "float32": -3.4e38}
+LOWEST = {"float16": -65504.0, "bfloat16": -3.38e38, "float32": -3.4e38}
+"""Less than any element that counts."""
 
 
 def lower(kernel: Kernel, node: Reduce) -> None:
@@ -42,7 +43,7 @@ def _window(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index]) -> 
     row, col, channel = place
     best, count = kernel.registers("reduced", lanes), kernel.registers("counted", 1)
     for lane in range(lanes):
-        emit.store(best, lane, constant(_LOWEST[kernel.dtype] if node.reduction == "max" else 0.0))
+        emit.store(best, lane, constant(LOWEST[kernel.dtype] if node.reduction == "max" else 0.0))
     emit.store(count, 0, constant(0.0))
     y0 = _first(region.rows.low * window.stride_h - window.pad_top, node.source.top, kernel)
     x0 = _first(region.cols.low * window.stride_w - window.pad_left, node.source.left, kernel)
