@@ -17,6 +17,7 @@ from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
 from blockfuse.plan.cost import Cost, global_bytes
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
 from blockfuse.plan.cuda_direct import predict_direct
+from blockfuse.plan.cuda_groups import is_sum, summed_channels, wide_block
 from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
@@ -115,7 +116,7 @@ def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
     work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * _HALF
     work.useful += folded.operations(index) * pixels / unit.shape.pixels * channels / unit.shape.channels
     work.cache += channels * _FLOAT if unit.kind != "pool" else 0  # biases
-    if unit.kind == "contract":
+    if is_sum(folded, unit):
         _add_contraction(work, folded, plan, prints, value, unit)
         return
     if unit.kind == "grouped":
@@ -142,7 +143,7 @@ def _add_contraction(
     tiles = -(-m16_tiles // tiling.wm) * tiling.wm
     channels = _made(folded, plan, value)
     for term, slices in zip(unit.terms, chosen.slices, strict=True):
-        depth = folded.shapes[term.source].channels * term.window.taps
+        depth = summed_channels(folded, unit, term.source) * term.window.taps
         work.tensor += 2 * tiles * 16 * depth * channels
         loads = tiles * 16 * tiling.wn * channels / plan.homes[value].chunk
         if plan.homes[term.source].registers:
@@ -151,7 +152,8 @@ def _add_contraction(
             loads = tiles * 16
         readers = tiling.wm if tiling.engine is Engine.MMA else tiles // WARPGROUP  # wgmma keeps no weights
         work.local += depth * _HALF * (loads * _conflicts(prints, term, value) + channels * readers)
-        stored = _stored(folded, plan, term.source) * _stored(folded, plan, value)
+        block = wide_block(folded, unit)
+        stored = (block.inputs if block else _stored(folded, plan, term.source)) * _stored(folded, plan, value)
         work.cache += stored * term.window.taps * _HALF
         if not plan.homes[value].registers:  # else the next unit's steps are this one's too
             chunks = _stored(folded, plan, value) // plan.homes[value].chunk
@@ -188,7 +190,8 @@ def _pixels_read(folded: Folded, plan: CudaPlan, prints: list[Footprint], value:
         chunks = -(-round(_made(folded, plan, made)) // plan.homes[made].chunk)
         for term in unit.terms:
             if term.source == value:
-                read += chunks * prints[value if len(unit.terms) == 1 else made].pixels
+                share = summed_channels(folded, unit, value) / folded.shapes[value].channels
+                read += chunks * share * prints[value if len(unit.terms) == 1 else made].pixels
         read += unit.added.count(value) * prints[made].pixels * _made(folded, plan, made) / unit.shape.channels
     return read
 

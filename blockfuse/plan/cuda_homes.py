@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from math import lcm
+from math import gcd, lcm
 
-from blockfuse.machine.groups import GroupBlock, block_steps, group_block
+from blockfuse.machine.groups import GroupBlock, block_steps
 from blockfuse.plan.cuda import Home
+from blockfuse.plan.cuda_groups import is_sum, narrow_block, wide_block
 from blockfuse.plan.cuda_limits import CORE, Limits, divisor, in_rows, multiples, rounded, share, tiling
 from blockfuse.plan.footprint import Footprint
 from blockfuse.plan.units import Folded, Term, Unit
@@ -19,9 +20,9 @@ _MAX_PASS = 128  # channels of one DEPTHWISE, REDUCE, MAP
 _CHAIN_CHUNK = 32  # channels of a value in registers
 
 
-def is_streamable(unit: Unit, term: Term) -> bool:
+def is_streamable(folded: Folded, unit: Unit, term: Term) -> bool:
     """Whether an input can come with the weights of a term: all that its window covers, or the pixels it reads."""
-    return unit.kind == "contract" and (len(unit.terms) == 1 or reads_pixels(term))
+    return is_sum(folded, unit) and (len(unit.terms) == 1 or reads_pixels(term))
 
 
 def reads_pixels(term: Term) -> bool:
@@ -38,7 +39,7 @@ def chunked_with_last(folded: Folded) -> list[int]:
     path = [last]
     while True:
         unit = folded.units[path[-1] - folded.input_count]
-        if unit.kind == "contract":
+        if is_sum(folded, unit):
             return path
         source = unit.terms[0].source
         readers = [other for other in folded.units if source in other.reads]
@@ -83,16 +84,16 @@ class Homes:
 
     def block(self, unit: Unit) -> GroupBlock:
         """Channels that a grouped unit works on together."""
-        channels = self.folded.shapes[unit.terms[0].source].channels
-        return group_block(unit.groups, channels, unit.shape.channels)
+        return narrow_block(self.folded, unit)
 
     def _widens(self, unit: Unit) -> bool:
         """Whether a chunk of a unit's result is not made of the same channels of its operand."""
-        return unit.kind == "grouped" and self.block(unit).inputs != self.block(unit).outputs
+        is_narrow = unit.kind == "grouped" and not is_sum(self.folded, unit)
+        return is_narrow and self.block(unit).inputs != self.block(unit).outputs
 
     # ---- facts -------------------------------------------------------------------------------------------------------
     def _alignment(self, value: int) -> int:
-        units = [u for u in self.folded.units if u.kind == "grouped"]
+        units = [u for u in self.folded.units if u.kind == "grouped" and not is_sum(self.folded, u)]
         read = [self.block(unit).inputs for unit in units if value == unit.terms[0].source]
         made = [self.block(unit).outputs for unit in units if value == self._value(unit)]
         return lcm(CORE, *read, *made)
@@ -116,11 +117,13 @@ class Homes:
         adders = [unit for unit in self.folded.units if value in unit.added]
         if not large or not readers or any(unit != self.folded.units[-1] for unit in adders):
             return whole
-        if not all(is_streamable(unit, term) for unit, term in readers):
+        if not all(is_streamable(self.folded, unit, term) for unit, term in readers):
+            return whole
+        if len(readers) > 1 and any(wide_block(self.folded, unit) for unit, _ in readers):
             return whole
         per_channel = max(t.window.taps * min(self.cores[self._value(u)], _MAX_PASS) * HALF for u, t in readers)
         most = min(self.limits.arriving or self.limits.chunk, max(CORE, self.limits.item // per_channel))
-        chunk = divisor(self.cores[value], most)
+        chunk = divisor(gcd(self.cores[value], *(self._summed(unit, value) for unit, _ in readers)), most)
         slots = self.limits.depth * chunk * (per_channel + pixel_bytes)
         pays = (
             chunk < self.cores[value] and slots < pixel_bytes * self.cores[value] + self.limits.depth * self.limits.item
@@ -191,6 +194,8 @@ class Homes:
                 return path
             if maker.kind not in {"depthwise", "grouped", "map"} or maker.added or self._widens(maker):
                 return []
+            if is_sum(self.folded, maker):
+                return []
             value = maker.terms[0].source
 
     def _whole(self, unit: Unit, value: int) -> Home:
@@ -199,7 +204,7 @@ class Homes:
         match unit.kind:
             case "norm":
                 return Home(channels)
-            case "grouped":
+            case "grouped" if not is_sum(self.folded, unit):
                 window, block = unit.terms[0].window, self.block(unit)
                 if block.inputs != block.outputs:
                     return Home(channels)
@@ -211,8 +216,15 @@ class Homes:
         if any(not self.found[source].whole and source >= self.folded.input_count for source in sources):
             return Home(channels)
         most = _MAX_WHOLE_SUMS if all(self.found[source].whole for source in sources) else _MAX_STREAMED_SUMS
-        fitting = [c for c in multiples(channels) if self._sums(value, c) <= most]
+        wide = wide_block(self.folded, unit)
+        together = gcd(channels, wide.outputs) if wide else channels
+        fitting = [c for c in multiples(together) if self._sums(value, c) <= most]
         return Home(max(fitting, default=CORE))
+
+    def _summed(self, unit: Unit, source: int) -> int:
+        """Channels of an operand that a chunk of a unit's result is made of."""
+        block = wide_block(self.folded, unit)
+        return block.inputs if block else self.cores[source]
 
     def _sums(self, value: int, channels: int) -> int:
         split = tiling(self.prints[value].pixels, channels, self.warps, self.limits.engine)

@@ -41,6 +41,7 @@ from blockfuse.machine import (
 from blockfuse.machine.affine import Affine, span
 from blockfuse.machine.groups import DEPTH, block_steps, group_block
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_groups import is_sum
 from blockfuse.plan.stack import over_stacks
 from blockfuse.plan.units import Folded, Unit
 from blockfuse.program.check import WGMMA_ALIGNMENT, check
@@ -126,7 +127,7 @@ class _Builder(Builder):
         region = self.region(value, c * chunk, chunk)
         early, late = self.steps(unit, value)
         match unit.kind:
-            case "contract":
+            case "contract" | "grouped" if is_sum(self.folded, unit):
                 nodes = contract(self, unit, value, c, region, early)
             case "depthwise":
                 nodes = self._depthwise(unit, value, c, region, early)

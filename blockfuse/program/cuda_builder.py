@@ -20,7 +20,7 @@ from blockfuse.machine import (
     Tile,
     global_tile,
 )
-from blockfuse.machine.affine import Affine, span
+from blockfuse.machine.affine import Affine, span, var
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.units import Activate, AddBias, AddValue, Folded, MultiplyValue, ScaleChannels, Term, Unit
 from blockfuse.program.cuda_tiles import (
@@ -74,10 +74,11 @@ class Builder(ABC):
         """Whether a value is read from memory."""
         return value < self.folded.input_count
 
-    def chunks(self, value: int, body: Callable[[Affine], list[Node]]) -> list[Node]:
-        """``body`` for every chunk of a value's channels."""
-        count = chunk_count(self.folded, self.plan, value)
+    def chunks(self, value: int, body: Callable[[Affine], list[Node]], some: int = 0) -> list[Node]:
+        """``body`` for every chunk of a value's channels; for ``some`` of an input's, numbered from 0, where given."""
+        count = some or chunk_count(self.folded, self.plan, value)
         number = chunk_number(self.folded, self.plan, value, self.names[value])
+        number = (var(f"{self.names[value]}_c") if some > 1 else Affine()) if some else number
         return body(number) if count == 1 else [Loop(f"{self.names[value]}_c", count, LoopKind.CHUNK, body(number))]
 
     def source(self, term: Term, c: Affine) -> list[Node]:

@@ -45,8 +45,10 @@ from blockfuse.machine import (
 )
 from blockfuse.machine.affine import Affine, span, var
 from blockfuse.plan.cuda import Slices
+from blockfuse.plan.cuda_groups import wide_block
 from blockfuse.plan.units import Term, Unit
 from blockfuse.program.cuda_builder import Builder
+from blockfuse.program.cuda_tiles import first_summed
 from blockfuse.stages import Window
 
 
@@ -70,7 +72,11 @@ def contract(
 
 def _term(builder: Builder, term: Term, slices: Slices, acc: Accumulators, c: Affine, value: int) -> list[Node]:
     """``acc`` += all of one term."""
-    home, channels = builder.plan.homes[term.source], builder.stored[term.source]
+    home, channels, low = builder.plan.homes[term.source], builder.stored[term.source], Affine()
+    unit = builder.folded.units[builder.index(value)]
+    block = wide_block(builder.folded, unit)
+    if block is not None:
+        channels, low = block.inputs, first_summed(builder.folded, builder.plan, unit, value, c)
     if home.registers:
         return _chained(builder, term, acc, c, value)
     held = channels if home.whole else home.chunk
@@ -87,12 +93,13 @@ def _term(builder: Builder, term: Term, slices: Slices, acc: Accumulators, c: Af
 
     def sums(chunk: Affine) -> list[Node]:
         index = (c * (channels // held) + chunk) * (per_tap * per_chunk)
-        return _slices(builder, term, slices, acc, operand, chunk * held, (per_chunk, per_tap), (base, index, size))
+        counts, where = (per_chunk, per_tap), (base, index, size)
+        return _slices(builder, term, slices, acc, operand, low + chunk * held, counts, where, unit.groups)
 
     if home.whole:
         return sums(Affine())
     if is_streamed:
-        return builder.chunks(term.source, sums)
+        return builder.chunks(term.source, sums, channels // held)
     return builder.chunks(term.source, lambda chunk: [*builder.produce(term.source, chunk), *sums(chunk)])
 
 
@@ -132,6 +139,7 @@ def _slices(
     low: Affine,
     counts: tuple[int, int],
     where: tuple[int, Affine, int],
+    filter_groups: int,
 ) -> list[Node]:
     """A step per group of taps and of input channels: ``where`` is the first one's base, index and size."""
     (tap_groups, groups), (base, index, size) = counts, where
@@ -140,7 +148,7 @@ def _slices(
     group = var(f"{name}_k") if groups > 1 else Affine()
     inputs = span(low + group * slices.ks, slices.ks)
     taps = span(tap * slices.taps, slices.taps)
-    weights = WeightSlice((term.stage, "weight"), taps, inputs, acc.region.channels, name)
+    weights = WeightSlice((term.stage, "weight"), taps, inputs, acc.region.channels, name, filter_groups)
     item = Item(name, (weights,), base, index + tap * groups + group, size, operand.pixels)
     nodes: list[Node] = [Step(item, [Gemm(acc, operand.tile, weights, operand.window)])]
     if groups > 1:

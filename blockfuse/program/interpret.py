@@ -38,6 +38,7 @@ from blockfuse.machine import (
     WeightSlice,
     Zero,
 )
+from blockfuse.program.filters import filter_slice
 from blockfuse.program.interpret_tiles import Tiles
 from blockfuse.stages import Array, normalized
 
@@ -221,16 +222,7 @@ class _Run(Tiles):
         """The slice as [outputs, inputs, taps], checked against the item that is present."""
         if self.program.ring is not None and not self._is_present(wanted):
             raise InternalError(f"{wanted} is not in the weight stream item of its step")
-        data = self.parameters[wanted.key]
-        flat = data.reshape(data.shape[0], data.shape[1], -1)
-        boxes = [
-            _padded(r.at(self.env), size)
-            for r, size in zip((wanted.outputs, wanted.inputs, wanted.taps), flat.shape, strict=True)
-        ]
-        out = np.zeros([count for _, count in boxes])
-        part = flat[np.ix_(*[kept for kept, _ in boxes])]
-        out[tuple(slice(0, n) for n in part.shape)] = part
-        return out
+        return filter_slice(wanted, self.parameters[wanted.key], self.env).transpose(2, 1, 0)
 
     def _is_present(self, wanted: WeightSlice) -> bool:
         for held in self.slices or ():
@@ -240,8 +232,3 @@ class _Run(Tiles):
             ):
                 return True
         return False
-
-
-def _padded(wanted: range, size: int) -> tuple[list[int], int]:
-    """The indices below ``size``, and how many there are in all: channels above are zero padding."""
-    return [i for i in wanted if i < size], len(wanted)

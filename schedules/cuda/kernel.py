@@ -21,7 +21,7 @@ from blockfuse.machine import (
     WarpTiling,
     WeightSlice,
 )
-from blockfuse.machine.affine import Affine, Range
+from blockfuse.machine.affine import Affine, Clip, Quotient, Range
 from blockfuse.program.check import WGMMA_ALIGNMENT, stream_length
 from blockfuse.schedules.cuda.emitter import CudaEmitter, both
 from blockfuse.schedules.cuda.packing import slice_offset, vector_layout, vector_length
@@ -152,10 +152,16 @@ class Kernel:
         trips = {loop.var: loop.count - 1 for loop in self.loops if not self._is_open(loop)}
         low = high = value.const
         for atom, coefficient in value.terms:
-            if not isinstance(atom, str) or atom not in trips:
+            if isinstance(atom, Quotient):
+                least, most = (bound // atom.divisor for bound in self.bounds(atom.value))
+            elif isinstance(atom, Clip):
+                least, most = self.bounds(atom.low)[0], self.bounds(atom.high)[1]
+            elif isinstance(atom, str) and atom in trips:
+                least, most = 0, trips[atom]
+            else:
                 raise InternalError(f"program {self.program.name}: {value} has no known bounds")
-            reach = coefficient * trips[atom]
-            low, high = low + min(reach, 0), high + max(reach, 0)
+            ends = (coefficient * least, coefficient * most)
+            low, high = low + min(ends), high + max(ends)
         return low, high
 
     def registers(self, name: str, size: int, dtype: str = "float32") -> Buffer:
