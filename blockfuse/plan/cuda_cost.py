@@ -74,6 +74,28 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     )
 
 
+def largest_tile(folded: Folded, plan: CudaPlan) -> int:
+    """Elements of the largest tile, or filter of a depthwise unit, that a plan has in shared memory."""
+    folded = over_stacks(folded, plan.images)
+    prints = footprints(folded, plan.tile_p, plan.tile_q)
+    if isinstance(prints, str):
+        raise InternalError(f"block {folded.block.name}: {prints}")
+    read = {term.source for unit in folded.units for term in unit.terms}
+    sizes = [
+        prints[value].rows.size
+        * prints[value].cols.size
+        * (folded.shapes[value].channels if home.whole else home.chunk)
+        for value, home in enumerate(plan.homes[:-1])
+        if value in read and not home.registers
+    ]
+    filters = [
+        plan.depth * unit.terms[0].window.taps * plan.homes[folded.value(index)].chunk
+        for index, unit in enumerate(folded.units)
+        if unit.kind == "depthwise"
+    ]
+    return max([*sizes, *filters], default=0)
+
+
 def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> _Work:
     """What one CTA in the middle of an image does."""
     work = _Work()
@@ -128,7 +150,8 @@ def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
     rows = (segment - 1) * term.window.stride_h + term.window.extent_h if unit.kind == "depthwise" else term.window.r
     work.local += pixels * channels * _HALF * term.window.s * rows / segment
     work.cache += _stored(folded, plan, value) * term.window.taps * _HALF if unit.kind == "depthwise" else 0
-    work.steps += round(channels) // plan.homes[value].chunk if unit.kind == "depthwise" else 0
+    if unit.kind == "depthwise" or (term.source < folded.input_count and not plan.homes[term.source].whole):
+        work.steps += -(-round(channels) // plan.homes[value].chunk)
 
 
 def _add_contraction(
@@ -190,8 +213,10 @@ def _pixels_read(folded: Folded, plan: CudaPlan, prints: list[Footprint], value:
         chunks = -(-round(_made(folded, plan, made)) // plan.homes[made].chunk)
         for term in unit.terms:
             if term.source == value:
+                once = prints[value if len(unit.terms) == 1 else made].pixels
                 share = summed_channels(folded, unit, value) / folded.shapes[value].channels
-                read += chunks * share * prints[value if len(unit.terms) == 1 else made].pixels
+                alike = _made(folded, plan, made) / unit.shape.channels
+                read += once * (chunks * share if is_sum(folded, unit) else alike)
         read += unit.added.count(value) * prints[made].pixels * _made(folded, plan, made) / unit.shape.channels
     return read
 

@@ -33,20 +33,33 @@ def reads_pixels(term: Term) -> bool:
 def chunked_with_last(folded: Folded) -> list[int]:
     """The result, and the values before it of which each of its chunks needs the same channels alone.
 
-    They go back to a contraction; without one, the result is the only value.
+    They go back to a sum over channels, or to an input, which arrives in chunks then; where they do neither, the result
+    is the only value.
     """
     last = len(folded.shapes) - 1
-    path = [last]
-    while True:
+    path, pools = [last], False
+    while path[-1] >= folded.input_count:
         unit = folded.units[path[-1] - folded.input_count]
         if is_sum(folded, unit):
-            return path
+            return [last] if pools else path
+        if not keeps_channels(folded, unit):
+            return [last]
+        pools = pools or unit.kind == "pool"
         source = unit.terms[0].source
         readers = [other for other in folded.units if source in other.reads]
-        is_read_alike = len(readers) == 1 and source not in unit.added
-        if unit.kind not in {"depthwise", "grouped", "map"} or not is_read_alike or source < folded.input_count:
+        is_stored = source < folded.input_count and path == [last]  # what is added while storing comes from memory
+        if len(readers) > 1 or (source in unit.added and not is_stored):
             return [last]
         path.append(source)
+    return path
+
+
+def keeps_channels(folded: Folded, unit: Unit) -> bool:
+    """Whether every chunk of a unit's result is made of the same channels of its operand."""
+    if unit.kind == "grouped":
+        block = narrow_block(folded, unit)
+        return block.inputs == block.outputs and not is_sum(folded, unit)
+    return unit.kind in {"depthwise", "pool", "map"}
 
 
 class Homes:
@@ -58,7 +71,7 @@ class Homes:
     """
 
     def __init__(self, folded: Folded, prints: list[Footprint], warps: int, limits: Limits, split: int = 1) -> None:
-        self.folded, self.prints, self.warps, self.limits = folded, prints, warps, limits
+        self.folded, self.prints, self.warps, self.limits, self.split = folded, prints, warps, limits, split
         self.align = [self._alignment(value) for value in range(len(folded.shapes))]
         channels = [*(shape.channels for shape in folded.shapes[:-1]), -(-folded.shapes[-1].channels // split)]
         self.cores = [rounded(count, a) for count, a in zip(channels, self.align, strict=True)]
@@ -111,8 +124,7 @@ class Homes:
     def _input(self, value: int) -> Home:
         """Whole, unless it is large and only contractions read it (and the last unit adds it)."""
         whole = Home(self.cores[value])
-        print_, readers = self.prints[value], self._readers(value)
-        pixel_bytes = print_.rows.size * print_.cols.size * HALF
+        readers, pixel_bytes = self._readers(value), self._pixel_bytes(value)
         large = pixel_bytes * self.cores[value] > self.limits.resident
         adders = [unit for unit in self.folded.units if value in unit.added]
         if not large or not readers or any(unit != self.folded.units[-1] for unit in adders):
@@ -153,14 +165,34 @@ class Homes:
     def _chunk_last(self) -> None:
         """Give the result of a depthwise or grouped unit, and what it is made of, the same chunks."""
         path = chunked_with_last(self.folded)
-        maker = self._maker(path[-1]) if len(path) > 1 else None
-        widens = any(self._widens(unit) for unit in self.folded.units)
-        if maker is None or widens or not all(self._can_feed(term.source) for term in maker.terms):
+        maker = self._maker(path[-1])
+        if len(path) == 1 or any(value in self.found for value in path if self._maker(value)):
+            return
+        if maker is None and not self._arrives_in_chunks(path[-1]):
+            return
+        if maker is not None and not all(self._can_feed(term.source) for term in maker.terms):
             return
         step, last = lcm(*(self.align[value] for value in path)), path[0]
-        chunk = divisor(self.cores[last], max(min(self.limits.chunk, _MAX_PASS), step), step)
-        if self.cores[last] % chunk == 0 and not any(value in self.found for value in path):
+        most = min(self.limits.chunk, _MAX_PASS, self._arriving(path))
+        chunk = divisor(self.cores[last], max(most, step), step)
+        if self.cores[last] % chunk == 0 and (maker or chunk < self.cores[path[-1]]):
             self.found |= dict.fromkeys(path, Home(chunk, whole=False)) | {last: Home(chunk)}
+
+    def _arrives_in_chunks(self, value: int) -> bool:
+        """Whether an input of which every chunk of the result needs the same channels is too much to keep."""
+        return self.split > 1 or self._pixel_bytes(value) * self.cores[value] > self.limits.resident
+
+    def _arriving(self, path: list[int]) -> int:
+        """Channels of which an item has room for pixels and filter; any number where the input is kept."""
+        if self._maker(path[-1]):
+            return _MAX_PASS
+        reader = self.folded.units[path[-2] - self.folded.input_count]
+        taps = reader.terms[0].window.taps if reader.kind in {"depthwise", "grouped"} else 0
+        return max(CORE, self.limits.item // (self._pixel_bytes(path[-1]) + taps * HALF))
+
+    def _pixel_bytes(self, value: int) -> int:
+        """Bytes of one channel of the pixels that a CTA holds."""
+        return self.prints[value].rows.size * self.prints[value].cols.size * HALF
 
     def _can_feed(self, value: int) -> bool:
         """Whether a value can be read again for every chunk: it is whole, or streamed."""

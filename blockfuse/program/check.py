@@ -127,7 +127,7 @@ def _stream_faults(program: Program) -> Iterator[str]:
         yield f"an item is larger than a slot of {program.ring.slot}"
     for parallel in _shares(program):
         steps = [(node, env) for node, env in _executions(nodes, parallel) if isinstance(node, Step)]
-        used = [node.item.base + node.item.index.at(env) * node.item.size for node, env in steps]
+        used = [n.item.base + n.item.index.at(env) * n.item.size for n, env in steps if n.item.size]
         if len(used) != len(set(used)):
             yield "an item is streamed twice"
         if [node.number.at(env) for node, env in steps] != list(range(len(steps))):

@@ -83,7 +83,8 @@ class Builder(ABC):
 
     def source(self, term: Term, c: Affine) -> list[Node]:
         """Makes the chunk that a unit without a sum over channels reads, where it is not there already."""
-        return [] if self.plan.homes[term.source].whole else self.produce(term.source, c)
+        is_there = self.plan.homes[term.source].whole or self.is_input(term.source)
+        return [] if is_there else self.produce(term.source, c)
 
     # ---- places ------------------------------------------------------------------------------------------------------
     def region(self, value: int, low: Affine, channels: int) -> Region:

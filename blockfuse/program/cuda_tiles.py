@@ -10,7 +10,7 @@ from blockfuse.machine import Level, Loop, LoopKind, Node, Tile
 from blockfuse.machine.affine import Affine, clip, quotient, var
 from blockfuse.plan.banks import DepthwiseReads, best_pitch, matrix_pitch
 from blockfuse.plan.cuda import CudaPlan
-from blockfuse.plan.cuda_groups import wide_block
+from blockfuse.plan.cuda_groups import is_sum, wide_block
 from blockfuse.plan.fold import Folded, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
 from blockfuse.program.passes import rounded
@@ -171,11 +171,11 @@ class _Places:
 
     def _chunk_owner(self, value: int) -> int:
         """The value whose chunk loop runs around the making of a chunk of this one."""
-        if value == self.last or self.plan.homes[value].whole or value < self.folded.input_count:
+        if value == self.last or self.plan.homes[value].whole:
             return value
-        (reader,) = [i for i, u in enumerate(self.folded.units) if any(t.source == value for t in u.terms)]
-        is_summed = self.folded.units[reader].kind == "contract"
-        return value if is_summed else self._chunk_owner(self.folded.value(reader))
+        readers = [i for i, u in enumerate(self.folded.units) if any(t.source == value for t in u.terms)]
+        is_summed = is_sum(self.folded, self.folded.units[readers[0]])
+        return value if is_summed else self._chunk_owner(self.folded.value(readers[0]))
 
     def _is_padded(self, value: int) -> bool:
         """Whether a convolution reads zeros around the image."""

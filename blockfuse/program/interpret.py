@@ -40,6 +40,7 @@ from blockfuse.machine import (
 )
 from blockfuse.program.filters import filter_slice
 from blockfuse.program.interpret_tiles import Tiles
+from blockfuse.program.passes import step_count
 from blockfuse.stages import Array, normalized
 
 
@@ -67,6 +68,7 @@ class _Run(Tiles):
         super().__init__(program, inputs, parameters)
         self.sums: dict[Accumulators, Array] = {}
         self.slices: tuple[WeightSlice, ...] | None = None
+        self.steps = step_count(program.body)
 
     def run(self) -> Array:
         self._fresh()
@@ -106,9 +108,10 @@ class _Run(Tiles):
         ring = self.program.ring
         if ring is None:
             raise InternalError(f"program {self.program.name} has a step and no ring")
-        slot = (step.number.at(self.env) + ring.depth - 1) % ring.depth
-        low = ring.offset + slot * ring.slot
-        self.arena[low : low + ring.slot] = np.nan
+        upcoming = step.number.at(self.env) + ring.depth - 1
+        low = ring.offset + upcoming % ring.depth * ring.slot
+        if upcoming < self.steps:
+            self.arena[low : low + ring.slot] = np.nan
         self.slices = step.item.slices
         streamed = step.item.pixels
         if streamed:

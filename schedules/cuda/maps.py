@@ -37,7 +37,7 @@ def lower(kernel: Kernel, node: Map) -> None:
             )
             inside = kernel.inside(region, node.target, row, col) if has_mask(node.steps) else True
             places = [
-                tile.offset
+                kernel.origin(tile)
                 + kernel.pixel(tile, region, row, col) * tile.pitch
                 + kernel.channel(tile, region.channels.low)
                 + channel

@@ -125,7 +125,7 @@ def _stream(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array
             out[:] = filter_slice(everything, parameters[node.weights.key], {}).ravel()
     done: set[int] = set()
     for step, env in executions(program):
-        if not isinstance(step, Step):
+        if not isinstance(step, Step) or not step.item.size:
             continue
         base = step.item.base + step.item.index.at(env) * step.item.size
         if base in done:  # several shares of the result's channels need it

@@ -52,7 +52,7 @@ def _window(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index]) -> 
         x = col * window.stride_w + s * window.dilation_w
         with emit.when(_in_image(kernel, node, y + y0, x + x0)):
             pixel = (y + y0) * node.source.cols + column(node.source, x + x0)
-            place_in = node.source.offset + pixel * node.source.pitch
+            place_in = kernel.origin(node.source) + pixel * node.source.pitch
             _take(kernel, node, place_in + kernel.channel(node.source, region.channels.low) + channel, best, count)
     return best, count
 
