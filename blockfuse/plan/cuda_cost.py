@@ -20,6 +20,7 @@ from blockfuse.plan.cuda import CudaPlan, UnitPlan
 from blockfuse.plan.cuda_direct import predict_direct
 from blockfuse.plan.cuda_groups import is_sum, narrow_block, summed_channels, wide_block
 from blockfuse.plan.cuda_homes import chunked_with_last
+from blockfuse.plan.cuda_limits import rounded
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
@@ -27,6 +28,7 @@ from blockfuse.plan.stack import over_stacks
 
 _FLOAT = 4  # bytes
 _CORE = 16  # channels of an mma tile
+_ITEM = 64  # elements that an item of the stream is a multiple of
 _TENSOR_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of Hopper's tensor peak, that an engine reaches at best
 _STEP_SECONDS = 0.15e-6  # assumed: a barrier, and the wait for an item
 _TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEPTHWISE
@@ -155,7 +157,7 @@ def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
     pixels, channels, size = prints[value].pixels, _made(folded, plan, value), item_size(folded.block.dtype)
     work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * size
     work.useful += folded.operations(index) * pixels / unit.shape.pixels * channels / unit.shape.channels
-    work.cache += channels * _FLOAT if unit.kind != "pool" else 0  # biases
+    work.cache += _stored(folded, plan, value) * _FLOAT if unit.kind != "pool" else 0  # biases
     if is_sum(folded, unit):
         _add_contraction(work, folded, plan, prints, value, unit)
         return
@@ -167,7 +169,9 @@ def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
     segment = plan.units[index].segment
     rows = (segment - 1) * term.window.stride_h + term.window.extent_h if unit.kind == "depthwise" else term.window.r
     work.local += pixels * channels * size * term.window.s * rows / segment
-    work.cache += _stored(folded, plan, value) * term.window.taps * size if unit.kind == "depthwise" else 0
+    if unit.kind == "depthwise":
+        chunk = plan.homes[value].chunk
+        work.cache += _stored(folded, plan, value) // chunk * rounded(term.window.taps * chunk, _ITEM) * size
     if unit.kind == "depthwise" or (term.source < folded.input_count and not plan.homes[term.source].whole):
         work.steps += -(-round(channels) // plan.homes[value].chunk)
 
