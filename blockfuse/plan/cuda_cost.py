@@ -212,16 +212,19 @@ def _stored(folded: Folded, plan: CudaPlan, value: int) -> int:
 
 
 def _add_grouped(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit) -> None:
-    """Blocks of groups are dense; every one loads its pixels for every step of two taps or 16 channels."""
-    term, channels, size = unit.terms[0], _made(folded, plan, value), item_size(folded.block.dtype)
+    """Blocks of groups are dense; every one loads its pixels for every step of two taps or 16 channels.
+
+    A share of the result counts the time of all channels, as long as nothing was measured; of bytes it counts its own.
+    """
+    term, channels, size = unit.terms[0], folded.shapes[value].channels, item_size(folded.block.dtype)
     window, block = term.window, narrow_block(folded, unit)
     steps, tiles = block_steps(block.inputs, window.r, window.s), -(-prints[value].pixels // 16)
-    blocks = ceil(channels / block.outputs)
+    blocks, made = ceil(channels / block.outputs), ceil(_made(folded, plan, value) / block.outputs)
     work.tensor += 2 * tiles * 16 * blocks * block.outputs * steps * 16
     together = plan.units[value - folded.input_count].segment
     loads = tiles * 512 * _conflicts(prints, term, value) + -(-tiles // together) * 32 * block.outputs
     work.local += blocks * steps * loads
-    work.cache += blocks * block.outputs * steps * 16 * size
+    work.cache += made * block.outputs * steps * 16 * size
     work.steps += ceil(channels / plan.homes[value].chunk)
 
 
