@@ -16,14 +16,16 @@ class Home:
             stream.
         whole: Whether all channels stay in shared memory; otherwise a chunk lives until its reader has used it.
         registers: Whether a chunk never leaves the registers: the sums of one unit are the operand of the next.
+        by_taps: Of an input that is not whole: whether what comes with an item is only what lies under one tap.
     """
 
     chunk: int
     whole: bool = True
     registers: bool = False
+    by_taps: bool = False
 
     def __str__(self) -> str:
-        place = "whole" if self.whole else "registers" if self.registers else "chunk"
+        place = "whole" if self.whole else "registers" if self.registers else "taps of" if self.by_taps else "chunk"
         return f"{place} {self.chunk}"
 
 

@@ -89,7 +89,7 @@ def largest_tile(folded: Folded, plan: CudaPlan) -> int:
         * prints[value].cols.size
         * (folded.shapes[value].channels if home.whole else home.chunk)
         for value, home in enumerate(plan.homes[:-1])
-        if value in read and not home.registers
+        if value in read and not home.registers and not home.by_taps
     ]
     filters = [
         plan.depth * unit.terms[0].window.taps * plan.homes[folded.value(index)].chunk
@@ -119,6 +119,19 @@ def _inside(folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int)
     rows = _mean_inside(prints[value].rows, plan.tile_p, out.height, shape.height)
     cols = _mean_inside(prints[value].cols, plan.tile_q, out.width, shape.width)
     return rows * cols * (stack.images * stack.height / shape.height if stack else 1)
+
+
+def _under_taps(folded: Folded, plan: CudaPlan, made: Footprint, term: Term) -> float:
+    """Pixels that lie under the taps of a window one by one, on average over all tiles."""
+    window, shape, out = term.window, folded.shapes[term.source], folded.shapes[-1]
+    rows = cols = 0.0
+    for r in range(window.r):
+        under = made.rows.through(window.stride_h, window.pad_top - r * window.dilation_h, 1)
+        rows += _mean_inside(under, plan.tile_p, out.height, shape.height)
+    for s in range(window.s):
+        under = made.cols.through(window.stride_w, window.pad_left - s * window.dilation_w, 1)
+        cols += _mean_inside(under, plan.tile_q, out.width, shape.width)
+    return rows * cols
 
 
 def _mean_inside(extent: Extent, tile: int, out: int, size: int) -> float:
@@ -239,6 +252,8 @@ def _pixels_read(folded: Folded, plan: CudaPlan, prints: list[Footprint], value:
         for term in unit.terms:
             if term.source == value:
                 once = _inside(folded, plan, prints, value if len(unit.terms) == 1 else made)
+                if plan.homes[value].by_taps:
+                    once = _under_taps(folded, plan, prints[made], term)
                 share = summed_channels(folded, unit, value) / folded.shapes[value].channels
                 alike = _made(folded, plan, made) / unit.shape.channels
                 read += once * (chunks * share if is_sum(folded, unit) else alike)

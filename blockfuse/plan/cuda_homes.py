@@ -133,6 +133,9 @@ class Homes:
             return whole
         if len(readers) > 1 and any(wide_block(self.folded, unit) for unit, _ in readers):
             return whole
+        least = max(pixel_bytes + t.window.taps * CORE * HALF for _, t in readers) * CORE  # of an item
+        if len(readers) == 1 and readers[0][1].window.taps > 1 and least > self.limits.resident:
+            return self._by_taps(value, *readers[0])
         per_channel = max(t.window.taps * min(self.cores[self._value(u)], _MAX_PASS) * HALF for u, t in readers)
         most = min(self.limits.arriving or self.limits.chunk, max(CORE, self.limits.item // per_channel))
         chunk = divisor(gcd(self.cores[value], *(self._summed(unit, value) for unit, _ in readers)), most)
@@ -141,6 +144,14 @@ class Homes:
             chunk < self.cores[value] and slots < pixel_bytes * self.cores[value] + self.limits.depth * self.limits.item
         )
         return Home(chunk, whole=False) if pays else whole
+
+    def _by_taps(self, value: int, unit: Unit, term: Term) -> Home:
+        """What lies under one tap at a time, where the window with its halo is too large for any chunk."""
+        window, made = term.window, self.prints[self._value(unit)]
+        rows = (made.made_rows.size - 1) * window.stride_h + 1
+        cols = (made.made_cols.size - 1) * window.stride_w + 1
+        most = min(self.limits.chunk, max(CORE, self.limits.item // (rows * cols * HALF)))
+        return Home(divisor(gcd(self.cores[value], self._summed(unit, value)), most), whole=False, by_taps=True)
 
     # ---- hidden values -----------------------------------------------------------------------------------------------
     def _chunk_before(self, unit: Unit) -> None:

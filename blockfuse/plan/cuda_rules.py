@@ -108,7 +108,7 @@ class _Units:
         """As many input channels per item as fit; several taps where items stay small."""
         held = self._held(unit, term)
         if not self._home(term.source).whole and term.source < self.folded.input_count:
-            return Slices(term.window.taps, held)
+            return Slices(1 if self._home(term.source).by_taps else term.window.taps, held)
         ks = max((k for k in multiples(held) if k * chunk * HALF <= self.limits.item), default=CORE)
         for taps in (term.window.taps, term.window.s):
             if ks == held and taps * ks * chunk * HALF <= min(_SMALL_ITEM, self.limits.item):
