@@ -12,6 +12,7 @@ import numpy as np
 
 from blockfuse.build.cubin import compile_kernels
 from blockfuse.machine import Loop, Program
+from blockfuse.program.check import stream_length
 from blockfuse.schedules.cuda import cuda_source, lower
 from blockfuse.schedules.cuda.packing import vector_layout
 
@@ -41,7 +42,8 @@ def launch_of(program: Program, source: str) -> Json:
 
 def constant_names(program: Program) -> list[str]:
     """Names of the parameters that packed constants go to, in the order of packing."""
-    return (["packed_vectors"] if vector_layout(program) else []) + (["packed_weights"] if program.ring else [])
+    lengths = {"packed_vectors": len(vector_layout(program)), "packed_weights": stream_length(program)}
+    return [name for name, length in lengths.items() if length]
 
 
 def export_kernels(programs: Mapping[str, Program], folder: Path, archs: Sequence[str]) -> dict[str, Json]:

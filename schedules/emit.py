@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 from tvm import tirx
 
-from blockfuse.machine.affine import Affine, Atom, Clip, First
+from blockfuse.machine.affine import Affine, Atom, Clip, First, Quotient
 from blockfuse.stages import Frame
 
 Buffer: TypeAlias = Any
@@ -228,6 +228,8 @@ def _atom(atom: Atom, env: Mapping[str, Index]) -> Index:
         return smaller(larger(index(atom.value, env), index(atom.low, env)), index(atom.high, env))
     if isinstance(atom, First):
         return _choice(atom, env)
+    if isinstance(atom, Quotient):
+        return quotient(index(atom.value, env), atom.divisor)
     return env[atom]
 
 

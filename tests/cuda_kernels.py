@@ -15,6 +15,7 @@ from blockfuse.plan.choose_cuda import plan_cuda
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.device import GPUS, Device
 from blockfuse.plan.fold import fold
+from blockfuse.program.check import stream_length
 from blockfuse.program.cuda import program_cuda
 from blockfuse.schedules.cuda import cuda_source, lower, pack
 from blockfuse.schedules.cuda.packing import vector_layout
@@ -136,7 +137,9 @@ def kernel_arguments(
     program: Program, inputs: Sequence[Array], parameters: Mapping[ParameterKey, Array]
 ) -> dict[str, Array]:
     """Arrays by the names of the kernel's parameters; the result is NaN all over."""
-    names = (["packed_vectors"] if vector_layout(program) else []) + (["packed_weights"] if program.ring else [])
+    names = (["packed_vectors"] if vector_layout(program) else []) + (
+        ["packed_weights"] if stream_length(program) else []
+    )
     packed = dict(zip(names, pack(program, parameters), strict=True))
     pairs = enumerate(zip(program.inputs, inputs, strict=True))
     images = {f"input_{i}": in_slot(tile, array) for i, (tile, array) in pairs}

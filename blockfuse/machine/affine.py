@@ -1,7 +1,7 @@
 """Index expressions of tile programs: sums of loop variables that print, compare, and evaluate.
 
-An :class:`Affine` is ``const + sum of coefficient * atom``; an atom is a loop variable, a value clipped to bounds, or a
-choice between the first trip of a loop and the later ones.
+An :class:`Affine` is ``const + sum of coefficient * atom``; an atom is a loop variable, a value clipped to bounds, a
+choice between the first trip of a loop and the later ones, or a value divided by a number and rounded down.
 """
 
 from __future__ import annotations
@@ -43,7 +43,22 @@ class First:
         return f"({self.first} if {self.var} == 0 else {self.later})"
 
 
-Atom: TypeAlias = str | Clip | First
+@dataclass(frozen=True)
+class Quotient:
+    """``value / divisor`` rounded down."""
+
+    value: Affine
+    divisor: int
+
+    def at(self, env: Mapping[str, int]) -> int:
+        """The number, given the loop variables."""
+        return self.value.at(env) // self.divisor
+
+    def __str__(self) -> str:
+        return f"({self.value})//{self.divisor}"
+
+
+Atom: TypeAlias = str | Clip | First | Quotient
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,15 @@ def clip(value: Affine | int, low: Affine | int, high: Affine | int) -> Affine:
 def first(loop: str, on_first: Affine, on_later: Affine) -> Affine:
     """``on_first`` on the first trip of ``loop``, else ``on_later``."""
     return on_first if on_first == on_later else Affine(0, ((First(loop, on_first, on_later), 1),))
+
+
+def quotient(value: Affine, divisor: int) -> Affine:
+    """``value / divisor`` rounded down; folded where it is constant or nothing is left over."""
+    if value.const % divisor == 0 and all(c % divisor == 0 for _, c in value.terms):
+        return Affine(value.const // divisor, tuple((atom, c // divisor) for atom, c in value.terms))
+    if value.is_constant:
+        return Affine(value.const // divisor)
+    return Affine(0, ((Quotient(value, divisor), 1),))
 
 
 @dataclass(frozen=True)

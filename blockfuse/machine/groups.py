@@ -43,6 +43,15 @@ def group_block(groups: int, channels: int, outputs: int) -> GroupBlock:
     return GroupBlock(-(-channels // DEPTH) * DEPTH, -(-outputs // DEPTH) * DEPTH)
 
 
+def dense_block(groups: int, channels: int, outputs: int) -> GroupBlock:
+    """The smallest equal share of the groups whose sizes a dense sum has; all of them, rounded up, where none has."""
+    into, out = channels // groups, outputs // groups
+    for count in (count for count in range(1, groups + 1) if groups % count == 0):
+        if count * into % DEPTH == 0 and count * out % DEPTH == 0:
+            return GroupBlock(count * into, count * out)
+    return GroupBlock(-(-channels // DEPTH) * DEPTH, -(-outputs // DEPTH) * DEPTH)
+
+
 def tap_pairs(r: int, s: int) -> list[tuple[int, int | None]]:
     """The taps of an r x s filter (row * s + column) two by two; the last one may be alone.
 

@@ -243,13 +243,19 @@ class Accumulators:
 
 @dataclass(frozen=True)
 class WeightSlice:
-    """A box of one stage's filter: taps (r * S + s), input channels, output channels."""
+    """A box of one stage's filter: taps (r * S + s), input channels, output channels.
+
+    Attributes:
+        groups: More than one where a grouped filter is used as a dense one, with zeros between its groups: input
+            channels are those of the image then.
+    """
 
     key: ParameterKey
     taps: Range
     inputs: Range
     outputs: Range
     name: str = field(default="", compare=False)
+    groups: int = 1
 
     def __str__(self) -> str:
         return f"{self.name}[taps {self.taps}, {self.inputs} -> {self.outputs}]"

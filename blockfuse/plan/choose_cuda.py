@@ -2,14 +2,18 @@
 
 Candidates are the ways to divide the output among CTAs, cheapest prediction first. Each gets plans of more and more
 modest needs, of which those count that fit into shared memory and registers; the cheapest plan of the first few
-candidates that have one is taken. Where none fits, the smallest need is reported.
+candidates that have one is taken. Where none fits, a single layer goes from memory to memory with nothing on the chip,
+and of other blocks the smallest need is reported.
 """
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from blockfuse.machine import Engine
 from blockfuse.plan.cuda import CudaPlan
-from blockfuse.plan.cuda_cost import predict
+from blockfuse.plan.cuda_cost import largest_tile, predict
+from blockfuse.plan.cuda_direct import can_be_direct, direct
 from blockfuse.plan.cuda_grids import MAX_TILE, USUAL_TILE, Grid, grids
 from blockfuse.plan.cuda_rules import Limits
 from blockfuse.plan.device import Device
@@ -81,9 +85,10 @@ def plan_cuda(
         return Infeasible("inputs of one kernel", folded.input_count, _MAX_INPUTS, "tensors", "cut the block")
     wish = Grid(tile, warps, engine, split, images)
     found = _best(folded, device, wish, USUAL_TILE)
-    if isinstance(found, Infeasible) and len(folded.units) == 1:  # which cannot be cut
-        return _best(folded, device, wish, 1)
-    return found
+    if isinstance(found, CudaPlan) or len(folded.units) > 1:
+        return found
+    found = _best(folded, device, wish, 1)  # a single unit cannot be cut
+    return direct(folded) if isinstance(found, Infeasible) and wish == Grid() and can_be_direct(folded) else found
 
 
 def _best(folded: Folded, device: Device, wish: Grid, least: int) -> CudaPlan | Infeasible:
@@ -97,7 +102,7 @@ def _best(folded: Folded, device: Device, wish: Grid, least: int) -> CudaPlan | 
 
 def _cheapest(folded: Folded, candidates: list[Grid], device: Device) -> CudaPlan | Infeasible:
     """The cheapest of the plans that fit, of the first few candidates that have one."""
-    failures: list[Infeasible] = []
+    failures: list[Infeasible | CudaPlan] = []
     best: tuple[float, CudaPlan] | None = None
     fitting = 0
     hopes = [(_hope(folded, grid, device), grid) for grid in candidates]
@@ -105,11 +110,21 @@ def _cheapest(folded: Folded, candidates: list[Grid], device: Device) -> CudaPla
         if best and (hope >= _SPREAD * best[0] or fitting == _MAX_FITTING):
             break
         found = _fitted(folded, grid, device, best[0] if best else float("inf"))
-        failures += [one for one in found if isinstance(one, Infeasible)]
-        plans = [one for one in found if not isinstance(one, Infeasible)]
+        failures += [one for one in found if not isinstance(one, tuple)]
+        plans = [one for one in found if isinstance(one, tuple)]
         best = min([*([best] if best else []), *plans], key=lambda pair: pair[0], default=None)
         fitting += bool(plans)
-    return best[1] if best else min(failures, key=lambda failure: (failure.limit, failure.need))
+    return best[1] if best else _smallest(folded, failures, device)
+
+
+def _smallest(folded: Folded, failures: list[Infeasible | CudaPlan], device: Device) -> Infeasible:
+    """The smallest need of plans that do not fit; of those that are known to without a program, the least hopeless."""
+    known = [failure for failure in failures if isinstance(failure, Infeasible)]
+    hopeless = [failure for failure in failures if isinstance(failure, CudaPlan)]
+    if hopeless and not known:
+        obstacle = _obstacle(folded, min(hopeless, key=lambda plan: largest_tile(folded, plan)), device)
+        known = [obstacle] if obstacle is not None else []
+    return min(known, key=lambda failure: (failure.limit, failure.need))
 
 
 def _hope(folded: Folded, grid: Grid, device: Device) -> float:
@@ -118,13 +133,22 @@ def _hope(folded: Folded, grid: Grid, device: Device) -> float:
     return predict(folded, grid.plan(folded, limits), device).seconds
 
 
-def _fitted(folded: Folded, grid: Grid, device: Device, known: float) -> list[tuple[float, CudaPlan] | Infeasible]:
-    """A candidate's plans, with their predicted seconds, that fit and take less time than a known one; failures."""
-    found: list[tuple[float, CudaPlan] | Infeasible] = []
+_Fitted: TypeAlias = list[tuple[float, CudaPlan] | Infeasible | CudaPlan]
+
+
+def _fitted(folded: Folded, grid: Grid, device: Device, known: float) -> _Fitted:
+    """A candidate's plans, with their predicted seconds, that fit and take less time than a known one; failures.
+
+    A failure is a plan alone where a single tile is too large.
+    """
+    found: _Fitted = []
     for limits in _limits(device, grid.engine or Engine.MMA, _size(folded)):
         plan = grid.plan(folded, limits)
         seconds = predict(folded, plan, device).seconds
-        if seconds >= known * (_WORTH if found and not isinstance(found[-1], Infeasible) else 1):
+        if seconds >= known * (_WORTH if found and isinstance(found[-1], tuple) else 1):
+            continue
+        if largest_tile(folded, plan) * _HALF * _size(folded) > device.local_bytes:
+            found.append(plan)
             continue
         obstacle = _obstacle(folded, plan, device)
         if obstacle is not None:

@@ -16,14 +16,16 @@ class Home:
             stream.
         whole: Whether all channels stay in shared memory; otherwise a chunk lives until its reader has used it.
         registers: Whether a chunk never leaves the registers: the sums of one unit are the operand of the next.
+        by_taps: Of an input that is not whole: whether what comes with an item is only what lies under one tap.
     """
 
     chunk: int
     whole: bool = True
     registers: bool = False
+    by_taps: bool = False
 
     def __str__(self) -> str:
-        place = "whole" if self.whole else "registers" if self.registers else "chunk"
+        place = "whole" if self.whole else "registers" if self.registers else "taps of" if self.by_taps else "chunk"
         return f"{place} {self.chunk}"
 
 
@@ -68,6 +70,7 @@ class CudaPlan:
         engine: What makes the sums of contractions; their tilings carry it into the program.
         split: CTAs that share the chunks of the result's channels; each makes all that they need of other values.
         images: Images of a CTA, one below the other; the tile is of all of them together.
+        direct: Whether the block, a single unit, goes from memory to memory with nothing on the chip.
     """
 
     tile_p: int
@@ -81,6 +84,7 @@ class CudaPlan:
     engine: Engine = Engine.MMA
     split: int = 1
     images: int = 1
+    direct: bool = False
 
     def __str__(self) -> str:
         homes = ", ".join(map(str, self.homes))
@@ -88,4 +92,6 @@ class CudaPlan:
         split = f", channels of the result in {self.split} shares" if self.split > 1 else ""
         images = f" of {self.images} images" if self.images > 1 else ""
         tile = f"tile {self.tile_p}x{self.tile_q}{images}{split}"
+        if self.direct:
+            return f"{tile}, {self.warps} warps, from memory to memory, values: {homes}"
         return f"{tile}, {self.warps} warps{engine}, {self.depth} slots, values: {homes}"

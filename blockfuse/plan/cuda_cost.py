@@ -10,21 +10,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from blockfuse.dtypes import item_size
 from blockfuse.errors import InternalError
 from blockfuse.machine import WARPGROUP, Engine
-from blockfuse.machine.groups import block_steps, group_block
+from blockfuse.machine.groups import block_steps
 from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
 from blockfuse.plan.cost import Cost, global_bytes
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
+from blockfuse.plan.cuda_direct import predict_direct
+from blockfuse.plan.cuda_groups import is_sum, narrow_block, summed_channels, wide_block
 from blockfuse.plan.cuda_homes import chunked_with_last
+from blockfuse.plan.cuda_limits import rounded
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
-from blockfuse.plan.footprint import Footprint, footprints
+from blockfuse.plan.footprint import Extent, Footprint, footprints
 from blockfuse.plan.stack import over_stacks
 from blockfuse.stages import Window
 
-_HALF, _FLOAT = 2, 4  # bytes
+_FLOAT = 4  # bytes
 _CORE = 16  # channels of an mma tile
+_ITEM = 64  # elements that an item of the stream is a multiple of
 _TENSOR_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of Hopper's tensor peak, that an engine reaches at best
 _STEP_SECONDS = 0.15e-6  # assumed: a barrier, and the wait for an item
 _TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEPTHWISE
@@ -44,6 +49,8 @@ class _Work:
 
 def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     """What a kernel is predicted to take for the whole batch."""
+    if plan.direct:
+        return predict_direct(folded, plan, device)
     operations = sum(folded.operations(index) for index in range(len(folded.units))) * folded.block.batch
     moved, folded = global_bytes(folded.block), over_stacks(folded, plan.images)
     prints = footprints(folded, plan.tile_p, plan.tile_q)
@@ -71,17 +78,69 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     )
 
 
+def largest_tile(folded: Folded, plan: CudaPlan) -> int:
+    """Elements of the largest tile, or filter of a depthwise unit, that a plan has in shared memory."""
+    folded = over_stacks(folded, plan.images)
+    prints = footprints(folded, plan.tile_p, plan.tile_q)
+    if isinstance(prints, str):
+        raise InternalError(f"block {folded.block.name}: {prints}")
+    read = {term.source for unit in folded.units for term in unit.terms}
+    sizes = [
+        prints[value].rows.size
+        * prints[value].cols.size
+        * (folded.shapes[value].channels if home.whole else home.chunk)
+        for value, home in enumerate(plan.homes[:-1])
+        if value in read and not home.registers and not home.by_taps
+    ]
+    filters = [
+        plan.depth * unit.terms[0].window.taps * plan.homes[folded.value(index)].chunk
+        for index, unit in enumerate(folded.units)
+        if unit.kind == "depthwise"
+    ]
+    return max([*sizes, *filters], default=0)
+
+
 def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> _Work:
     """What one CTA in the middle of an image does."""
-    work = _Work()
+    work, size = _Work(), item_size(folded.block.dtype)
     for value in range(folded.input_count):
-        bytes_in = _pixels_read(folded, plan, prints, value) * folded.shapes[value].channels * _HALF
+        bytes_in = _pixels_read(folded, plan, prints, value) * folded.shapes[value].channels * size
         work.cache += bytes_in
         work.local += bytes_in
     for index, unit in enumerate(folded.units):
         _add_unit(work, folded, plan, prints, index, unit)
-    work.cache += prints[-1].pixels * _made(folded, plan, len(folded.shapes) - 1) * _HALF
+    last = len(folded.shapes) - 1
+    work.cache += _inside(folded, plan, prints, last) * _made(folded, plan, last) * size
     return work
+
+
+def _inside(folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int) -> float:
+    """Pixels of a value under a tile, on average over all tiles: what lies outside the image is not moved."""
+    shape, out, stack = folded.shapes[value], folded.shapes[-1], folded.stack(value)
+    rows = _mean_inside(prints[value].rows, plan.tile_p, out.height, shape.height)
+    cols = _mean_inside(prints[value].cols, plan.tile_q, out.width, shape.width)
+    return rows * cols * (stack.images * stack.height / shape.height if stack else 1)
+
+
+def _under_taps(folded: Folded, plan: CudaPlan, made: Footprint, term: Term) -> float:
+    """Pixels that lie under the taps of a window one by one, on average over all tiles."""
+    window, shape, out = term.window, folded.shapes[term.source], folded.shapes[-1]
+    rows = cols = 0.0
+    for r in range(window.r):
+        under = made.rows.through(window.stride_h, window.pad_top - r * window.dilation_h, 1)
+        rows += _mean_inside(under, plan.tile_p, out.height, shape.height)
+    for s in range(window.s):
+        under = made.cols.through(window.stride_w, window.pad_left - s * window.dilation_w, 1)
+        cols += _mean_inside(under, plan.tile_q, out.width, shape.width)
+    return rows * cols
+
+
+def _mean_inside(extent: Extent, tile: int, out: int, size: int) -> float:
+    """Positions of an image of ``size`` under the tiles of an axis, on average."""
+    firsts = range(-extent.before, -(-out // tile) * tile * extent.step - extent.before, max(1, tile * extent.step))
+    if not extent.step:
+        firsts = range(-extent.before, 1 - extent.before)
+    return sum(max(0, min(first + extent.size, size) - max(first, 0)) for first in firsts) / len(firsts)
 
 
 def _made(folded: Folded, plan: CudaPlan, value: int) -> float:
@@ -100,20 +159,20 @@ def _rate(folded: Folded, plan: CudaPlan, device: Device) -> float:
 
 def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:
     """Bytes of the values between units in the shared memory of one CTA."""
-    held = 0
+    held, size = 0, item_size(folded.block.dtype)
     for value in range(folded.input_count, len(folded.shapes) - 1):
         home = plan.homes[value]
-        held += prints[value].pixels * (folded.shapes[value].channels if home.whole else home.chunk) * _HALF
+        held += prints[value].pixels * (folded.shapes[value].channels if home.whole else home.chunk) * size
     return held
 
 
 def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
     value = folded.value(index)
-    pixels, channels = prints[value].pixels, _made(folded, plan, value)
-    work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * _HALF
+    pixels, channels, size = prints[value].pixels, _made(folded, plan, value), item_size(folded.block.dtype)
+    work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * size
     work.useful += folded.operations(index) * pixels / unit.shape.pixels * channels / unit.shape.channels
-    work.cache += channels * _FLOAT if unit.kind != "pool" else 0  # biases
-    if unit.kind == "contract":
+    work.cache += _stored(folded, plan, value) * _FLOAT if unit.kind != "pool" else 0  # biases
+    if is_sum(folded, unit):
         _add_contraction(work, folded, plan, prints, value, unit)
         return
     if unit.kind == "grouped":
@@ -123,9 +182,13 @@ def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
     work.vector += 2 * _TAP_OPERATIONS * pixels * channels * window.taps
     segment = plan.units[index].segment
     rows = (segment - 1) * window.stride_h + window.extent_h if unit.kind == "depthwise" else window.r
-    work.local += pixels * channels * _HALF * window.s * rows / segment
-    work.cache += _stored(folded, plan, value) * window.taps * _HALF if unit.kind == "depthwise" else 0
-    work.steps += round(channels) // plan.homes[value].chunk if unit.kind == "depthwise" else 0
+    work.local += pixels * channels * size * window.s * rows / segment
+    if unit.kind == "depthwise":
+        chunk = plan.homes[value].chunk
+        work.cache += _stored(folded, plan, value) // chunk * rounded(window.taps * chunk, _ITEM) * size
+    source = unit.terms[0].source
+    if unit.kind == "depthwise" or (source < folded.input_count and not plan.homes[source].whole):
+        work.steps += -(-round(channels) // plan.homes[value].chunk)
 
 
 def _add_contraction(
@@ -138,9 +201,9 @@ def _add_contraction(
         raise InternalError(f"unit {unit.name} has no tiling")
     m16_tiles = -(-prints[value].pixels // 16)
     tiles = -(-m16_tiles // tiling.wm) * tiling.wm
-    channels = _made(folded, plan, value)
+    channels, size = _made(folded, plan, value), item_size(folded.block.dtype)
     for term, slices in zip(unit.terms, chosen.slices, strict=True):
-        depth = folded.shapes[term.source].channels * term.window.taps
+        depth = summed_channels(folded, unit, term.source) * term.window.taps
         work.tensor += 2 * tiles * 16 * depth * channels
         loads = tiles * 16 * tiling.wn * channels / plan.homes[value].chunk
         if plan.homes[term.source].registers:
@@ -148,9 +211,10 @@ def _add_contraction(
         elif chosen.hold:
             loads = tiles * 16
         readers = tiling.wm if tiling.engine is Engine.MMA else tiles // WARPGROUP  # wgmma keeps no weights
-        work.local += depth * _HALF * (loads * _conflicts(prints, term, value) + channels * readers)
-        stored = _stored(folded, plan, term.source) * _stored(folded, plan, value)
-        work.cache += stored * term.window.taps * _HALF
+        work.local += depth * size * (loads * _conflicts(prints, term, value) + channels * readers)
+        block = wide_block(folded, unit)
+        stored = (block.inputs if block else _stored(folded, plan, term.source)) * _stored(folded, plan, value)
+        work.cache += stored * term.window.taps * size
         if not plan.homes[value].registers:  # else the next unit's steps are this one's too
             chunks = _stored(folded, plan, value) // plan.homes[value].chunk
             work.steps += max(1, depth // (slices.ks * slices.taps)) * chunks
@@ -163,31 +227,44 @@ def _stored(folded: Folded, plan: CudaPlan, value: int) -> int:
 
 
 def _add_grouped(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit) -> None:
-    """Blocks of groups are dense; every one loads its pixels for every step of two taps or 16 channels."""
-    term, channels = unit.terms[0], folded.shapes[value].channels
-    window, block = term.window, group_block(unit.groups, folded.shapes[term.source].channels, channels)
+    """Blocks of groups are dense; every one loads its pixels for every step of two taps or 16 channels.
+
+    A share of the result counts the time of all channels, as long as nothing was measured; of bytes it counts its own.
+    """
+    term, channels, size = unit.terms[0], folded.shapes[value].channels, item_size(folded.block.dtype)
+    window, block = term.window, narrow_block(folded, unit)
     steps, tiles = block_steps(block.inputs, window.r, window.s), -(-prints[value].pixels // 16)
-    blocks = -(-channels // block.outputs)
+    blocks, made = ceil(channels / block.outputs), ceil(_made(folded, plan, value) / block.outputs)
     work.tensor += 2 * tiles * 16 * blocks * block.outputs * steps * 16
     together = plan.units[value - folded.input_count].segment
     loads = tiles * 512 * _conflicts(prints, term, value) + -(-tiles // together) * 32 * block.outputs
     work.local += blocks * steps * loads
-    work.cache += blocks * block.outputs * steps * 16 * _HALF
-    work.steps += -(-channels // plan.homes[value].chunk)
+    work.cache += made * block.outputs * steps * 16 * size
+    work.steps += ceil(channels / plan.homes[value].chunk)
 
 
 def _pixels_read(folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int) -> float:
     """Pixels of an input that a CTA reads: where it arrives with weights, for every chunk of what is made of it."""
     if plan.homes[value].whole:
-        return prints[value].pixels
+        return _inside(folded, plan, prints, value)
     read = 0.0
     for index, unit in enumerate(folded.units):
         made = folded.value(index)
         chunks = -(-round(_made(folded, plan, made)) // plan.homes[made].chunk)
         for term in unit.terms:
             if term.source == value:
-                read += chunks * prints[value if len(unit.terms) == 1 else made].pixels
-        read += unit.added.count(value) * prints[made].pixels * _made(folded, plan, made) / unit.shape.channels
+                once = _inside(folded, plan, prints, value if len(unit.terms) == 1 else made)
+                if plan.homes[value].by_taps:
+                    once = _under_taps(folded, plan, prints[made], term)
+                share = summed_channels(folded, unit, value) / folded.shapes[value].channels
+                alike = _made(folded, plan, made) / unit.shape.channels
+                read += once * (chunks * share if is_sum(folded, unit) else alike)
+        read += (
+            unit.added.count(value)
+            * _inside(folded, plan, prints, made)
+            * _made(folded, plan, made)
+            / unit.shape.channels
+        )
     return read
 
 

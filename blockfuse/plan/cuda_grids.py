@@ -8,6 +8,7 @@ from itertools import product
 
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_groups import is_sum
 from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.cuda_limits import CORE, Limits, multiples
 from blockfuse.plan.cuda_rules import apply_rules
@@ -97,7 +98,7 @@ def _splits(folded: Folded, device: Device, tile_p: int, tile_q: int) -> Iterato
     out = folded.shapes[-1]
     ctas = folded.block.batch * -(-out.height // tile_p) * -(-out.width // tile_q)
     path = chunked_with_last(folded)
-    can_share = folded.units[-1].kind == "contract" or (len(path) > 1 and out.channels % CORE == 0)
+    can_share = is_sum(folded, folded.units[-1]) or (len(path) > 1 and out.channels % CORE == 0)
     shares = -(-out.channels // CORE) if can_share else 1
     for split in multiples(shares, 1):
         yield split

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from math import lcm
+from math import gcd, lcm
 
-from blockfuse.machine.groups import GroupBlock, block_steps, group_block
+from blockfuse.machine.groups import GroupBlock, block_steps
 from blockfuse.plan.cuda import Home
+from blockfuse.plan.cuda_groups import is_sum, narrow_block, wide_block
 from blockfuse.plan.cuda_limits import CORE, Limits, divisor, in_rows, multiples, rounded, share, tiling
 from blockfuse.plan.footprint import Footprint
 from blockfuse.plan.units import Folded, Term, Unit
@@ -19,9 +20,9 @@ _MAX_PASS = 128  # channels of one DEPTHWISE, REDUCE, MAP
 _CHAIN_CHUNK = 32  # channels of a value in registers
 
 
-def is_streamable(unit: Unit, term: Term) -> bool:
+def is_streamable(folded: Folded, unit: Unit, term: Term) -> bool:
     """Whether an input can come with the weights of a term: all that its window covers, or the pixels it reads."""
-    return unit.kind == "contract" and (len(unit.terms) == 1 or reads_pixels(term))
+    return is_sum(folded, unit) and (len(unit.terms) == 1 or reads_pixels(term))
 
 
 def reads_pixels(term: Term) -> bool:
@@ -32,20 +33,33 @@ def reads_pixels(term: Term) -> bool:
 def chunked_with_last(folded: Folded) -> list[int]:
     """The result, and the values before it of which each of its chunks needs the same channels alone.
 
-    They go back to a contraction; without one, the result is the only value.
+    They go back to a sum over channels, or to an input, which arrives in chunks then; where they do neither, the result
+    is the only value.
     """
     last = len(folded.shapes) - 1
-    path = [last]
-    while True:
+    path, pools = [last], False
+    while path[-1] >= folded.input_count:
         unit = folded.units[path[-1] - folded.input_count]
-        if unit.kind == "contract":
-            return path
+        if is_sum(folded, unit):
+            return [last] if pools else path
+        if not keeps_channels(folded, unit):
+            return [last]
+        pools = pools or unit.kind == "pool"
         source = unit.terms[0].source
         readers = [other for other in folded.units if source in other.reads]
-        is_read_alike = len(readers) == 1 and source not in unit.added
-        if unit.kind not in {"depthwise", "grouped", "map"} or not is_read_alike or source < folded.input_count:
+        is_stored = source < folded.input_count and path == [last]  # what is added while storing comes from memory
+        if len(readers) > 1 or (source in unit.added and not is_stored):
             return [last]
         path.append(source)
+    return path
+
+
+def keeps_channels(folded: Folded, unit: Unit) -> bool:
+    """Whether every chunk of a unit's result is made of the same channels of its operand."""
+    if unit.kind == "grouped":
+        block = narrow_block(folded, unit)
+        return block.inputs == block.outputs and not is_sum(folded, unit)
+    return unit.kind in {"depthwise", "pool", "map"}
 
 
 class Homes:
@@ -57,7 +71,7 @@ class Homes:
     """
 
     def __init__(self, folded: Folded, prints: list[Footprint], warps: int, limits: Limits, split: int = 1) -> None:
-        self.folded, self.prints, self.warps, self.limits = folded, prints, warps, limits
+        self.folded, self.prints, self.warps, self.limits, self.split = folded, prints, warps, limits, split
         self.align = [self._alignment(value) for value in range(len(folded.shapes))]
         channels = [*(shape.channels for shape in folded.shapes[:-1]), -(-folded.shapes[-1].channels // split)]
         self.cores = [rounded(count, a) for count, a in zip(channels, self.align, strict=True)]
@@ -83,16 +97,16 @@ class Homes:
 
     def block(self, unit: Unit) -> GroupBlock:
         """Channels that a grouped unit works on together."""
-        channels = self.folded.shapes[unit.terms[0].source].channels
-        return group_block(unit.groups, channels, unit.shape.channels)
+        return narrow_block(self.folded, unit)
 
     def _widens(self, unit: Unit) -> bool:
         """Whether a chunk of a unit's result is not made of the same channels of its operand."""
-        return unit.kind == "grouped" and self.block(unit).inputs != self.block(unit).outputs
+        is_narrow = unit.kind == "grouped" and not is_sum(self.folded, unit)
+        return is_narrow and self.block(unit).inputs != self.block(unit).outputs
 
     # ---- facts -------------------------------------------------------------------------------------------------------
     def _alignment(self, value: int) -> int:
-        units = [u for u in self.folded.units if u.kind == "grouped"]
+        units = [u for u in self.folded.units if u.kind == "grouped" and not is_sum(self.folded, u)]
         read = [self.block(unit).inputs for unit in units if value == unit.terms[0].source]
         made = [self.block(unit).outputs for unit in units if value == self._value(unit)]
         return lcm(CORE, *read, *made)
@@ -110,22 +124,34 @@ class Homes:
     def _input(self, value: int) -> Home:
         """Whole, unless it is large and only contractions read it (and the last unit adds it)."""
         whole = Home(self.cores[value])
-        print_, readers = self.prints[value], self._readers(value)
-        pixel_bytes = print_.rows.size * print_.cols.size * HALF
+        readers, pixel_bytes = self._readers(value), self._pixel_bytes(value)
         large = pixel_bytes * self.cores[value] > self.limits.resident
         adders = [unit for unit in self.folded.units if value in unit.added]
         if not large or not readers or any(unit != self.folded.units[-1] for unit in adders):
             return whole
-        if not all(is_streamable(unit, term) for unit, term in readers):
+        if not all(is_streamable(self.folded, unit, term) for unit, term in readers):
             return whole
+        if len(readers) > 1 and any(wide_block(self.folded, unit) for unit, _ in readers):
+            return whole
+        least = max(pixel_bytes + t.window.taps * CORE * HALF for _, t in readers) * CORE  # of an item
+        if len(readers) == 1 and readers[0][1].window.taps > 1 and least > self.limits.resident:
+            return self._by_taps(value, *readers[0])
         per_channel = max(t.window.taps * min(self.cores[self._value(u)], _MAX_PASS) * HALF for u, t in readers)
         most = min(self.limits.arriving or self.limits.chunk, max(CORE, self.limits.item // per_channel))
-        chunk = divisor(self.cores[value], most)
+        chunk = divisor(gcd(self.cores[value], *(self._summed(unit, value) for unit, _ in readers)), most)
         slots = self.limits.depth * chunk * (per_channel + pixel_bytes)
         pays = (
             chunk < self.cores[value] and slots < pixel_bytes * self.cores[value] + self.limits.depth * self.limits.item
         )
         return Home(chunk, whole=False) if pays else whole
+
+    def _by_taps(self, value: int, unit: Unit, term: Term) -> Home:
+        """What lies under one tap at a time, where the window with its halo is too large for any chunk."""
+        window, made = term.window, self.prints[self._value(unit)]
+        rows = (made.made_rows.size - 1) * window.stride_h + 1
+        cols = (made.made_cols.size - 1) * window.stride_w + 1
+        most = min(self.limits.chunk, max(CORE, self.limits.item // (rows * cols * HALF)))
+        return Home(divisor(gcd(self.cores[value], self._summed(unit, value)), most), whole=False, by_taps=True)
 
     # ---- hidden values -----------------------------------------------------------------------------------------------
     def _chunk_before(self, unit: Unit) -> None:
@@ -150,14 +176,34 @@ class Homes:
     def _chunk_last(self) -> None:
         """Give the result of a depthwise or grouped unit, and what it is made of, the same chunks."""
         path = chunked_with_last(self.folded)
-        maker = self._maker(path[-1]) if len(path) > 1 else None
-        widens = any(self._widens(unit) for unit in self.folded.units)
-        if maker is None or widens or not all(self._can_feed(term.source) for term in maker.terms):
+        maker = self._maker(path[-1])
+        if len(path) == 1 or any(value in self.found for value in path if self._maker(value)):
+            return
+        if maker is None and not self._arrives_in_chunks(path[-1]):
+            return
+        if maker is not None and not all(self._can_feed(term.source) for term in maker.terms):
             return
         step, last = lcm(*(self.align[value] for value in path)), path[0]
-        chunk = divisor(self.cores[last], max(min(self.limits.chunk, _MAX_PASS), step), step)
-        if self.cores[last] % chunk == 0 and not any(value in self.found for value in path):
+        most = min(self.limits.chunk, _MAX_PASS, self._arriving(path))
+        chunk = divisor(self.cores[last], max(most, step), step)
+        if self.cores[last] % chunk == 0 and (maker or chunk < self.cores[path[-1]]):
             self.found |= dict.fromkeys(path, Home(chunk, whole=False)) | {last: Home(chunk)}
+
+    def _arrives_in_chunks(self, value: int) -> bool:
+        """Whether an input of which every chunk of the result needs the same channels is too much to keep."""
+        return self.split > 1 or self._pixel_bytes(value) * self.cores[value] > self.limits.resident
+
+    def _arriving(self, path: list[int]) -> int:
+        """Channels of which an item has room for pixels and filter; any number where the input is kept."""
+        if self._maker(path[-1]):
+            return _MAX_PASS
+        reader = self.folded.units[path[-2] - self.folded.input_count]
+        taps = reader.terms[0].window.taps if reader.kind in {"depthwise", "grouped"} else 0
+        return max(CORE, self.limits.item // (self._pixel_bytes(path[-1]) + taps * HALF))
+
+    def _pixel_bytes(self, value: int) -> int:
+        """Bytes of one channel of the pixels that a CTA holds."""
+        return self.prints[value].rows.size * self.prints[value].cols.size * HALF
 
     def _can_feed(self, value: int) -> bool:
         """Whether a value can be read again for every chunk: it is whole, or streamed."""
@@ -191,6 +237,8 @@ class Homes:
                 return path
             if maker.kind not in {"depthwise", "grouped", "map"} or maker.added or self._widens(maker):
                 return []
+            if is_sum(self.folded, maker):
+                return []
             value = maker.terms[0].source
 
     def _whole(self, unit: Unit, value: int) -> Home:
@@ -199,7 +247,7 @@ class Homes:
         match unit.kind:
             case "norm":
                 return Home(channels)
-            case "grouped":
+            case "grouped" if not is_sum(self.folded, unit):
                 window, block = unit.terms[0].window, self.block(unit)
                 if block.inputs != block.outputs:
                     return Home(channels)
@@ -211,8 +259,15 @@ class Homes:
         if any(not self.found[source].whole and source >= self.folded.input_count for source in sources):
             return Home(channels)
         most = _MAX_WHOLE_SUMS if all(self.found[source].whole for source in sources) else _MAX_STREAMED_SUMS
-        fitting = [c for c in multiples(channels) if self._sums(value, c) <= most]
+        wide = wide_block(self.folded, unit)
+        together = gcd(channels, wide.outputs) if wide else channels
+        fitting = [c for c in multiples(together) if self._sums(value, c) <= most]
         return Home(max(fitting, default=CORE))
+
+    def _summed(self, unit: Unit, source: int) -> int:
+        """Channels of an operand that a chunk of a unit's result is made of."""
+        block = wide_block(self.folded, unit)
+        return block.inputs if block else self.cores[source]
 
     def _sums(self, value: int, channels: int) -> int:
         split = tiling(self.prints[value].pixels, channels, self.warps, self.limits.engine)

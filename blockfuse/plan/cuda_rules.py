@@ -7,6 +7,7 @@ from dataclasses import replace
 from blockfuse.errors import InternalError
 from blockfuse.machine import WarpTiling
 from blockfuse.plan.cuda import CudaPlan, Home, Slices, UnitPlan
+from blockfuse.plan.cuda_groups import is_sum, wide_block
 from blockfuse.plan.cuda_homes import HALF, Homes
 from blockfuse.plan.cuda_limits import CORE, Limits, in_rows, multiples, tiling
 from blockfuse.plan.footprint import Footprint, footprints
@@ -48,8 +49,8 @@ def apply_rules(
     found = homes.decide()
     units = _Units(folded, prints, homes, warps, limits)
     plans = tuple(units.plan(index, unit) for index, unit in enumerate(folded.units))
-    shares = {"split": split, "images": images}
-    return CudaPlan(tile_p, tile_q, warps, found, plans, limits.depth, engine=limits.engine, **shares)
+    engine = limits.engine
+    return CudaPlan(tile_p, tile_q, warps, found, plans, limits.depth, engine=engine, split=split, images=images)
 
 
 class _Units:
@@ -63,7 +64,7 @@ class _Units:
         value = self.folded.value(index)
         rows = self.prints[value].made_rows.size
         match unit.kind:
-            case "contract":
+            case "contract" | "grouped" if is_sum(self.folded, unit):
                 return self._contraction(unit, value)
             case "depthwise":
                 return UnitPlan(segment=max(d for d in range(1, min(rows, _MAX_STRIP) + 1) if rows % d == 0))
@@ -76,13 +77,13 @@ class _Units:
 
     def _contraction(self, unit: Unit, value: int) -> UnitPlan:
         home, pixels = self._home(value), self.prints[value].pixels
-        slices = tuple(self._slices(term, home.chunk) for term in unit.terms)
+        slices = tuple(self._slices(unit, term, home.chunk) for term in unit.terms)
         if home.registers:
             return self._to_registers(unit, value)
         if self.homes.is_chained(unit):
             return UnitPlan(in_rows(pixels, self.warps, self.limits.engine), slices)
         split = tiling(pixels, home.chunk, self.warps, self.limits.engine)
-        if len(unit.terms) == 1 and self._is_one_item(unit.terms[0], slices[0]):
+        if len(unit.terms) == 1 and self._is_one_item(unit, slices[0]):
             split = _by_pieces(split, home.chunk)
         return UnitPlan(split, slices)
 
@@ -91,29 +92,32 @@ class _Units:
         split = in_rows(self.prints[value].pixels, self.warps, self.limits.engine)
         source = unit.terms[0].source
         held = split.mb * self.homes.cores[source] // 4
-        slices = (Slices(1, self._held(unit.terms[0])),)
+        slices = (Slices(1, self._held(unit, unit.terms[0])),)
         piece = 2 if split.mb % 2 == 0 else 1
         return UnitPlan(replace(split, mb=piece), slices, hold=held <= _MAX_HELD)
 
-    def _held(self, term: Term) -> int:
-        """Input channels that are in shared memory together."""
-        home = self._home(term.source)
+    def _held(self, unit: Unit, term: Term) -> int:
+        """Input channels of a sum that are in shared memory together."""
+        home, block = self._home(term.source), wide_block(self.folded, unit)
+        if block is not None:
+            return block.inputs if home.whole else home.chunk
         whole = -(-self.homes.cores[term.source] // home.chunk) * home.chunk
         return whole if home.whole else home.chunk
 
-    def _slices(self, term: Term, chunk: int) -> Slices:
+    def _slices(self, unit: Unit, term: Term, chunk: int) -> Slices:
         """As many input channels per item as fit; several taps where items stay small."""
-        held = self._held(term)
+        held = self._held(unit, term)
         if not self._home(term.source).whole and term.source < self.folded.input_count:
-            return Slices(term.window.taps, held)
+            return Slices(1 if self._home(term.source).by_taps else term.window.taps, held)
         ks = max((k for k in multiples(held) if k * chunk * HALF <= self.limits.item), default=CORE)
         for taps in (term.window.taps, term.window.s):
             if ks == held and taps * ks * chunk * HALF <= min(_SMALL_ITEM, self.limits.item):
                 return Slices(taps, ks)
         return Slices(1, ks)
 
-    def _is_one_item(self, term: Term, slices: Slices) -> bool:
-        return self._home(term.source).whole and slices == Slices(term.window.taps, self._held(term))
+    def _is_one_item(self, unit: Unit, slices: Slices) -> bool:
+        (term,) = unit.terms
+        return self._home(term.source).whole and slices == Slices(term.window.taps, self._held(unit, term))
 
     def _group_tiles(self, unit: Unit, value: int) -> int:
         """m16 tiles that one warp takes together: as many as registers allow and as leave work for all warps."""

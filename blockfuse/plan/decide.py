@@ -174,14 +174,20 @@ def _planned(block: Block, device: Device, planar: tuple[bool, ...]) -> Choice |
 def _kernels(block: Block, device: Device, planar: frozenset[str]) -> tuple[Kernel, ...]:
     """One kernel for a group of units, two for a pool of more than a core can hold; none if that is impossible."""
     kernel = best(block, device, planar)
-    if isinstance(kernel, Kernel):
+    if isinstance(kernel, Kernel) and not _is_direct(kernel):
         return (kernel,)
+    ways = [(kernel,)] if isinstance(kernel, Kernel) else []
     for first, second in split_pool(block):
         halves = (best(first, device, planar), best(second, device, planar))
-        found = tuple(half for half in halves if isinstance(half, Kernel))
+        found = tuple(half for half in halves if isinstance(half, Kernel) and not _is_direct(half))
         if len(found) == len(halves):
-            return found
-    return ()
+            return min([*ways, found], key=_seconds)
+    return ways[0] if ways else ()
+
+
+def _is_direct(kernel: Kernel) -> bool:
+    """Whether it is a layer that the chip cannot hold, and so goes from memory to memory."""
+    return isinstance(kernel.plan, CudaPlan) and kernel.plan.direct
 
 
 def _must(unit: Block, device: Device, planar: frozenset[str]) -> tuple[Kernel, ...]:

@@ -133,6 +133,11 @@ class Unit:
         factors = [step for step in self.epilogue if isinstance(step, MultiplyValue) and step.value == value]
         return shape.pixels == 1 and len(factors) == self.added.count(value) > 0
 
+    @property
+    def can_be_direct(self) -> bool:
+        """Whether every element can be made by itself from memory: one window of one value."""
+        return len(self.terms) == 1 and self.kind in {"contract", "grouped", "depthwise", "pool"}
+
     @functools.cached_property
     def reads(self) -> tuple[int, ...]:
         """All values read."""

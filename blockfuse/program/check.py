@@ -6,6 +6,7 @@ The float64 interpreter checks what a program computes; these checks are cheap a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 from blockfuse.errors import InternalError
 from blockfuse.machine import (
@@ -14,11 +15,13 @@ from blockfuse.machine import (
     Depthwise,
     Engine,
     Gemm,
+    Grouped,
     Loop,
     LoopKind,
     Node,
     Pixels,
     Program,
+    Reduce,
     Step,
     Tile,
     Zero,
@@ -30,6 +33,7 @@ from blockfuse.program.passes import ALIGNMENT
 
 WGMMA_STEPS = 4  # k16 steps of wgmma that may be under way: each has its operands in registers of its own
 WGMMA_ALIGNMENT = 1024  # bytes: the pattern of swizzled weights repeats, and begins, at multiples of this
+_VECTOR = 8  # outputs of weights in memory are a multiple of this
 _WGMMA_TYPES = ("float16", "bfloat16")
 
 
@@ -78,9 +82,25 @@ def check(program: Program) -> None:
         raise InternalError(f"program {program.name}: {reason}")
 
 
+def is_direct(node: Node) -> TypeGuard[Depthwise | Grouped | Reduce]:
+    """Whether an instruction goes from an image in memory to another, with its weights in memory."""
+    return isinstance(node, Depthwise | Grouped | Reduce) and node.target.is_global
+
+
 def stream_length(program: Program) -> int:
     """Elements of the packed weights."""
-    return max((base + size for base, size in _items(program)), default=0)
+    held = [memory_size(node) for node in program.walk() if is_direct(node) and not isinstance(node, Reduce)]
+    return max((base + size for base, size in _items(program)), default=sum(held))
+
+
+def memory_size(node: Depthwise | Grouped) -> int:
+    """Elements of weights that lie in memory as a whole: [tap][input][output], the outputs filled up."""
+    return node.weights.taps.size.const * node.weights.inputs.size.const * memory_outputs(node)
+
+
+def memory_outputs(node: Depthwise | Grouped) -> int:
+    """Outputs of such weights: those of the image, filled up for vectors."""
+    return -(-node.target.image.channels // _VECTOR) * _VECTOR
 
 
 def _items(program: Program) -> set[tuple[int, int]]:
@@ -107,7 +127,7 @@ def _stream_faults(program: Program) -> Iterator[str]:
         yield f"an item is larger than a slot of {program.ring.slot}"
     for parallel in _shares(program):
         steps = [(node, env) for node, env in _executions(nodes, parallel) if isinstance(node, Step)]
-        used = [node.item.base + node.item.index.at(env) * node.item.size for node, env in steps]
+        used = [n.item.base + n.item.index.at(env) * n.item.size for n, env in steps if n.item.size]
         if len(used) != len(set(used)):
             yield "an item is streamed twice"
         if [node.number.at(env) for node, env in steps] != list(range(len(steps))):

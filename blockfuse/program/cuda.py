@@ -23,7 +23,6 @@ from blockfuse.machine import (
     Item,
     Load,
     Loop,
-    LoopKind,
     Map,
     Node,
     Normalize,
@@ -42,12 +41,14 @@ from blockfuse.machine import (
 from blockfuse.machine.affine import Affine, span
 from blockfuse.machine.groups import DEPTH, block_steps, group_block
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_groups import is_sum
 from blockfuse.plan.stack import over_stacks
-from blockfuse.plan.units import Folded, Unit
+from blockfuse.plan.units import Folded, Term, Unit
 from blockfuse.program.check import WGMMA_ALIGNMENT, check
 from blockfuse.program.cuda_builder import Builder
+from blockfuse.program.cuda_direct import draft_direct
 from blockfuse.program.cuda_sums import contract
-from blockfuse.program.cuda_tiles import SHARE
+from blockfuse.program.cuda_tiles import in_grid
 from blockfuse.program.passes import ALIGNMENT, arena, barriers, number, rounded
 
 
@@ -73,6 +74,8 @@ def draft_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
     Raises:
         InternalError: The plan does not fit the block.
     """
+    if plan.direct:
+        return draft_direct(folded, plan, name)
     batch, folded = folded.block.batch, over_stacks(folded, plan.images)
     builder = _Builder(folded, plan)
     nodes = builder.nodes()
@@ -89,7 +92,7 @@ def draft_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
         builder.output,
         (*builder.local.values(), *builder.extra),
         folded.block.parameter_shapes(),
-        _in_grid(folded, plan, nodes),
+        in_grid(folded, plan, nodes),
         dtype=folded.block.dtype,
         arena=size,
         ring=ring,
@@ -98,21 +101,6 @@ def draft_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
         min_blocks=plan.min_blocks,
         any_batch=folded.block.any_batch,
     )
-
-
-def _in_grid(folded: Folded, plan: CudaPlan, nodes: list[Node]) -> list[Node]:
-    """What one CTA does, inside the loops over shares of channels, tiles and images."""
-    out = folded.shapes[-1]
-    if plan.split > 1:
-        nodes = [Loop(SHARE, plan.split, LoopKind.CHANNEL_SPLIT, nodes)]
-    grid = (
-        ("tile_w", -(-out.width // plan.tile_q), LoopKind.TILE_W),
-        ("tile_h", -(-out.height // plan.tile_p), LoopKind.TILE_H),
-        ("image", folded.block.batch, LoopKind.IMAGE),
-    )
-    for variable, count, kind in grid:
-        nodes = [Loop(variable, count, kind, nodes)]
-    return nodes
 
 
 class _Builder(Builder):
@@ -139,7 +127,7 @@ class _Builder(Builder):
         region = self.region(value, c * chunk, chunk)
         early, late = self.steps(unit, value)
         match unit.kind:
-            case "contract":
+            case "contract" | "grouped" if is_sum(self.folded, unit):
                 nodes = contract(self, unit, value, c, region, early)
             case "depthwise":
                 nodes = self._depthwise(unit, value, c, region, early)
@@ -157,13 +145,12 @@ class _Builder(Builder):
         term, chunk = unit.terms[0], self.plan.homes[value].chunk
         size = rounded(term.window.taps * chunk)
         before = self.source(term, c)
-        base = self.reserve(size, self.stored[value] // chunk)
         name = self.stage_names[term.stage]
         weights = WeightSlice((term.stage, "weight"), span(0, term.window.taps), span(0, 1), region.channels, name)
         segment = self.plan.units[self.index(value)].segment
         source, target = self.local[term.source], self.local[value]
         body: list[Node] = [Depthwise(source, target, weights, term.window, region, steps, segment)]
-        return [*before, Step(Item(name, (weights,), base, c, size), body)]
+        return [*before, self._step(term, value, c, (weights,), size, body)]
 
     def _grouped(
         self, unit: Unit, value: int, c: Affine, region: Region, steps: tuple[EpilogueStep, ...]
@@ -174,13 +161,21 @@ class _Builder(Builder):
         block = group_block(unit.groups, channels, unit.shape.channels)
         size = chunk * block_steps(block.inputs, window.r, window.s) * DEPTH
         before = self.source(term, c)
-        base = self.reserve(size, self.stored[value] // chunk)
         name = self.stage_names[term.stage]
         weights = WeightSlice((term.stage, "weight"), span(0, window.taps), span(0, width), region.channels, name)
         together = self.plan.units[self.index(value)].segment
         source, target = self.local[term.source], self.local[value]
         body: list[Node] = [Grouped(source, target, weights, window, width, region, steps, together)]
-        return [*before, Step(Item(name, (weights,), base, c, size), body)]
+        return [*before, self._step(term, value, c, (weights,), size, body)]
+
+    def _step(
+        self, term: Term, value: int, c: Affine, slices: tuple[WeightSlice, ...], size: int, body: list[Node]
+    ) -> Step:
+        """A step with part of a filter, and with the input's channels where those arrive in chunks."""
+        source, count = self.local[term.source], self.stored[value] // self.plan.homes[value].chunk
+        pixels = Load(self.inputs[term.source], source, self.held(term.source)) if source.streamed else None
+        base = self.reserve(size, count, source.size if source.streamed else 0)
+        return Step(Item(self.stage_names[term.stage], slices, base, c, size, pixels), body)
 
     def _elementwise(
         self, unit: Unit, value: int, c: Affine, region: Region, steps: tuple[EpilogueStep, ...]
@@ -189,12 +184,18 @@ class _Builder(Builder):
         if unit.kind == "norm":
             norm = Normalize(source, target, unit.epsilon, region, steps, divisor=unit.divisor)
             return [*self.source(unit.terms[0], c), norm]
-        return [*self.source(unit.terms[0], c), Map(source, target, region, steps, unit.frame)]
+        return self._without_weights(unit.terms[0], value, c, Map(source, target, region, steps, unit.frame))
 
     def _pool(self, unit: Unit, value: int, c: Affine, region: Region, steps: tuple[EpilogueStep, ...]) -> list[Node]:
         term = unit.terms[0]
         reduce = Reduce(self.local[term.source], self.local[value], unit.reduction, term.window, region, steps)
-        return [*self.source(term, c), reduce]
+        return self._without_weights(term, value, c, reduce)
+
+    def _without_weights(self, term: Term, value: int, c: Affine, node: Map | Reduce) -> list[Node]:
+        """An instruction behind what makes its operand; in a step if that arrives in chunks."""
+        if self.local[term.source].streamed:
+            return [self._step(term, value, c, (), 0, [node])]
+        return [*self.source(term, c), node]
 
     def _borders(self, nodes: list[Node]) -> list[Node]:
         """ZERO for the tiles that these nodes fill but for pixels outside the image."""

@@ -21,7 +21,7 @@ from blockfuse.machine import (
     Tile,
     global_tile,
 )
-from blockfuse.machine.affine import Affine, span
+from blockfuse.machine.affine import Affine, span, var
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.units import (
     Activate,
@@ -85,15 +85,17 @@ class Builder(ABC):
         """Whether a value is read from memory."""
         return value < self.folded.input_count
 
-    def chunks(self, value: int, body: Callable[[Affine], list[Node]]) -> list[Node]:
-        """``body`` for every chunk of a value's channels."""
-        count = chunk_count(self.folded, self.plan, value)
+    def chunks(self, value: int, body: Callable[[Affine], list[Node]], some: int = 0) -> list[Node]:
+        """``body`` for every chunk of a value's channels; for ``some`` of an input's, numbered from 0, where given."""
+        count = some or chunk_count(self.folded, self.plan, value)
         number = chunk_number(self.folded, self.plan, value, self.names[value])
+        number = (var(f"{self.names[value]}_c") if some > 1 else Affine()) if some else number
         return body(number) if count == 1 else [Loop(f"{self.names[value]}_c", count, LoopKind.CHUNK, body(number))]
 
     def source(self, term: Term, c: Affine) -> list[Node]:
         """Makes the chunk that a unit without a sum over channels reads, where it is not there already."""
-        return [] if self.plan.homes[term.source].whole else self.produce(term.source, c)
+        is_there = self.plan.homes[term.source].whole or self.is_input(term.source)
+        return [] if is_there else self.produce(term.source, c)
 
     # ---- places ------------------------------------------------------------------------------------------------------
     def region(self, value: int, low: Affine, channels: int) -> Region:

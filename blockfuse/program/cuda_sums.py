@@ -43,10 +43,12 @@ from blockfuse.machine import (
     Zero,
     every,
 )
-from blockfuse.machine.affine import Affine, span, var
+from blockfuse.machine.affine import Affine, quotient, span, var
 from blockfuse.plan.cuda import Slices
+from blockfuse.plan.cuda_groups import wide_block
 from blockfuse.plan.units import Term, Unit
 from blockfuse.program.cuda_builder import Builder
+from blockfuse.program.cuda_tiles import first_summed
 from blockfuse.stages import Window
 
 
@@ -70,7 +72,11 @@ def contract(
 
 def _term(builder: Builder, term: Term, slices: Slices, acc: Accumulators, c: Affine, value: int) -> list[Node]:
     """``acc`` += all of one term."""
-    home, channels = builder.plan.homes[term.source], builder.stored[term.source]
+    home, channels, low = builder.plan.homes[term.source], builder.stored[term.source], Affine()
+    unit = builder.folded.units[builder.index(value)]
+    block = wide_block(builder.folded, unit)
+    if block is not None:
+        channels, low = block.inputs, first_summed(builder.folded, builder.plan, unit, value, c)
     if home.registers:
         return _chained(builder, term, acc, c, value)
     held = channels if home.whole else home.chunk
@@ -78,7 +84,7 @@ def _term(builder: Builder, term: Term, slices: Slices, acc: Accumulators, c: Af
     if per_tap * slices.ks != held or per_chunk * slices.taps != term.window.taps:
         raise InternalError(f"{term.window} filter of {held} channels does not split into {slices}")
     is_streamed = builder.is_input(term.source) and not home.whole
-    if is_streamed and per_tap * per_chunk > 1:
+    if is_streamed and per_tap * per_chunk > (term.window.taps if home.by_taps else 1):
         raise InternalError(f"{builder.local[term.source]} arrives with one item, not with {per_tap * per_chunk}")
     count = channels // held * per_tap * per_chunk * (builder.stored[value] // builder.plan.homes[value].chunk)
     size = slices.taps * slices.ks * acc.region.channels.size.const
@@ -87,12 +93,13 @@ def _term(builder: Builder, term: Term, slices: Slices, acc: Accumulators, c: Af
 
     def sums(chunk: Affine) -> list[Node]:
         index = (c * (channels // held) + chunk) * (per_tap * per_chunk)
-        return _slices(builder, term, slices, acc, operand, chunk * held, (per_chunk, per_tap), (base, index, size))
+        counts, where = (per_chunk, per_tap), (base, index, size)
+        return _slices(builder, term, slices, acc, operand, low + chunk * held, counts, where, unit.groups)
 
     if home.whole:
         return sums(Affine())
     if is_streamed:
-        return builder.chunks(term.source, sums)
+        return builder.chunks(term.source, sums, channels // held)
     return builder.chunks(term.source, lambda chunk: [*builder.produce(term.source, chunk), *sums(chunk)])
 
 
@@ -111,6 +118,8 @@ def _operand(builder: Builder, term: Term, acc: Accumulators, value: int) -> _Op
     if not tile.streamed:
         return _Operand(tile, term.window)
     source, unit = builder.inputs[term.source], builder.folded.units[builder.index(value)]
+    if builder.plan.homes[term.source].by_taps:
+        return _under_a_tap(builder, term, acc)
     if len(unit.terms) == 1:
         return _Operand(tile, term.window, Load(source, tile, builder.held(term.source)))
     view = every(source, term.window.stride_h, term.window.stride_w)
@@ -123,6 +132,23 @@ def _operand(builder: Builder, term: Term, acc: Accumulators, value: int) -> _Op
     return _Operand(own, Window(), Load(view, own, Region(rows, cols, channels)))
 
 
+def _under_a_tap(builder: Builder, term: Term, acc: Accumulators) -> _Operand:
+    """A tile of the pixels from the first to the last that one tap reads, which moves over the image with the taps."""
+    tile, window, region = builder.local[term.source], term.window, acc.region
+    name = builder.stage_names[term.stage]
+    tap = var(f"{name}_tap") if window.taps > 1 else Affine()
+    row = quotient(tap, window.s)
+    rows = (region.rows.size.const - 1) * window.stride_h + 1
+    cols = (region.cols.size.const - 1) * window.stride_w + 1
+    own = replace(tile, name=f"{tile.name}_{name}", rows=rows, cols=cols, split_columns=False)
+    own.top = region.rows.low * window.stride_h - window.pad_top + row * window.dilation_h
+    own.left = region.cols.low * window.stride_w - window.pad_left + (tap - row * window.s) * window.dilation_w
+    builder.extra.append(own)
+    channels = span(tile.first_channel, tile.channels)
+    pixels = Region(span(own.top, rows), span(own.left, cols), channels)
+    return _Operand(own, window, Load(builder.inputs[term.source], own, pixels))
+
+
 def _slices(
     builder: Builder,
     term: Term,
@@ -132,6 +158,7 @@ def _slices(
     low: Affine,
     counts: tuple[int, int],
     where: tuple[int, Affine, int],
+    filter_groups: int,
 ) -> list[Node]:
     """A step per group of taps and of input channels: ``where`` is the first one's base, index and size."""
     (tap_groups, groups), (base, index, size) = counts, where
@@ -140,7 +167,7 @@ def _slices(
     group = var(f"{name}_k") if groups > 1 else Affine()
     inputs = span(low + group * slices.ks, slices.ks)
     taps = span(tap * slices.taps, slices.taps)
-    weights = WeightSlice((term.stage, "weight"), taps, inputs, acc.region.channels, name)
+    weights = WeightSlice((term.stage, "weight"), taps, inputs, acc.region.channels, name, filter_groups)
     item = Item(name, (weights,), base, index + tap * groups + group, size, operand.pixels)
     nodes: list[Node] = [Step(item, [Gemm(acc, operand.tile, weights, operand.window)])]
     if groups > 1:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 
 from blockfuse.errors import InternalError
-from blockfuse.machine import Level, Tile
-from blockfuse.machine.affine import Affine, var
+from blockfuse.machine import Level, Loop, LoopKind, Node, Tile
+from blockfuse.machine.affine import Affine, clip, quotient, var
 from blockfuse.plan.banks import DepthwiseReads, best_pitch, matrix_pitch
 from blockfuse.plan.cuda import CudaPlan
-from blockfuse.plan.fold import Folded
+from blockfuse.plan.cuda_groups import is_sum, wide_block
+from blockfuse.plan.fold import Folded, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
 from blockfuse.program.passes import rounded
 
@@ -47,6 +48,19 @@ def chunk_number(folded: Folded, plan: CudaPlan, value: int, name: str) -> Affin
     return shares + (var(f"{name}_c") if count > 1 else 0)
 
 
+def first_summed(folded: Folded, plan: CudaPlan, unit: Unit, value: int, c: Affine) -> Affine:
+    """The first channel of an operand that chunk ``c`` of a sum is made of: where its share of the groups begins.
+
+    Chunks behind the last share, which only the layout has, are made of the last one's.
+    """
+    block, channels = wide_block(folded, unit), folded.shapes[value].channels
+    if block is None or block.outputs >= channels:
+        return Affine()
+    share = quotient(c, block.outputs // plan.homes[value].chunk)
+    is_within = stored_channels(folded, plan, value) <= channels
+    return (share if is_within else clip(share, 0, channels // block.outputs - 1)) * block.inputs
+
+
 def footprints_of(folded: Folded, plan: CudaPlan) -> list[Footprint]:
     """The footprints at the plan's tile.
 
@@ -57,6 +71,21 @@ def footprints_of(folded: Folded, plan: CudaPlan) -> list[Footprint]:
     if isinstance(prints, str):
         raise InternalError(f"block {folded.block.name}: {prints}")
     return prints
+
+
+def in_grid(folded: Folded, plan: CudaPlan, nodes: list[Node]) -> list[Node]:
+    """What one CTA does, inside the loops over shares of channels, tiles and images."""
+    out = folded.shapes[-1]
+    if plan.split > 1:
+        nodes = [Loop(SHARE, plan.split, LoopKind.CHANNEL_SPLIT, nodes)]
+    grid = (
+        ("tile_w", -(-out.width // plan.tile_q), LoopKind.TILE_W),
+        ("tile_h", -(-out.height // plan.tile_p), LoopKind.TILE_H),
+        ("image", folded.block.batch, LoopKind.IMAGE),
+    )
+    for variable, count, kind in grid:
+        nodes = [Loop(variable, count, kind, nodes)]
+    return nodes
 
 
 def names(folded: Folded) -> list[str]:
@@ -104,8 +133,6 @@ class _Places:
         channels = self.stored[value] if home.whole and not is_out else home.chunk
         pitch, split = (matrix_pitch(channels), False) if is_out else self._pitch(value, channels)
         pitch = channels if home.registers else pitch
-        owner = self._chunk_owner(value)
-        chunk = chunk_number(self.folded, self.plan, owner, self.names[owner])
         return Tile(
             "out" if is_out else self.names[value],
             Level.REGISTER if home.registers else Level.LOCAL,
@@ -116,12 +143,26 @@ class _Places:
             pitch,
             top=self._corner(place.rows, "tile_h", self.plan.tile_p, self.shapes[-1].height),
             left=self._corner(place.cols, "tile_w", self.plan.tile_q, self.shapes[-1].width),
-            first_channel=chunk * channels if channels < self.stored[value] else Affine(),
+            first_channel=self._first_channel(value, channels),
             padded=self._is_padded(value),
             split_columns=split,
             streamed=value < self.folded.input_count and not home.whole,
             stack=self.folded.stack(value),
         )
+
+    def _first_channel(self, value: int, channels: int) -> Affine:
+        """The first of the channels that a value's tile holds at a time."""
+        units = [unit for unit in self.folded.units if any(term.source == value for term in unit.terms)]
+        block = wide_block(self.folded, units[0]) if units else None
+        if block is not None and value < self.folded.input_count and not self.plan.homes[value].whole:
+            made = self.folded.value(self.folded.units.index(units[0]))
+            low = first_summed(self.folded, self.plan, units[0], made, self._chunk_number(made))
+            return low + (var(f"{self.names[value]}_c") * channels if channels < block.inputs else 0)
+        owner = self._chunk_owner(value)
+        return self._chunk_number(owner) * channels if channels < self.stored[value] else Affine()
+
+    def _chunk_number(self, value: int) -> Affine:
+        return chunk_number(self.folded, self.plan, value, self.names[value])
 
     @staticmethod
     def _corner(extent: Extent, variable: str, tile: int, size: int) -> Affine:
@@ -130,11 +171,11 @@ class _Places:
 
     def _chunk_owner(self, value: int) -> int:
         """The value whose chunk loop runs around the making of a chunk of this one."""
-        if value == self.last or self.plan.homes[value].whole or value < self.folded.input_count:
+        if value == self.last or self.plan.homes[value].whole:
             return value
-        (reader,) = [i for i, u in enumerate(self.folded.units) if any(t.source == value for t in u.terms)]
-        is_summed = self.folded.units[reader].kind == "contract"
-        return value if is_summed else self._chunk_owner(self.folded.value(reader))
+        readers = [i for i, u in enumerate(self.folded.units) if any(t.source == value for t in u.terms)]
+        is_summed = is_sum(self.folded, self.folded.units[readers[0]])
+        return value if is_summed else self._chunk_owner(self.folded.value(readers[0]))
 
     def _is_padded(self, value: int) -> bool:
         """Whether a convolution reads zeros around the image."""

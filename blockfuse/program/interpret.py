@@ -38,7 +38,9 @@ from blockfuse.machine import (
     WeightSlice,
     Zero,
 )
+from blockfuse.program.filters import filter_slice
 from blockfuse.program.interpret_tiles import Tiles
+from blockfuse.program.passes import step_count
 from blockfuse.stages import Array, Frame, normalized
 
 
@@ -66,6 +68,7 @@ class _Run(Tiles):
         super().__init__(program, inputs, parameters)
         self.sums: dict[Accumulators, Array] = {}
         self.slices: tuple[WeightSlice, ...] | None = None
+        self.steps = step_count(program.body)
 
     def run(self) -> Array:
         self._fresh()
@@ -107,9 +110,10 @@ class _Run(Tiles):
         ring = self.program.ring
         if ring is None:
             raise InternalError(f"program {self.program.name} has a step and no ring")
-        slot = (step.number.at(self.env) + ring.depth - 1) % ring.depth
-        low = ring.offset + slot * ring.slot
-        self.arena[low : low + ring.slot] = np.nan
+        upcoming = step.number.at(self.env) + ring.depth - 1
+        low = ring.offset + upcoming % ring.depth * ring.slot
+        if upcoming < self.steps:
+            self.arena[low : low + ring.slot] = np.nan
         self.slices = step.item.slices
         streamed = step.item.pixels
         if streamed:
@@ -228,16 +232,7 @@ class _Run(Tiles):
         """The slice as [outputs, inputs, taps], checked against the item that is present."""
         if self.program.ring is not None and not self._is_present(wanted):
             raise InternalError(f"{wanted} is not in the weight stream item of its step")
-        data = self.parameters[wanted.key]
-        flat = data.reshape(data.shape[0], data.shape[1], -1)
-        boxes = [
-            _padded(r.at(self.env), size)
-            for r, size in zip((wanted.outputs, wanted.inputs, wanted.taps), flat.shape, strict=True)
-        ]
-        out = np.zeros([count for _, count in boxes])
-        part = flat[np.ix_(*[kept for kept, _ in boxes])]
-        out[tuple(slice(0, n) for n in part.shape)] = part
-        return out
+        return filter_slice(wanted, self.parameters[wanted.key], self.env).transpose(2, 1, 0)
 
     def _is_present(self, wanted: WeightSlice) -> bool:
         for held in self.slices or ():
@@ -247,8 +242,3 @@ class _Run(Tiles):
             ):
                 return True
         return False
-
-
-def _padded(wanted: range, size: int) -> tuple[list[int], int]:
-    """The indices below ``size``, and how many there are in all: channels above are zero padding."""
-    return [i for i in wanted if i < size], len(wanted)

@@ -161,7 +161,8 @@ def _lives(nodes: Sequence[Node], ring: Ring | None) -> list[_Life]:
         for loop in timeline.loops:
             if any(step in loop for step in timeline.steps):
                 last = max(last, loop[-1])
-        lives.append(_Life(ring, ring.depth * ring.slot, 0, last, ring.alignment))  # items arrive before anything runs
+        slots = min(ring.depth, step_count(nodes))  # fewer steps leave the others empty
+        lives.append(_Life(ring, slots * ring.slot, 0, last, ring.alignment))  # items arrive before anything runs
     return lives
 
 
@@ -247,6 +248,7 @@ class _Barriers:
     def _touches(self, instruction: Instruction, step: Step | None) -> list[_Touch]:
         local = [(tile, False) for tile in reads(instruction)] + [(tile, True) for tile in written(instruction)]
         touches = [_Touch(t.offset, t.offset + t.size, writes) for t, writes in local if t.is_placed]
-        if step is not None and self.ring is not None and hasattr(instruction, "weights"):
+        from_slot = hasattr(instruction, "weights") or any(tile.streamed for tile in reads(instruction))
+        if step is not None and self.ring is not None and from_slot:
             touches.append(_slot_reads(step.number, self.ring))
         return touches

@@ -33,7 +33,7 @@ from blockfuse.machine import (
     SlopeBy,
     WeightSlice,
 )
-from blockfuse.machine.affine import Affine, Clip, First
+from blockfuse.machine.affine import Affine, Clip, First, Quotient
 from blockfuse.schedules.cpu.vectors import panels
 from blockfuse.stages import Array
 
@@ -201,6 +201,8 @@ def _variables(value: Affine) -> set[str]:
                 names |= _variables(atom.value) | _variables(atom.low) | _variables(atom.high)
             case First():
                 names |= {atom.var} | _variables(atom.first) | _variables(atom.later)
+            case Quotient():
+                names |= _variables(atom.value)
             case _:
                 names.add(atom)
     return names

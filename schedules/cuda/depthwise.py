@@ -70,7 +70,7 @@ def _first_source(kernel: Kernel, node: Depthwise, row: Index, col: Index) -> In
     source, window = node.source, node.window
     step = 1 if source.split_columns else window.stride_w
     pixel = row * (window.stride_h * source.cols) + col * step
-    return source.offset + pixel * source.pitch + kernel.channel(source, node.region.channels.low)
+    return kernel.origin(source) + pixel * source.pitch + kernel.channel(source, node.region.channels.low)
 
 
 def _cached_weights(kernel: Kernel, node: Depthwise, channel: Index) -> Buffer | None:

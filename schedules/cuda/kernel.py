@@ -21,7 +21,7 @@ from blockfuse.machine import (
     WarpTiling,
     WeightSlice,
 )
-from blockfuse.machine.affine import Affine, Range
+from blockfuse.machine.affine import Affine, Clip, Quotient, Range
 from blockfuse.program.check import WGMMA_ALIGNMENT, stream_length
 from blockfuse.schedules.cuda.emitter import CudaEmitter, both
 from blockfuse.schedules.cuda.packing import slice_offset, vector_layout, vector_length
@@ -86,8 +86,9 @@ class Kernel:
         self.fresh: set[Accumulators] = set()
         self._parameters()
         alignment = {"alignment": WGMMA_ALIGNMENT} if program.uses(Engine.WGMMA) else {}
-        self.shared = self.emit.shared("shared", program.arena, self.dtype, **alignment)
-        self.words = self.emit.view(self.shared, "shared_words", "uint32", program.arena * self.bytes // 4)
+        if program.arena:
+            self.shared = self.emit.shared("shared", program.arena, self.dtype, **alignment)
+            self.words = self.emit.view(self.shared, "shared_words", "uint32", program.arena * self.bytes // 4)
         with self.emit.hoisted():
             self.warp = self.emit.bind("warp", quotient(self.emit.thread, 32))
             self.lane = self.emit.bind("lane", remainder(self.emit.thread, 32))
@@ -113,7 +114,7 @@ class Kernel:
             image(tile, f"input_{number}")
         if self.vector_layout:
             self.vectors = emit.parameter("packed_vectors", (vector_length(program),))
-        if program.ring is not None:
+        if stream_length(program):
             self.weights = emit.parameter("packed_weights", (stream_length(program),), self.dtype)
         image(program.output, "result")
 
@@ -151,10 +152,16 @@ class Kernel:
         trips = {loop.var: loop.count - 1 for loop in self.loops if not self._is_open(loop)}
         low = high = value.const
         for atom, coefficient in value.terms:
-            if not isinstance(atom, str) or atom not in trips:
+            if isinstance(atom, Quotient):
+                least, most = (bound // atom.divisor for bound in self.bounds(atom.value))
+            elif isinstance(atom, Clip):
+                least, most = self.bounds(atom.low)[0], self.bounds(atom.high)[1]
+            elif isinstance(atom, str) and atom in trips:
+                least, most = 0, trips[atom]
+            else:
                 raise InternalError(f"program {self.program.name}: {value} has no known bounds")
-            reach = coefficient * trips[atom]
-            low, high = low + min(reach, 0), high + max(reach, 0)
+            ends = (coefficient * least, coefficient * most)
+            low, high = low + min(ends), high + max(ends)
         return low, high
 
     def registers(self, name: str, size: int, dtype: str = "float32") -> Buffer:

@@ -40,7 +40,7 @@ def lower(kernel: Kernel, node: Map) -> None:
             inside = kernel.inside(region, node.target, row, col) if has_mask(node.steps) else True
             pixels = [_source(kernel, node, row, col), kernel.pixel(node.target, region, row, col)]
             places = [
-                tile.offset + pixel * tile.pitch + kernel.channel(tile, region.channels.low) + channel
+                kernel.origin(tile) + pixel * tile.pitch + kernel.channel(tile, region.channels.low) + channel
                 for tile, pixel in zip((node.source, node.target), pixels, strict=True)
             ]
             emit.store(held, 0, load(kernel.shared, places[0], lanes), lanes)

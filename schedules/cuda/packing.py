@@ -8,6 +8,7 @@ An item of the stream holds the slices of its step one after the other: for GEMM
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -29,8 +30,10 @@ from blockfuse.machine import (
     WeightSlice,
     walk,
 )
+from blockfuse.machine.affine import span
 from blockfuse.machine.groups import NARROW, group_block, tap_pairs
-from blockfuse.program.check import executions, stream_length
+from blockfuse.program.check import executions, is_direct, memory_outputs, stream_length
+from blockfuse.program.filters import filter_slice
 from blockfuse.schedules.cuda.mma import K, fragments, narrow_fragments
 from blockfuse.schedules.cuda.packing_wgmma import swizzled
 from blockfuse.stages import Array
@@ -54,7 +57,7 @@ def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Ar
     layout = vector_layout(program)
     if layout:
         packed.append(_vectors(layout, parameters))
-    if program.ring is not None:
+    if stream_length(program):
         packed.append(_stream(program, parameters))
     return tuple(packed)
 
@@ -119,9 +122,13 @@ def _vectors(
 
 def _stream(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array:
     out = np.zeros(stream_length(program), _TYPES[program.dtype])
+    for node in program.walk():
+        if is_direct(node) and isinstance(node, Depthwise | Grouped):
+            everything = replace(node.weights, outputs=span(0, memory_outputs(node)))
+            out[:] = filter_slice(everything, parameters[node.weights.key], {}).ravel()
     done: set[int] = set()
     for step, env in executions(program):
-        if not isinstance(step, Step):
+        if not isinstance(step, Step) or not step.item.size:
             continue
         base = step.item.base + step.item.index.at(env) * step.item.size
         if base in done:  # several shares of the result's channels need it
@@ -137,7 +144,7 @@ def _stream(program: Program, parameters: Mapping[ParameterKey, Array]) -> Array
 
 def _packed(node: Gemm | Depthwise | Grouped, data: Array, env: Mapping[str, int], dtype: str) -> Array:
     """The filter of an instruction in the order it is read: [tap][input][output] in float32, else fragments."""
-    box = _box(node.weights, data, env)
+    box = filter_slice(node.weights, data, env)
     if dtype == "float32":
         return box
     match node:
@@ -166,13 +173,3 @@ def _blocks(node: Grouped, box: Array) -> Array:
     else:
         parts = [[b[tap, k : k + K] for tap in range(taps) for k in range(0, block.inputs, K)] for b in dense]
     return np.stack([np.stack([narrow_fragments(part) for part in steps]) for steps in parts])
-
-
-def _box(weights: WeightSlice, data: Array, env: Mapping[str, int]) -> Array:
-    """A slice as [taps, inputs, outputs]; channels that the filter does not have are zero."""
-    taps, inputs, outputs = (part.at(env) for part in (weights.taps, weights.inputs, weights.outputs))
-    flat = np.asarray(data).reshape(data.shape[0], data.shape[1], -1).transpose(2, 1, 0)
-    part = flat[taps.start : taps.stop, inputs.start : inputs.stop, outputs.start : outputs.stop]
-    out = np.zeros((len(taps), len(inputs), len(outputs)), np.float32)
-    out[: part.shape[0], : part.shape[1], : part.shape[2]] = part
-    return out

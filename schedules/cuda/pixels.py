@@ -42,8 +42,8 @@ def place_offset(source: Tile, mine: WarpShare, window: Window, pixel: Index, pi
 def tap_offset(kernel: Kernel, source: Tile, region: Region, window: Window, tap: Index) -> Index:
     """Elements from the corner of a tile to the pixel under a tap of the region's first pixel."""
     r, s = quotient(tap, window.s), remainder(tap, window.s)
-    y = kernel.constant(region.rows.low * window.stride_h - window.pad_top - source.top) + r * window.dilation_h
-    x = kernel.constant(region.cols.low * window.stride_w - window.pad_left - source.left) + s * window.dilation_w
+    y = kernel.at(region.rows.low * window.stride_h - window.pad_top - source.top) + r * window.dilation_h
+    x = kernel.at(region.cols.low * window.stride_w - window.pad_left - source.left) + s * window.dilation_w
     return (y * source.cols + column(source, x)) * source.pitch
 
 

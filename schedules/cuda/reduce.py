@@ -19,7 +19,8 @@ from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_cons
 from blockfuse.schedules.cuda.kernel import Kernel, column
 from blockfuse.schedules.emit import Buffer, Expr, Index, constant, load
 
-_LOWEST = {"float16": -65504.0, "bfloat16": -3.38e38, "float32": -3.4e38}
+LOWEST = {"float16": -65504.0, "bfloat16": -3.38e38, "float32": -3.4e38}
+"""Less than any element that counts."""
 
 
 def lower(kernel: Kernel, node: Reduce) -> None:
@@ -42,7 +43,7 @@ def _window(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index]) -> 
     row, col, channel = place
     best, count = kernel.registers("reduced", lanes), kernel.registers("counted", 1)
     for lane in range(lanes):
-        emit.store(best, lane, constant(_LOWEST[kernel.dtype] if node.reduction == "max" else 0.0))
+        emit.store(best, lane, constant(LOWEST[kernel.dtype] if node.reduction == "max" else 0.0))
     emit.store(count, 0, constant(0.0))
     y0 = _first(region.rows.low * window.stride_h - window.pad_top, node.source.top, kernel)
     x0 = _first(region.cols.low * window.stride_w - window.pad_left, node.source.left, kernel)
@@ -51,7 +52,7 @@ def _window(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index]) -> 
         x = col * window.stride_w + s * window.dilation_w
         with emit.when(_in_image(kernel, node, y + y0, x + x0)):
             pixel = (y + y0) * node.source.cols + column(node.source, x + x0)
-            place_in = node.source.offset + pixel * node.source.pitch
+            place_in = kernel.origin(node.source) + pixel * node.source.pitch
             _take(kernel, node, place_in + kernel.channel(node.source, region.channels.low) + channel, best, count)
     return best, count
 
@@ -77,11 +78,12 @@ def _take(kernel: Kernel, node: Reduce, place: Index, best: Buffer, count: Buffe
     emit.store(halves, 0, load(kernel.shared, place, lanes), lanes)
     for lane in range(lanes):
         value, known = fp32(load(halves, lane)), load(best, lane)
-        emit.store(best, lane, _with(node.reduction, known, value))
+        emit.store(best, lane, reduced(node.reduction, known, value))
     emit.store(count, 0, load(count, 0) + constant(1.0))
 
 
-def _with(reduction: str, known: Expr, value: Expr) -> Expr:
+def reduced(reduction: str, known: Expr, value: Expr) -> Expr:
+    """What is known of a window and another of its pixels."""
     match reduction:
         case "max":
             return tirx.max(known, value)

@@ -18,7 +18,7 @@ from blockfuse.program.ahead import Ahead, Branch, Frame, Upcoming, ahead
 from blockfuse.schedules.cuda.emitter import address
 from blockfuse.schedules.cuda.kernel import Kernel, shifted
 from blockfuse.schedules.cuda.load import copy
-from blockfuse.schedules.emit import index, load
+from blockfuse.schedules.emit import Index, index, load
 
 COMMIT = "cp.async.commit_group"
 WAIT = "cp.async.wait_group"
@@ -85,18 +85,23 @@ def _fetch_ahead(kernel: Kernel, upcoming: Ahead) -> None:
 
 
 def _fetch(kernel: Kernel, upcoming: Upcoming) -> None:
-    """Copy one item into its slot, 16 bytes per thread and trip, and the pixels that come with it behind it."""
-    ring, emit, item = _ring(kernel), kernel.emit, upcoming.step.item
+    """Copy one item into its slot, and the pixels that come with it behind it."""
+    ring, item = _ring(kernel), upcoming.step.item
     env = shifted(kernel.env, upcoming.trips)
     target = index(upcoming.step.number, env) % ring.depth * ring.slot + ring.offset
-    source = index(item.index, env) * item.size + item.base
-    vectors = item.size // kernel.vector
+    if item.size:
+        _copy_weights(kernel, index(item.index, env) * item.size + item.base, target, item.size // kernel.vector)
+    if item.pixels is not None:
+        here, kernel.env = kernel.env, env
+        copy(kernel, item.pixels, target + item.size, "rolled")
+        kernel.env = here
+
+
+def _copy_weights(kernel: Kernel, source: Index, target: Index, vectors: int) -> None:
+    """Copy part of the packed weights, 16 bytes per thread and trip."""
+    emit = kernel.emit
     with emit.loop(-(-vectors // kernel.threads), "i", "rolled") as i:  # unrolled, addresses would crowd sums out
         vector = i * kernel.threads + emit.thread
         with emit.when(vectors % kernel.threads == 0 or vector < vectors):
             to = address(kernel.shared, target + vector * kernel.vector)
             emit.ptx(COPY, to, address(kernel.weights, source + vector * kernel.vector), _BYTES)
-    if item.pixels is not None:
-        here, kernel.env = kernel.env, env
-        copy(kernel, item.pixels, target + item.size, "rolled")
-        kernel.env = here

@@ -29,9 +29,10 @@ from blockfuse.machine import (
 )
 from blockfuse.machine.affine import Affine, var
 from blockfuse.program.ahead import Frame
-from blockfuse.program.check import task
+from blockfuse.program.check import is_direct, task
 from blockfuse.schedules.cuda import (
     depthwise,
+    direct,
     epilogue,
     gemm,
     grouped,
@@ -120,6 +121,9 @@ def _pieces(kernel: Kernel, node: Pixels) -> None:
 
 
 def _instruction(kernel: Kernel, node: Node) -> None:
+    if is_direct(node):
+        direct.lower(kernel, node)
+        return
     lowering = _LOWERING.get(type(node))  # type: ignore[arg-type]
     if lowering is None:
         raise InternalError(f"program {kernel.program.name}: {node} has no CUDA lowering")

@@ -1,14 +1,30 @@
 """The bytes that plans are compared by are those that kernels move."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from benchmarks.cuda_bytes import moved
 from benchmarks.cuda_kernels_static import Case
-from tests.residual_blocks import basic, mbconv
+from blockfuse.stages import Depthwise, Grouped
+from tests.random_blocks import random_block
+from tests.residual_blocks import basic, mbconv, same, single
 
+TYPES = ("float16", "float32")
 CASES = [
     Case("basic", basic(17, 14, 32, 64, stride=2, batch=2), (3, 7), 4),
     Case("mbconv", mbconv(14, 19, 24, 144, r=5), (7, 7), 4),
+    Case("ragged", mbconv(17, 23, 24, 96), (7, 9), 4),
+    Case("float32", replace(mbconv(14, 19, 24, 144, r=5), dtype="float32"), (7, 7), 4),
+    Case("depthwise", single(28, 28, 64, Depthwise("depthwise", (0,), same(5)), 1), (7, 7), 4),
+    Case("shares", single(13, 14, 64, Depthwise("depthwise", (0,), same(5)), 2), None, None),
+    Case("grouped", single(15, 17, 128, Grouped("grouped", (0,), 128, 16, same(3)), 2), None, None),
+    Case("wide groups", single(9, 11, 256, Grouped("grouped", (0,), 256, 2, same(3)), 2), None, None),
+    *(
+        Case(f"random {n}", random_block(np.random.default_rng(n), dtype=TYPES[n % 2]), None, None)
+        for n in range(8, 14)
+    ),
 ]
 
 

@@ -54,7 +54,21 @@ def test_images_leave_as_the_model_has_them(compile_to):
 
 
 def test_a_pool_of_more_than_a_core_holds(compile_to):
-    proto = model([node("GlobalAveragePool", "x", "y")], (1, 96, 60, 45))
-    executable = check(compile_to, proto, {"x": floats(1, 96, 60, 45)})
+    proto = model([node("GlobalAveragePool", "x", "y")], (1, 8, 112, 90))
+    executable = check(compile_to, proto, {"x": floats(1, 8, 112, 90)})
     (step,) = executable.report().steps
     assert len(step.kernels) == 2
+
+
+def test_layers_that_want_more_than_a_core_holds(compile_to):
+    """A filter of 51x51, wide groups, and a pool whose channels several CTAs share."""
+    nodes = [
+        node("Conv", "x v", "a", pads=[25] * 4, group=128),
+        node("Conv", "a w", "b", pads=[1] * 4, group=2),
+        node("GlobalAveragePool", "b", "y"),
+    ]
+    weights = {"v": floats(128, 1, 51, 51, seed=1) / 8, "w": floats(128, 64, 3, 3, seed=2) / 24}
+    proto = model(nodes, (2, 128, 7, 6), weights)
+    executable = check(compile_to, proto, {"x": floats(2, 128, 7, 6)}, fuse="never")
+    plans = [kernel.plan for step in executable.report().steps for kernel in step.kernels]
+    assert ["from memory to memory" in plan for plan in plans] == [True, False, False]

@@ -152,12 +152,19 @@ def test_the_ring_lives_from_the_start_to_the_last_step():
     nodes = [
         Load(global_tile("x", IMAGE), a, REGION),
         step("s", depthwise(a, b)),
+        step("t", depthwise(a, b)),
         Store(b, global_tile("y", IMAGE), REGION),
     ]
     arena(nodes, ring)
     spans = [(ring.offset, ring.offset + 256), (a.offset, a.offset + a.size), (b.offset, b.offset + b.size)]
     ordered = sorted(spans)
     assert all(low[1] <= high[0] for low, high in itertools.pairwise(ordered))
+
+
+def test_fewer_steps_than_slots_leave_slots_out():
+    a, b = tile("a"), tile("b")
+    sizes = [arena([step(name, depthwise(a, b)) for name in names], Ring(3, 128)) for names in ("s", "st", "stuv")]
+    assert [size - sizes[0] for size in sizes] == [0, 128, 256]
 
 
 def syncs(nodes) -> int:

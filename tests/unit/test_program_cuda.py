@@ -22,7 +22,7 @@ from blockfuse.program.check import check, executions, stream_length, task
 from blockfuse.program.cuda import program_cuda
 from blockfuse.program.interpret import interpret
 from blockfuse.program.registers import live_registers
-from blockfuse.stages import Add, Conv, Depthwise, ImageShape, Window
+from blockfuse.stages import Add, Conv, ImageShape, Norm, Window
 from tests.random_blocks import random_block
 from tests.residual_blocks import basic, bottleneck, global_pool, max_pool, mbconv
 
@@ -116,9 +116,8 @@ def test_less_shared_memory_gives_a_plan_that_needs_less():
 
 
 def test_single_stages_get_smaller_tiles_where_the_usual_ones_do_not_fit():
-    """Seven rows and columns around every pixel of 768 channels, as the last blocks of ConvNeXt have them."""
-    window = Window(7, 7, pad_top=3, pad_left=3, pad_bottom=3, pad_right=3)
-    block = Block((ImageShape(7, 7, 768),), (Depthwise("depthwise", (0,), window),), batch=32, dtype="float16")
+    """All channels of a pixel are normalized together."""
+    block = Block((ImageShape(7, 7, 8192),), (Norm("norm", (0,), 1e-6),), batch=32, dtype="float16")
     plan = plan_cuda(fold(block), GPUS["sm_80"])
     assert isinstance(plan, CudaPlan), plan
     assert min(plan.tile_p, plan.tile_q) < 4
