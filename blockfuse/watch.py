@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from blockfuse.errors import UsageError
+from blockfuse.usage import path_of
 
 Stage: TypeAlias = Literal["read", "canonicalize", "partition", "plan", "program", "lower", "build"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -46,13 +47,15 @@ class Watch:
         stop_after: Name of the step to stop after.
 
     Raises:
-        UsageError: The folder cannot be written.
+        UsageError: The folder is no path, or what is called is no function.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str] | None, progress: Progress | None, stop_after: Stage | None
     ) -> None:
-        self.folder = None if folder is None else Path(folder)
+        if progress is not None and not callable(progress):
+            raise UsageError(f"progress must be a function of what, done and total, not {progress!r}")
+        self.folder = None if folder is None else path_of("dump", folder)
         self.progress = progress
         self.stop_after = stop_after
         self.seconds: dict[str, float] = {}

@@ -152,6 +152,7 @@ def two_phases() -> tuple[Block, Program]:
     block = Block((shape,), stages, batch=3).with_random_parameters(3)
     x, y = global_tile("x", shape), global_tile("y", block.output)
     middle = local("middle", ImageShape(8, 5, 20))
+    middle.shared = True
     region = whole(middle.image, span(var("band") * 4, 4))
     acc = Accumulators("acc", region)
     pixels = Pixels(region, 5, 2, [Zero(acc), Gemm(acc, x, weights(block), PAD1), Epilogue(acc, middle, END)])

@@ -23,6 +23,7 @@ class LoopKind(StrEnum):
     TILE_W = "tile_w"  # parallel: columns of output tiles
     BAND = "band"  # parallel: bands of output rows
     CHANNEL_SPLIT = "channel_split"  # parallel: shares of the channels
+    PHASE = "phase"  # parallel, of one trip: what one task does after all before it and before all behind it
     ROWS = "rows"  # sequential: rings of rows carry over
     CHUNK = "chunk"  # sequential: groups of channels
     SLICE = "slice"  # sequential: groups of taps or input channels of one sum
@@ -30,7 +31,7 @@ class LoopKind(StrEnum):
     @property
     def is_parallel(self) -> bool:
         """Whether trips may run at the same time."""
-        return self in {LoopKind.IMAGE, LoopKind.TILE_H, LoopKind.TILE_W, LoopKind.BAND, LoopKind.CHANNEL_SPLIT}
+        return self not in {LoopKind.ROWS, LoopKind.CHUNK, LoopKind.SLICE}
 
 
 @dataclass(eq=False)
@@ -228,7 +229,7 @@ def _tile_lines(program: Program) -> list[str]:
     for tile in program.tiles:
         shape = f"{tile.rows}x{tile.cols}x{tile.channels}"
         traits = [f"pitch {tile.pitch}"] if tile.pitch != tile.channels else []
-        traits += [word for word in ("ring", "padded", "split_columns", "streamed") if getattr(tile, word)]
+        traits += [word for word in ("ring", "padded", "split_columns", "streamed", "shared") if getattr(tile, word)]
         traits += [f"{tile.copies} copies"] if tile.copies > 1 else []
         if any(part != Affine() for part in (tile.top, tile.left, tile.first_channel)):
             traits.append(f"from ({tile.top}, {tile.left}, {tile.first_channel})")

@@ -72,6 +72,7 @@ class Tile:
         streamed: Whether it comes with every item of the weight stream, behind the weights in their slot.
         planar: Whether a global tile is stored channel by channel (N, C, H, W).
         copies: How many tiles of this shape lie behind each other, one per trip of the ``channel_split`` loop.
+        shared: Whether the tasks of one phase write it and those of later phases read it.
         offset: First element in the arena, or -1 where the tile has storage of its own.
         stack: How several images in memory make ``image``; None where it is one.
         whole: Of a global tile that has every ``stride_h``-th row and ``stride_w``-th column of another: that one.
@@ -95,6 +96,7 @@ class Tile:
     streamed: bool = False
     planar: bool = False
     copies: int = 1
+    shared: bool = False
     offset: int = -1
     stack: Stack | None = None
     whole: Tile | None = None
@@ -120,6 +122,11 @@ class Tile:
     def is_global(self) -> bool:
         """Whether every kernel sees it."""
         return self.level is Level.GLOBAL
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it outlives the tasks of a parallel loop."""
+        return self.shared or self.copies > 1
 
     @property
     def is_placed(self) -> bool:

@@ -5,16 +5,17 @@ The rules and rates come from measurements of single kernels; see ``docs/decisio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from blockfuse.plan.cost import Cost
 from blockfuse.plan.cpu import CpuPlan, UnitTiling
-from blockfuse.plan.cpu_cost import predict, ring_bytes
+from blockfuse.plan.cpu_cost import kept_bytes, predict, ring_bytes
 from blockfuse.plan.cpu_tiling import unit_tiling
 from blockfuse.plan.device import Device
 from blockfuse.plan.infeasible import Infeasible
-from blockfuse.plan.row_span import row_spans
+from blockfuse.plan.phases import Phase, by_rows, is_by_channels, phases
 from blockfuse.plan.units import Folded
 
 _ROWS_PER_STEP = (1, 2, 4, 7, 14)
@@ -36,7 +37,8 @@ def plan_cpu(folded: Folded, device: Device, planar: tuple[bool, ...] = ()) -> l
         device: Where it runs.
         planar: For each input, whether memory holds it as N, C, H, W.
     """
-    problem = _obstacle(folded, device)
+    folded = by_rows(folded)
+    problem = _obstacle(folded)
     if problem is not None:
         return problem
     plans = dict.fromkeys(_plans(folded, device, planar))
@@ -44,48 +46,42 @@ def plan_cpu(folded: Folded, device: Device, planar: tuple[bool, ...] = ()) -> l
     return sorted(candidates, key=lambda candidate: candidate.cost.seconds)
 
 
-def _obstacle(folded: Folded, device: Device) -> Infeasible | None:
-    """The largest rings of rows must fit what a task may allocate, and no band may need all rows of an inner value."""
-    need = sum(ring_bytes(folded, row_spans(folded), 1))
-    available = 1 << 30
-    if need > available:
-        return Infeasible("buffer memory", need, available, remedy="cut the block")
-    height, bands = _barrier(folded), _bands_per_image(folded, device)
-    if height and bands > 1:
-        rows = -(-height // bands)
-        return Infeasible(f"each of {bands} bands", height, rows, "rows of an image that is pooled", "cut behind it")
-    return None
-
-
-def _barrier(folded: Folded) -> int:
-    """Rows of the highest inner value that every output row needs the whole of, as a gate made by a global pool does.
-
-    Bands would make all of such a value each, so that there can only be one.
-    """
-    spans = row_spans(folded)[folded.input_count :]
-    shapes = folded.shapes[folded.input_count :]
-    heights = [shape.height for shape, span in zip(shapes, spans, strict=True) if span.is_every_row]
-    return max((height for height in heights if height > 1), default=0)
-
-
-def _bands_per_image(folded: Folded, device: Device) -> int:
-    """Bands that give every core one."""
-    return min(-(-device.cores // folded.block.batch), folded.shapes[-1].height)
+def _obstacle(folded: Folded) -> Infeasible | None:
+    """The largest rings of rows, and what phases leave to each other, must fit what a task may allocate."""
+    found, available = phases(folded), 1 << 30
+    need = sum(ring_bytes(folded, phase, 1) + kept_bytes(folded, phase) for phase in found)
+    return Infeasible("buffer memory", need, available, remedy="cut the block") if need > available else None
 
 
 def _plans(folded: Folded, device: Device, planar: tuple[bool, ...]) -> Iterator[CpuPlan]:
-    height = folded.shapes[-1].height
+    found = phases(folded)
+    height = max(phase.height for phase in found)
     tilings = tuple(unit_tiling(folded, index, device) for index in range(len(folded.units)))
-    wanted_bands = {1} if _barrier(folded) else {_bands_per_image(folded, device), 1, device.cores}
     if len(folded.units) == 1 and not any(planar):
         yield from _single_plans(folded, device, tilings[0])
-    for wanted in wanted_bands:
+    for wanted in {min(-(-device.cores // folded.block.batch), height), 1, device.cores}:
         band = -(-height // min(wanted, height))
         bands = -(-height // band)
-        for rows in {*(r for r in _ROWS_PER_STEP if r < band), band}:
-            yield CpuPlan("rows", bands, rows, tilings, lanes=device.lanes, threads=device.cores)
+        for split in _splits(folded, found, bands, device.lanes):
+            most = height if split else band
+            for rows in {*(r for r in _ROWS_PER_STEP if r < most), most}:
+                yield CpuPlan("rows", bands, rows, tilings, lanes=device.lanes, threads=device.cores, by_channels=split)
     if not any(planar):
         yield from _channel_plans(folded, device, tilings)
+
+
+def _splits(folded: Folded, found: Sequence[Phase], tasks: int, lanes: int) -> Iterator[tuple[int, ...]]:
+    """Any of the phases whose tasks may be shares of channels, of whole vectors each."""
+    able = [
+        number
+        for number, phase in enumerate(found)
+        if phase.height > 1
+        and is_by_channels(folded, phase)
+        and folded.units[phase.units[0]].shape.channels % (tasks * lanes) == 0
+    ]
+    most = len(able) if len(found) > 1 and tasks > 1 else 0
+    for count in range(most + 1):
+        yield from itertools.combinations(able, count)
 
 
 def _single_plans(folded: Folded, device: Device, tiling: UnitTiling) -> Iterator[CpuPlan]:

@@ -38,16 +38,17 @@ class CpuPlan:
     """One way to run a block on a CPU.
 
     Attributes:
-        mode: ``rows`` gives every task a band of output rows, which it makes step by step through rings of rows.
-            ``panels`` gives every task a share of the output channels of a single contraction. ``channels`` gives
-            every task a share of the hidden channels of an expand - depthwise - project block; partial results are
-            summed afterwards.
+        mode: ``rows`` gives every task a band of output rows, which it makes step by step through rings of rows; phase
+            after phase, where a block has several. ``panels`` gives every task a share of the output channels of a
+            single contraction. ``channels`` gives every task a share of the hidden channels of an expand - depthwise -
+            project block; partial results are summed afterwards.
         tasks: Bands, or shares, per image.
         rows: Output rows per step.
         chunk: Hidden channels at a time, in ``channels`` mode.
         units: Tiling of each unit.
         lanes: float32 elements per vector.
         threads: Cores planned for.
+        by_channels: Of a block's phases in ``rows`` mode, those whose tasks are shares of the channels, all rows.
     """
 
     mode: Literal["rows", "panels", "channels"]
@@ -57,9 +58,14 @@ class CpuPlan:
     chunk: int = 0
     lanes: int = 16
     threads: int = 1
+    by_channels: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         tiles = " ".join(f"{unit.pixels}x{unit.vectors}" for unit in self.units)
-        what = {"rows": f"{self.tasks} bands, {self.rows} rows a step", "panels": f"{self.tasks} channel shares"}
+        shares = "".join(f", channel shares in phase {number}" for number in self.by_channels)
+        what = {
+            "rows": f"{self.tasks} bands, {self.rows} rows a step{shares}",
+            "panels": f"{self.tasks} channel shares",
+        }
         text = what.get(self.mode, f"{self.tasks} shares of hidden channels, {self.chunk} at a time")
         return f"{text}; tiles {tiles}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from blockfuse.plan.cost import Cost, global_bytes
 from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cpu_tiling import FLOAT, is_narrow, tile_cycles
 from blockfuse.plan.device import Device
-from blockfuse.plan.row_span import RowSpan, row_spans
+from blockfuse.plan.phases import Phase, by_rows, phases
+from blockfuse.plan.row_span import RowSpan
 from blockfuse.plan.units import Activate, Folded
 from blockfuse.stages import ImageShape
 
@@ -17,27 +21,57 @@ _EPILOGUE = {"sigmoid": 7.0, "silu": 7.0, "tanh": 8.0, "gelu": 8.0, "gelu_tanh":
 _STEP_SECONDS = 0.2e-6  # row bounds and loop set-up, per unit and step
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A phase under a plan.
+
+    Attributes:
+        phase: The phase.
+        shares: Shares of the channels that its tasks are; 1 where they are bands.
+        tasks: Tasks for one image.
+        together: Images whose tasks run at the same time.
+        rows: Rows of a step.
+        steps: Steps of a task.
+        used: Cores at work.
+        band: Rows of a task.
+    """
+
+    phase: Phase
+    shares: int
+    tasks: int
+    together: int
+    rows: int
+    steps: int
+    used: int
+    band: int
+
+    @property
+    def rounds(self) -> float:
+        """Time of the busiest core over the mean."""
+        tasks = self.tasks * self.together
+        return -(-tasks // self.used) / (tasks / self.used)
+
+
 def predict(folded: Folded, plan: CpuPlan, device: Device) -> Cost:
     """Predicted cost of a plan: the largest of arithmetic, cache and memory time, plus what starting tasks takes."""
-    spans = row_spans(folded)
+    folded = by_rows(folded)
     batch, out = folded.block.batch, folded.shapes[-1]
-    band = -(-out.height // plan.tasks) if plan.mode == "rows" else out.height
-    rows = min(plan.rows, band)
-    steps = -(-band // rows)
-    tasks = plan.tasks * batch
-    used = min(device.cores, tasks)
-    rounds = -(-tasks // used) / (tasks / used)
-    work = done = 0.0
-    arithmetic = 0.0
-    for index, unit in enumerate(folded.units):
-        repeat = _recompute(spans[folded.value(index)], unit.shape, plan, band)
-        work += folded.operations(index) * batch
-        done += folded.operations(index) * batch * repeat
-        arithmetic += _unit_cycles(folded, index, plan, device) * batch * repeat / device.clock
-    arithmetic = arithmetic / used * rounds
-    cache, local = _cache_seconds(folded, plan, device, spans, rows, steps * tasks, used)
-    memory = _memory_seconds(folded, plan, device)
-    overhead = device.launch_seconds + _STEP_SECONDS * steps * tasks * len(folded.units) / used
+    parts = _parts(folded, plan, device)
+    work = done = arithmetic = cache = overhead = 0.0
+    local = 0
+    for number, part in enumerate(parts):
+        cycles = 0.0
+        for index in part.phase.units:
+            repeat = _recompute(part, folded.value(index), folded.units[index].shape)
+            work += folded.operations(index) * batch
+            done += folded.operations(index) * batch * repeat
+            cycles += _unit_cycles(folded, index, plan, part, device) * repeat
+        arithmetic += cycles * batch / device.clock / part.used * part.rounds
+        moved, held = _cache_seconds(folded, plan, device, part, is_first=number == 0)
+        cache, local = cache + moved, max(local, held)
+        overhead += _STEP_SECONDS * part.steps * part.tasks * batch * len(part.phase.units) / part.used
+        overhead += device.launch_seconds * (batch // part.together if part.tasks > 1 else number == 0)
+    memory = _weight_bytes(folded, range(len(folded.units))) / device.memory_bandwidth
     if plan.mode == "channels":
         partial = 2 * out.elements * FLOAT * (_trips(folded, plan) + 1)  # read and written on every trip, and once more
         overhead += device.launch_seconds + partial * plan.tasks / device.local_bandwidth
@@ -47,12 +81,27 @@ def predict(folded: Folded, plan: CpuPlan, device: Device) -> Cost:
     return Cost(int(work), recompute, global_bytes(folded.block), local, seconds, bound)
 
 
+def _parts(folded: Folded, plan: CpuPlan, device: Device) -> list[_Part]:
+    """The phases, with how a plan divides them."""
+    found, batch = phases(folded), folded.block.batch
+    together = batch if len(found) == 1 or plan.tasks == 1 else 1
+    parts = []
+    for number, phase in enumerate(found):
+        tasks = 1 if len(found) > 1 and phase.height == 1 else plan.tasks
+        shares = tasks if number in plan.by_channels else 1
+        band = -(-phase.height // (tasks // shares)) if plan.mode == "rows" else phase.height
+        rows = min(plan.rows, band)
+        used = min(device.cores, tasks * together)
+        parts.append(_Part(phase, shares, tasks, together, rows, -(-band // rows), used, band))
+    return parts
+
+
 def _trips(folded: Folded, plan: CpuPlan) -> int:
     """How often a task of ``channels`` mode goes through its chunks."""
     return folded.units[0].shape.channels // (plan.tasks * plan.chunk) if plan.mode == "channels" else 1
 
 
-def _unit_cycles(folded: Folded, index: int, plan: CpuPlan, device: Device) -> float:
+def _unit_cycles(folded: Folded, index: int, plan: CpuPlan, part: _Part, device: Device) -> float:
     """Cycles of one core for all of a unit, for one image, with its data in the nearest cache."""
     unit, tiling = folded.units[index], plan.units[index]
     vectors = unit.shape.elements / device.lanes
@@ -63,7 +112,7 @@ def _unit_cycles(folded: Folded, index: int, plan: CpuPlan, device: Device) -> f
         case "pool":
             return cycles + unit.terms[0].window.taps * vectors / (2 * _EFFICIENCY["pool"])
         case "contract":
-            return cycles + _contract_cycles(folded, index, plan, device)
+            return cycles + _contract_cycles(folded, index, plan, part.shares, device)
     if unit.kind == "depthwise" or is_narrow(folded, index, device.lanes):
         return cycles + folded.depth(index) * vectors / (2 * _EFFICIENCY[unit.kind])
     width, share = unit.shape.width, unit.shape.channels // unit.groups
@@ -71,10 +120,10 @@ def _unit_cycles(folded: Folded, index: int, plan: CpuPlan, device: Device) -> f
     return cycles + row * unit.shape.height * unit.groups / _EFFICIENCY["grouped"]
 
 
-def _contract_cycles(folded: Folded, index: int, plan: CpuPlan, device: Device) -> float:
+def _contract_cycles(folded: Folded, index: int, plan: CpuPlan, shares: int, device: Device) -> float:
     unit, tiling = folded.units[index], plan.units[index]
     shape, depth = unit.shape, folded.depth(index)
-    channels, repeats = shape.channels, 1
+    channels, repeats = shape.channels // shares, shares
     if plan.mode == "panels":
         channels, repeats = channels // plan.tasks, plan.tasks
     if plan.mode == "channels":
@@ -84,46 +133,54 @@ def _contract_cycles(folded: Folded, index: int, plan: CpuPlan, device: Device) 
     return row * shape.height * repeats / _EFFICIENCY["contract"]
 
 
-def _recompute(needed: RowSpan, shape: ImageShape, plan: CpuPlan, band: int) -> float:
+def _recompute(part: _Part, value: int, shape: ImageShape) -> float:
     """Rows of a value that all bands make together, over its rows."""
-    if plan.mode != "rows" or needed == RowSpan():
+    needed = part.phase.spans[value]
+    if part.band == part.phase.height or needed == RowSpan():
         return 1.0
-    return max(1.0, plan.tasks * min(shape.height, needed.alive(band)) / shape.height)
+    return max(1.0, part.tasks * min(shape.height, needed.alive(part.band)) / shape.height)
 
 
-def ring_bytes(folded: Folded, spans: list[RowSpan], rows: int, chunk: int = 0) -> list[int]:
-    """Bytes of the ring of each intermediate value."""
-    sizes = []
-    for index in range(len(folded.units) - 1):
-        shape = folded.units[index].shape
-        held = shape.height if chunk else min(shape.height, spans[folded.value(index)].alive(rows))
-        sizes.append(held * shape.width * (chunk or shape.channels) * FLOAT)
-    return sizes
+def ring_bytes(folded: Folded, phase: Phase, rows: int, chunk: int = 0, shares: int = 1) -> int:
+    """Bytes of the rings of a phase's values, for so many of its rows; those that outlive it are not among them."""
+    total = 0
+    for value in set(map(folded.value, phase.units)) - phase.kept - {len(folded.shapes) - 1}:
+        shape = folded.shapes[value]
+        held = shape.height if chunk else min(shape.height, phase.spans[value].alive(rows))
+        total += held * shape.width * (chunk or shape.channels // shares) * FLOAT
+    return total
 
 
-def _cache_seconds(
-    folded: Folded, plan: CpuPlan, device: Device, spans: list[RowSpan], rows: int, steps: int, used: int
-) -> tuple[float, int]:
+def kept_bytes(folded: Folded, phase: Phase) -> int:
+    """Bytes of what a phase leaves to later ones, for one image."""
+    return sum(folded.shapes[value].elements for value in phase.kept) * FLOAT
+
+
+def _cache_seconds(folded: Folded, plan: CpuPlan, device: Device, part: _Part, *, is_first: bool) -> tuple[float, int]:
     """Time to move what does not stay in a core's own cache, and the bytes that should."""
-    weights = _weight_bytes(folded)
-    rings = sum(ring_bytes(folded, spans, rows, plan.chunk))
+    batch, tasks = folded.block.batch, part.tasks * folded.block.batch
+    weights = _weight_bytes(folded, part.phase.units)
+    rings = ring_bytes(folded, part.phase, part.rows, plan.chunk, part.shares)
     per_core = device.cache_bandwidth / device.cores
     if plan.mode != "rows":
-        weights //= plan.tasks
-        streamed = weights * plan.tasks * folded.block.batch
+        streamed = weights // plan.tasks * tasks
     else:
-        resident = weights + rings <= 0.75 * device.local_bytes
-        streamed = weights * (used if resident else steps)
+        resident = weights // part.shares + rings <= 0.75 * device.local_bytes
+        streamed = weights // part.shares * (part.used if resident else part.steps * tasks)
+    steps = tasks * part.steps
     spilled = 2 * rings * steps if rings > 0.75 * device.local_bytes else 0
-    images = folded.block.inputs[0].elements + folded.shapes[-1].elements
-    return (streamed + spilled + images * folded.block.batch * FLOAT) / (per_core * used) * 0.5, rings
+    images = _image_bytes(folded, part.phase, is_first=is_first) * batch
+    return (streamed + spilled + images) / (per_core * part.used) * 0.5, rings
 
 
-def _weight_bytes(folded: Folded) -> int:
-    return sum(folded.depth(index) * unit.shape.channels for index, unit in enumerate(folded.units)) * FLOAT
+def _image_bytes(folded: Folded, phase: Phase, *, is_first: bool) -> int:
+    """Bytes of the images that a phase reads from outside and makes for outside."""
+    inside = set(map(folded.value, phase.units))
+    read = {term.source for index in phase.units for term in folded.units[index].terms} - inside
+    earlier = {value for value in read if value >= folded.input_count} | ({0} if is_first else set())
+    made = {len(folded.shapes) - 1} & inside
+    return sum(folded.shapes[value].elements for value in earlier | made) * FLOAT + kept_bytes(folded, phase)
 
 
-def _memory_seconds(folded: Folded, plan: CpuPlan, device: Device) -> float:
-    """Time to read the weights from memory once: a network's weights rarely stay in the cache between two runs."""
-    del plan
-    return _weight_bytes(folded) / device.memory_bandwidth
+def _weight_bytes(folded: Folded, units: Sequence[int]) -> int:
+    return sum(folded.depth(index) * folded.units[index].shape.channels for index in units) * FLOAT

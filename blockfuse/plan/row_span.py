@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from blockfuse.errors import InternalError
-from blockfuse.plan.units import AddValue, Folded, MultiplyValue, Term
+from blockfuse.plan.units import Folded, Term
 
 EVERY_ROW = 1 << 24
 """More rows than any image has."""
@@ -50,16 +51,26 @@ EVERY = RowSpan(1, EVERY_ROW, EVERY_ROW)
 
 def row_spans(folded: Folded) -> list[RowSpan]:
     """The rows of every value under a range of output rows."""
-    found: list[RowSpan | None] = [None] * len(folded.shapes)
-    found[-1] = RowSpan()
-    for index in reversed(range(len(folded.units))):
-        unit, mine = folded.units[index], found[folded.value(index)]
+    found = spans_under(folded, range(len(folded.units)), {len(folded.shapes) - 1})
+    return [found.get(value, RowSpan()) for value in range(len(folded.shapes))]
+
+
+def spans_under(folded: Folded, units: Sequence[int], made: Collection[int]) -> dict[int, RowSpan]:
+    """The rows of the values that some units read or make, under a range of rows of what they make for others.
+
+    Args:
+        folded: The block.
+        units: Numbers of the units, ascending.
+        made: Values that are needed in that range of rows.
+    """
+    found = dict.fromkeys(made, RowSpan())
+    for index in reversed(units):
+        unit, mine = folded.units[index], found.get(folded.value(index))
         if mine is None:
             raise InternalError(f"unit {unit.name} is read by nothing")
         for term in unit.terms:
-            found[term.source] = mine.through(term).union(found[term.source])
-        for step in unit.epilogue:
-            if isinstance(step, AddValue | MultiplyValue):
-                gate = folded.shapes[step.value].height < unit.shape.height
-                found[step.value] = (EVERY if gate else mine).union(found[step.value])
-    return [span or RowSpan() for span in found]
+            found[term.source] = mine.through(term).union(found.get(term.source))
+        for value in unit.added:
+            gate = folded.shapes[value].height < unit.shape.height
+            found[value] = (EVERY if gate else mine).union(found.get(value))
+    return found

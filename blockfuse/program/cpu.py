@@ -8,17 +8,25 @@ the rows still to be made need, so nothing is computed twice inside a band::
         pixels of expand[new rows]:   the rows that this step needs and no earlier step made
         DEPTHWISE ...
         pixels of project[h0:h1]
+
+Where a gate needs the whole image, such loops follow each other, and what later ones read is in memory as a whole::
+
+    for image:
+      parallel band:                  expand, DEPTHWISE, the mean of every row
+      one task:                       the mean of the means, and the layers of the gate
+      parallel band:                  scale, project
 """
 
 from __future__ import annotations
 
 from blockfuse.errors import InternalError
 from blockfuse.machine import Level, Load, Loop, LoopKind, Node, Program, ReduceAcross, Tile, Zero, global_tile
-from blockfuse.machine.affine import Affine, Range, clip, first, span, var
+from blockfuse.machine.affine import Affine, Range, span, var
 from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cpu_tiling import is_page
-from blockfuse.plan.row_span import RowSpan, row_spans
+from blockfuse.plan.phases import Phase, by_rows, is_by_channels, phases
 from blockfuse.plan.units import Folded
+from blockfuse.program.cpu_bands import Bands
 from blockfuse.program.cpu_units import Units, box
 from blockfuse.stages import ImageShape
 
@@ -32,6 +40,9 @@ def program_cpu(folded: Folded, plan: CpuPlan, name: str, planar: tuple[bool, ..
         name: For the kernel.
         planar: For each input, whether memory holds it channel by channel (N, C, H, W).
     """
+    folded = by_rows(folded)
+    if len(folded.units) != len(plan.units):
+        raise InternalError(f"block {folded.block.name} has {len(folded.units)} units, its plan {len(plan.units)}")
     builder = _Builder(folded, plan, planar or (False,) * folded.input_count)
     body = {"rows": builder.rows, "panels": builder.panels, "channels": builder.channels}[plan.mode]()
     return Program(
@@ -55,8 +66,6 @@ class _Builder:
     def __init__(self, folded: Folded, plan: CpuPlan, planar: tuple[bool, ...]) -> None:
         self.folded, self.plan, self.planar = folded, plan, planar
         self.shapes = folded.shapes
-        self.per_band = -(-self.shapes[-1].height // plan.tasks)
-        self.step_rows = min(plan.rows, self.per_band)
         self.local: list[Tile] = []
         self.tiles: dict[int, Tile] = {
             i: global_tile("x" if i == 0 else f"x{i}", shape, planar=planar[i])
@@ -68,27 +77,43 @@ class _Builder:
 
     # ---- modes -------------------------------------------------------------------------------------------------------
     def rows(self) -> list[Node]:
-        """Bands of output rows, made step by step."""
-        plan = self.plan
-        steps = -(-self.per_band // self.step_rows)
-        h0, h1 = self._output_rows(steps)
-        spans = row_spans(self.folded)
-        for value in range(len(self.shapes) - 1):
-            self._place(value, spans[value])
-        body: list[Node] = []
-        body += [
-            self._load(value, self._new_rows(spans[value], self.shapes[value], h0, h1, steps))
-            for value in range(self.folded.input_count)
-            if self.planar[value]
-        ]
-        for index, unit in enumerate(self.folded.units):
-            value = self.folded.value(index)
-            body += self.units.unit(
-                unit, plan.units[index], self._new_rows(spans[value], self.shapes[value], h0, h1, steps)
-            )
-        if steps > 1:
-            body = [Loop("step", steps, LoopKind.ROWS, body)]
-        return self._images([Loop("band", plan.tasks, LoopKind.BAND, body)])
+        """Bands of rows, made step by step; phase after phase, with all tasks of one before any of the next."""
+        found, tasks = phases(self.folded), self.plan.tasks
+        if len(found) == 1:
+            return self._images([Loop("band", tasks, LoopKind.BAND, self._phase(found[0], 0))])
+        bodies = [self._phase(phase, number) for number, phase in enumerate(found)]
+        if tasks == 1:  # every task makes whole images
+            return self._images([node for body in bodies for node in body])
+        return self._images([self._grid(*each) for each in zip(range(len(found)), found, bodies, strict=True)])
+
+    def _grid(self, number: int, phase: Phase, body: list[Node]) -> Node:
+        if phase.height == 1:
+            return Loop("gate", 1, LoopKind.PHASE, body)
+        if number in self.plan.by_channels:
+            return Loop("share", self.plan.tasks, LoopKind.CHANNEL_SPLIT, body)
+        return Loop("band", self.plan.tasks, LoopKind.BAND, body)
+
+    def _phase(self, phase: Phase, number: int) -> list[Node]:
+        """What one task of a phase does."""
+        folded, split = self.folded, number in self.plan.by_channels
+        bands = Bands(phase.height, 1 if split or phase.height == 1 else self.plan.tasks, self.plan.rows)
+        share = self._share(phase) if split else None
+        loaded = [value for value in phase.spans if value < folded.input_count and self.planar[value]]
+        for value in (*loaded, *map(folded.value, phase.units)):
+            self._place(value, phase, bands, share, number)
+        ranges = {value: bands.new_rows(needed, self.shapes[value]) for value, needed in phase.spans.items()}
+        body: list[Node] = [self._load(value, ranges[value]) for value in loaded]
+        for index in phase.units:
+            unit, tiling = folded.units[index], self.plan.units[index]
+            body += self.units.unit(unit, tiling, ranges[folded.value(index)], share)
+        return [Loop("step", bands.steps, LoopKind.ROWS, body)] if bands.steps > 1 else body
+
+    def _share(self, phase: Phase) -> Range:
+        """The channels of a task."""
+        channels, tasks = self.folded.units[phase.units[0]].shape.channels, self.plan.tasks
+        if channels % tasks or not is_by_channels(self.folded, phase):
+            raise InternalError(f"{channels} channels of a phase do not split in {tasks}")
+        return span(var("share") * (channels // tasks), channels // tasks)
 
     def panels(self) -> list[Node]:
         """Shares of the output channels of a single contraction."""
@@ -135,46 +160,40 @@ class _Builder:
     def _images(self, body: list[Node]) -> list[Node]:
         return [Loop("image", self.folded.block.batch, LoopKind.IMAGE, body)]
 
-    # ---- rows and tiles ----------------------------------------------------------------------------------------------
-    def _output_rows(self, steps: int) -> tuple[Affine, Affine]:
-        """First and last-plus-one output row of a step."""
-        height, rows, per_band = self.shapes[-1].height, self.step_rows, self.per_band
-        start = var("band") * per_band if self.plan.tasks > 1 else Affine()
-        h0 = start + var("step") * rows if steps > 1 else start
-        if per_band * self.plan.tasks == height and steps * rows == per_band:
-            return h0, h0 + rows
-        end = clip(start + per_band, 0, height)
-        return h0, clip(h0 + rows, 0, end)
+    # ---- tiles -------------------------------------------------------------------------------------------------------
+    def _place(self, value: int, phase: Phase, bands: Bands, share: Range | None, number: int) -> None:
+        """Give a value a ring of rows, or, where later phases read it, memory for all of it."""
+        if value == len(self.shapes) - 1:
+            return
+        height = self.shapes[value].height
+        if value in phase.kept:
+            self._hold(value, height).shared = self.plan.tasks > 1
+            return
+        rows = min(height, phase.spans[value].alive(bands.step_rows))
+        if value < self.folded.input_count:
+            self._hold(value, rows, suffix=f"_{number}" if number else "")
+        elif share is None:
+            self._hold(value, rows)
+        else:
+            self._hold(value, rows, channels=share.size.const, first_channel=share.low)
 
-    def _new_rows(self, needed: RowSpan, shape: ImageShape, h0: Affine, h1: Affine, steps: int) -> Range:
-        """Rows of a value that this step needs and no earlier step of the band made."""
-        if needed == RowSpan():
-            return Range(h0, h1)
-        low = clip(h0 * needed.stride - needed.before, 0, shape.height)
-        high = clip((h1 - 1) * needed.stride + needed.after, 0, shape.height)
-        if steps == 1 or needed.after + needed.before < needed.stride:
-            return Range(low, high)
-        made = clip((h0 - 1) * needed.stride + needed.after, 0, shape.height)
-        return Range(first("step", low, made), high)
-
-    def _place(self, value: int, needed: RowSpan) -> None:
-        """Give an intermediate value, or a planar input, a ring of rows."""
-        if value >= self.folded.input_count or self.planar[value]:
-            self._hold(value, min(self.shapes[value].height, needed.alive(self.step_rows)))
-
-    def _hold(self, value: int, rows: int, channels: int = 0, first_channel: Affine | None = None) -> None:
+    def _hold(
+        self, value: int, rows: int, channels: int = 0, first_channel: Affine | None = None, suffix: str = ""
+    ) -> Tile:
         shape = self.shapes[value]
         channels = channels or shape.channels
         inputs = self.folded.input_count
-        name = (
-            f"{self.tiles[value].name}_rows" if value < inputs else f"v{value}_{self.folded.units[value - inputs].name}"
-        )
+        if value < inputs:
+            name = f"{self.tiles[value].name}_rows{suffix}"
+        else:
+            name = f"v{value}_{self.folded.units[value - inputs].name}"
         pitch = channels + self.plan.lanes if is_page(channels) else channels
         tile = Tile(name, Level.LOCAL, shape, rows, shape.width, channels, pitch)
         tile.ring = rows < shape.height
         tile.first_channel = first_channel or Affine()
         self.local.append(tile)
         self.readable[value] = tile
+        return tile
 
     def _load(self, value: int, rows: Range) -> Load:
         return Load(self.tiles[value], self.readable[value], box(self.shapes[value], rows))

@@ -96,6 +96,8 @@ class _Run(Tiles):
             self.env[loop.var] = trip
             if loop.kind.is_parallel and innermost:
                 self._fresh()
+            if loop.kind is LoopKind.IMAGE and len(loop.body) > 1:  # an image's phases are all in it
+                self.forget_shared()
             self._nodes(loop.body)
         del self.env[loop.var]
 

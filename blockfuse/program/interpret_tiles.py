@@ -41,9 +41,8 @@ class Tiles:
         self.groups = -(-self.batch // program.together)
         self.result = np.full((self.batch, program.output.height, out.width, out.channels), np.nan)
         self.memory[program.output] = self.result
-        self.shared: dict[Tile, Array] = {  # seen by all trips of parallel loops
-            tile: np.full(tile.copies * tile.size, np.nan) for tile in program.tiles if tile.copies > 1
-        }
+        self.shared: dict[Tile, Array] = {}  # seen by all trips of parallel loops
+        self.forget_shared()
         self.arena: Array = np.empty(0)
         self.touched: list[tuple[Array, bool]] = []
 
@@ -51,9 +50,14 @@ class Tiles:
         """Forget everything a task keeps to itself."""
         self.arena = np.full(self.program.arena, np.nan)
         for tile in self.program.tiles:
-            if tile.offset < 0 and tile.copies == 1:
+            if tile.offset < 0 and not tile.is_shared:
                 self.memory[tile] = np.full(tile.size, np.nan)
         self.touched.clear()
+
+    def forget_shared(self) -> None:
+        """Forget what tasks leave to others."""
+        shared = [tile for tile in self.program.tiles if tile.is_shared]
+        self.shared = {tile: np.full(tile.copies * tile.size, np.nan) for tile in shared}
 
     def shape(self, region: Region) -> tuple[int, int, int]:
         """Rows, columns and channels of a region now."""
@@ -170,7 +174,7 @@ class Tiles:
         """The array that a tile lies in."""
         if tile.offset >= 0:
             return self.arena
-        return self.shared[tile] if tile.copies > 1 else self.memory[tile]
+        return self.shared[tile] if tile.is_shared else self.memory[tile]
 
     def _elements(
         self, tile: Tile, rows: list[int], cols: list[int], channels: list[int], held: Array, copy: int | None

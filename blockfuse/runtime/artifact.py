@@ -31,6 +31,7 @@ from blockfuse.errors import ArtifactError
 from blockfuse.runtime.library import Library, aligned_empty
 from blockfuse.runtime.manifest import SCHEMA, Manifest, Member, parse_manifest
 from blockfuse.runtime.seeded import Recipe, make_weights
+from blockfuse.usage import path_of
 
 Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -52,7 +53,7 @@ def save(library: Library, report: Mapping[str, Any], path: str | os.PathLike[st
     Raises:
         ArtifactError: The file cannot be written.
     """
-    target = Path(path)
+    target = path_of("the file to write", path)
     try:
         with _replacing(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, data in _contents(library, report).items():
@@ -101,10 +102,12 @@ def load(path: str | os.PathLike[str], *, any_machine: bool = False) -> tuple[Li
     Raises:
         ArtifactError: The file cannot be read, is damaged, was written by another version, or needs another machine.
     """
-    source = Path(path)
+    source = path_of("a container", path)
     try:
         if source.is_dir():
             return _read_folder(source, any_machine=any_machine)
+        if source.exists() and not source.is_file():
+            raise ArtifactError(f"cannot read {source}: it is not a file")
         with source.open("rb") as file:
             return _read_file(source, file, any_machine=any_machine)
     except OSError as error:

@@ -12,6 +12,7 @@ from blockfuse.report import Report
 from blockfuse.runtime import artifact
 from blockfuse.runtime.library import Library, Port, signature
 from blockfuse.runtime.session import Session
+from blockfuse.usage import whole_number
 
 
 class Executable:
@@ -45,7 +46,7 @@ class Executable:
         Raises:
             UsageError: The batch is fixed, and another one, or it is too large.
         """
-        limits = self._library.batch
+        limits, batch = self._library.batch, None if batch is None else whole_number("batch", batch)
         if limits is None and batch is not None and any(port.shape[:1] != (batch,) for port in self.inputs):
             shapes = ", ".join(map(str, self.inputs))
             raise UsageError(f"the batch of {self._library.name} is fixed: {shapes}")

@@ -14,7 +14,7 @@ from blockfuse.plan.decide import FuseMode
 from blockfuse.report import Report
 from blockfuse.runtime.library import Library
 from blockfuse.steps import Programs
-from blockfuse.target import parse_target
+from blockfuse.target import Target, parse_target
 
 if TYPE_CHECKING:
     from blockfuse.frontend.reading import Model
@@ -54,8 +54,12 @@ def preview(
     """
     arguments = (model, target, dtype, shape, patterns, fuse, threads)
     programs: Programs = compile_model(*arguments, batch=batch, stop_after="program")
+    return previewed(programs, parse_target(target, threads), fuse)
+
+
+def previewed(programs: Programs, machine: Target, fuse: FuseMode) -> Report:
+    """The report on what the compiler has up to its tile programs."""
     parts = programs.planned.parts
-    machine = parse_target(target, threads)
     network = assemble(parts, programs, lambda _program, _parameters: ())
     library = Library(
         name=network.name,

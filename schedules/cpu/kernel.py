@@ -168,7 +168,7 @@ def _has_grid(nodes: list[Node]) -> bool:
 def _homes(program: Program) -> dict[Tile, int]:
     """For each tile the identity of the innermost node list, around or inside grids, that holds all its uses.
 
-    A tile with copies is read by another grid than the one that writes it, so it never lives inside a grid.
+    A shared tile is read by another grid than the one that writes it, so it never lives inside a grid.
     """
     paths: dict[Tile, tuple[int, ...]] = {}
     for tile, path in _uses(program.body, (id(program.body),), in_grid=False):
@@ -190,7 +190,7 @@ def _uses(nodes: list[Node], path: tuple[int, ...], *, in_grid: bool) -> list[tu
             out += _uses(node.body, path, in_grid=in_grid)
         else:
             for tile in (*reads(node), *written(node)):
-                out.append((tile, path[:-1] if in_grid and tile.copies > 1 else path))
+                out.append((tile, path[:-1] if in_grid and tile.is_shared else path))
     return out
 
 

@@ -11,13 +11,23 @@ from blockfuse.block import Block
 from blockfuse.machine import Loop, Node, Pixels, Program
 from blockfuse.plan.cpu import CpuPlan, UnitTiling
 from blockfuse.plan.fold import fold
+from blockfuse.plan.phases import by_rows
 from blockfuse.program.cpu import program_cpu
 from blockfuse.program.interpret import interpret
 from blockfuse.stages import Activation, Add, Conv, Depthwise, Function, Grouped, ImageShape, Pool, Window
 from tests import cpu_programs
 from tests.cpu_kernels import call, compile_programs, error, random_inputs
 from tests.fuzz.blocks import any_plan
-from tests.gated_blocks import convnext, pre_activation, squeeze_excite, two_groupings
+from tests.gated_blocks import (
+    convnext,
+    gate_around,
+    gated_bottleneck,
+    gated_groups,
+    pre_activation,
+    squeeze_excite,
+    strided_gate,
+    two_groupings,
+)
 from tests.random_blocks import ALL_KINDS, KINDS, random_block
 from tests.slots import into_slots
 
@@ -102,12 +112,29 @@ def basic_block() -> tuple[Block, Program]:
 
 def in_rows(block: Block, rows: int = 2, tasks: int = 1, lanes: int = 16) -> tuple[Block, Program]:
     """A block's program in bands and steps of rows."""
-    folded = fold(block)
+    folded = by_rows(fold(block))
     units = tuple(UnitTiling(3, 2) for _ in folded.units)
     return block, program_cpu(folded, CpuPlan("rows", tasks, rows, units, lanes=lanes), block.name)
 
 
 WHOLE = (convnext, squeeze_excite, pre_activation, two_groupings)
+GATED = (squeeze_excite, strided_gate, gated_bottleneck, gated_groups, gate_around)
+
+
+def in_shares(block: Block, phase: int = 0) -> tuple[Block, Program]:
+    """A gated block of which one phase is shared by the channels, in steps of rows."""
+    folded = by_rows(fold(block))
+    units = tuple(UnitTiling(3, 2) for _ in folded.units)
+    plan = CpuPlan("rows", 2, 3, units, lanes=4, by_channels=(phase,))
+    return block, program_cpu(folded, plan, f"{block.name}_shares")
+
+
+def shared_gate() -> tuple[Block, Program]:
+    return in_shares(squeeze_excite())
+
+
+def banded_gate() -> tuple[Block, Program]:
+    return in_rows(squeeze_excite(), tasks=3)
 
 
 @pytest.mark.parametrize("lanes", [4, 16])
@@ -129,10 +156,28 @@ def test_pixels_one_page_apart_are_moved_apart():
     check(block, program, 1)
 
 
-@pytest.mark.parametrize("make", WHOLE)
+@pytest.mark.parametrize("make", dict.fromkeys((*WHOLE, *GATED)))
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_whole_block(make, tasks):
     check(*in_rows(make(batch=2), tasks=tasks), 1)
+
+
+@pytest.mark.parametrize(("make", "phase"), [(squeeze_excite, 0), (strided_gate, 0), (gated_bottleneck, 2)])
+def test_phases_in_shares_of_channels(make, phase):
+    block, program = in_shares(make(batch=3), phase)
+    check(block, program, 1)
+    inputs = random_inputs(block, 1)
+    assert error(block, inputs, interpret(program, inputs, block.parameters)) <= 1
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_phases_for_any_batch(tasks):
+    block, program = in_rows(replace(squeeze_excite(batch=2), any_batch=True), tasks=tasks)
+    kernel = compile_programs([program])[program.name]
+    for batch in (1, 3):
+        images = replace(block, batch=batch)
+        inputs = random_inputs(images, batch)
+        assert error(images, inputs, call(kernel, replace(program, batch=batch), inputs, block.parameters)) <= 1
 
 
 def without(nodes: list[Node], dropped: Node) -> list[Node]:
@@ -146,7 +191,9 @@ def without(nodes: list[Node], dropped: Node) -> list[Node]:
     return kept
 
 
-@pytest.mark.parametrize("make", [inverted_residual, basic_block, *cpu_programs.PROGRAMS, *WHOLE])
+@pytest.mark.parametrize(
+    "make", [inverted_residual, basic_block, shared_gate, banded_gate, *cpu_programs.PROGRAMS, *WHOLE]
+)
 def test_every_instruction_counts(make):
     """Whichever instruction is deleted, the result is wrong: the lowering takes nothing for granted."""
     block, program = in_rows(make()) if make in WHOLE else make()
@@ -174,7 +221,7 @@ def test_window_wider_than_is_written_out():
     shape = ImageShape(5, 37, 20)
     block = Block((shape,), (Pool("pool", (0,), "mean", Window(5, 37)), Conv("fc", (1,), 10, Window())))
     block = block.with_random_parameters(6)
-    plan = CpuPlan("rows", 1, 1, (UnitTiling(1, 1), UnitTiling(1, 1)))
+    plan = CpuPlan("rows", 1, 1, (UnitTiling(1, 1),) * 3)
     check(block, program_cpu(fold(block), plan, "wide"), 1)
 
 

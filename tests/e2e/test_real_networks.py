@@ -14,7 +14,7 @@ CASES = [
     ("tv.shufflenet_v2_x1_0.dynamo.op20.bdyn", "auto"),
     ("tv.shufflenet_v2_x1_0.legacy.op17.bdyn", "always"),
     ("tv.squeezenet1_1.legacy.op17.bdyn", "auto"),
-    ("tv.mobilenet_v3_large.legacy.op17.bdyn", "auto"),
+    ("tv.mobilenet_v3_large.legacy.op17.bdyn", "always"),
     ("timm.mnasnet_100.dynamo.op20.bdyn", "always"),
     ("timm.regnety_004.dynamo.op18.b1", "always"),
 ]

@@ -19,6 +19,7 @@ from blockfuse.plan.cpu import CpuPlan, UnitTiling
 from blockfuse.plan.device import device_of
 from blockfuse.plan.fold import fold
 from blockfuse.plan.infeasible import Infeasible
+from blockfuse.plan.phases import by_rows
 from blockfuse.program.cpu import program_cpu
 from blockfuse.stages import Stage
 from blockfuse.target import parse_target
@@ -73,9 +74,9 @@ def any_plan(rng: np.random.Generator, block: Block) -> CpuPlan:
             prefetch=bool(rng.random() < 0.3),
             filter_rows=bool(rng.random() < 0.3),
         )
-        for unit in fold(block).units
+        for unit in by_rows(fold(block)).units
     )
-    tasks = int(rng.integers(1, min(4, block.output.height) + 1))
+    tasks = int(rng.integers(1, min(4, max(shape.height for shape in block.shapes)) + 1))
     return CpuPlan("rows", tasks, int(rng.integers(1, 5)), units, lanes=int(rng.choice((4, 8, 16))))
 
 
@@ -140,7 +141,7 @@ def _first(block: Block, stages: int) -> Block | None:
 
 
 def _units(plan: CpuPlan, block: Block) -> tuple[UnitTiling, ...]:
-    count = len(fold(block).units)
+    count = len(by_rows(fold(block)).units)
     return (*plan.units, *[UnitTiling(1, 1)] * count)[:count]
 
 

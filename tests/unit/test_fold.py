@@ -14,7 +14,6 @@ from blockfuse.plan.cpu_tiling import unit_tiling
 from blockfuse.plan.cut import into_units, is_closed, part
 from blockfuse.plan.device import cpu_device
 from blockfuse.plan.fold import AddBias, AddValue, MultiplyValue, ScaleChannels, fold, unfoldable
-from blockfuse.plan.infeasible import Infeasible
 from blockfuse.plan.row_span import row_spans
 from blockfuse.stages import Activation, Add, Conv, Function, ImageShape, Multiply, Pool, Stage, Window
 from blockfuse.target import parse_target
@@ -124,23 +123,8 @@ def test_every_row_lies_under_a_gate():
     assert not any(span.is_every_row for span in row_spans(fold(convnext())))
 
 
-def test_bands_cannot_each_make_a_whole_image():
-    block = squeeze_excite()
-    found = plan_cpu(fold(block), TWO)
-    assert isinstance(found, Infeasible)
-    assert (found.need, found.available) == (7, 4)
-    assert "each of 2 bands: needs 7 rows of an image that is pooled, 4 available" in str(found)
-
-
-@pytest.mark.parametrize(("block", "device"), [(squeeze_excite(), ONE), (squeeze_excite(batch=2), TWO)])
-def test_one_band_an_image_can(block, device):
-    found = plan_cpu(fold(block), device)
-    assert isinstance(found, list)
-    assert {candidate.plan.tasks for candidate in found} == {1}
-
-
-def test_a_gate_that_comes_from_outside_is_no_barrier():
-    """What lies behind the pool: scale, project and add; every band pools by itself."""
+def test_what_lies_behind_a_pool_is_made_in_bands():
+    """The pool of an input, scale, project and add."""
     stages = (
         Pool("pool", (0,), "mean", Window(7, 5)),
         Conv("fc", (2,), 8, Window()),

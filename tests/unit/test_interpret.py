@@ -10,10 +10,18 @@ from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cpu_tiling import unit_tiling
 from blockfuse.plan.device import cpu_device
 from blockfuse.plan.fold import Folded, fold
+from blockfuse.plan.phases import by_rows
 from blockfuse.program.cpu import program_cpu
 from blockfuse.program.interpret import interpret
 from blockfuse.target import parse_target
-from tests.gated_blocks import convnext, pre_activation, squeeze_excite, two_groupings
+from tests.gated_blocks import (
+    convnext,
+    gate_around,
+    gated_bottleneck,
+    pre_activation,
+    squeeze_excite,
+    two_groupings,
+)
 from tests.random_blocks import ALL_KINDS, KINDS, random_block
 from tests.residual_blocks import basic, mbconv
 
@@ -27,6 +35,7 @@ def inputs_of(block: Block, seed: int = 0) -> list[np.ndarray]:
 
 
 def plan_for(folded: Folded, mode: str = "rows", tasks: int = 2, rows: int = 2, chunk: int = 0) -> CpuPlan:
+    folded = by_rows(folded)
     tilings = tuple(unit_tiling(folded, index, DEVICE) for index in range(len(folded.units)))
     return CpuPlan(mode, tasks, rows, tilings, chunk)
 
@@ -77,6 +86,7 @@ def remove(nodes: list[Node], target: object) -> list[Node]:
         (basic(9, 11, 16, 24, 2), {"rows": 2}),
         (mbconv(9, 7, 24, 96), {"mode": "channels", "tasks": 3, "chunk": 16}),
         *((make(), {"tasks": 1}) for make in (convnext, squeeze_excite, pre_activation, two_groupings)),
+        *((make(), {"tasks": 3}) for make in (squeeze_excite, gated_bottleneck, gate_around)),
     ],
 )
 def test_every_instruction_counts(block: Block, plan: dict):

@@ -9,6 +9,9 @@ import pytest
 from blockfuse.block import Block
 from blockfuse.frontend import canonicalize, patterns, read
 from blockfuse.frontend.partition import partition
+from blockfuse.plan.decide import Kernel, best
+from blockfuse.plan.device import cpu_device
+from blockfuse.target import parse_target
 from tests import weightless
 
 EFFICIENTNET_V2 = {"fused_inverted_residual": 10, "inverted_residual": 30}
@@ -43,6 +46,8 @@ BLOCKS = {
 
 FORMS = ("dynamo.op18.b1", "dynamo.op20.bdyn", "legacy.op17.bdyn")
 
+GATED = ("tv.efficientnet_b0", "tv.mobilenet_v3_large", "tv.regnet_y_400mf", "timm.seresnet50")
+
 ALONE = {"Concat", "Flatten", "Gather"}
 """What may stay outside of kernels."""
 
@@ -59,3 +64,19 @@ def test_blocks(name, form):
     result = partition(canonicalize(graph), patterns.all())
     assert Counter(found.pattern for found in result.found) == BLOCKS[name]
     assert {step.kind for step in result.steps if not isinstance(step, Block)} <= ALONE
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize(
+    "name", ["tv.efficientnet_b0", "tv.mobilenet_v3_large", "tv.regnet_y_400mf", "timm.seresnet50"]
+)
+def test_every_gated_block_can_be_one_kernel(name, threads):
+    graph = read(weightless.load(f"{name}.dynamo.op18.b1", seed=None))
+    found = partition(canonicalize(graph), patterns.all())
+    device = cpu_device(parse_target("cpu:avx512", threads))
+    blocks = [step for step in found.steps if isinstance(step, Block) and step.pattern]
+    assert len(blocks) == sum(BLOCKS[name].values())
+    for block in blocks:
+        kernel = best(block, device)
+        assert isinstance(kernel, Kernel), f"{block.name}: {kernel}"
+        assert (kernel.plan.tasks > 1) == (threads > 1)
