@@ -16,8 +16,8 @@ demo: $(VENV)/.installed  ## Install, then compile, verify and time two networks
 test: $(VENV)/.installed lint  ## Install, then check style and types and run all tests.
 	$(BIN)/python -m pytest -q -n 2
 
-emulate: $(VENV)/.installed  ## Emulated kernels: 300 random blocks; with PRODUCT=1 every family at every size and type, for hours.
-	BLOCKFUSE_EMULATE_ALL=1 BLOCKFUSE_EMULATE_PRODUCT=$(PRODUCT) $(BIN)/python -m pytest -q -n 2 tests/emulated/test_cuda_covering.py tests/emulated/test_cuda_random.py
+emulate: $(VENV)/.installed  ## Emulated kernels: 300 random blocks; with PRODUCT=1 every family at every size and type, for hours, or SLICE=3/16 of it.
+	BLOCKFUSE_EMULATE_ALL=1 BLOCKFUSE_EMULATE_PRODUCT=$(PRODUCT) BLOCKFUSE_EMULATE_SLICE=$(SLICE) $(BIN)/python -m pytest -q -n 2 tests/emulated/test_cuda_covering.py tests/emulated/test_cuda_random.py
 
 nodes: $(VENV)/.installed  ## All of ONNX's node tests and the networks that come with onnx; CI runs a share of them.
 	BLOCKFUSE_ALL_NODES=1 $(BIN)/python -m pytest -q tests/e2e/test_backend_nodes.py tests/e2e/test_light_models.py

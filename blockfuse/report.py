@@ -26,6 +26,8 @@ class KernelRecord:
         grid: CTAs of a launch; 0 on a CPU, like the next two.
         threads: Of a CTA.
         shared_bytes: Shared memory of a CTA.
+        moved_bytes: On a GPU what all CTAs are predicted to read from and write to the last-level cache or memory;
+            halos and weights count as often as they are read.
     """
 
     name: str
@@ -40,6 +42,7 @@ class KernelRecord:
     grid: int = 0
     threads: int = 0
     shared_bytes: int = 0
+    moved_bytes: int = 0
 
 
 @dataclass(frozen=True)

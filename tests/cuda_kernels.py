@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import ml_dtypes
@@ -46,6 +46,7 @@ class Run:
     error: float
     findings: tuple[Finding, ...]
     counters: Counters
+    by_cta: Mapping[int, Counters] = field(default_factory=dict)
 
     @property
     def is_clean(self) -> bool:
@@ -111,8 +112,12 @@ def run(
     *,
     thread_order: Literal["forward", "reverse"] = "forward",
     count: bool = False,
+    ctas: Sequence[int] = (),
 ) -> Run:
-    """Emulate a kernel, or another source in its place."""
+    """Emulate a kernel, or another source in its place; only some of its CTAs if ``ctas`` names any.
+
+    Of a part of the grid, the error is that of the elements that are written, NaN where none is.
+    """
     block, program = built.block, built.program
     inputs = inputs_of(block)
     source = source or built.source
@@ -128,9 +133,11 @@ def run(
         shared_bytes=DTYPES[program.dtype].itemsize * program.arena,
         thread_order=thread_order,
         count=count,
+        ctas=ctas,
     )
     result = out_of_slot(program.output, arguments["result"])
-    return Run(error(block, inputs, result), emulated.findings, emulated.counters)
+    found = error(block, inputs, result, partly=bool(ctas))
+    return Run(found, emulated.findings, emulated.counters, emulated.by_cta)
 
 
 def kernel_arguments(
@@ -162,9 +169,15 @@ def grid(program: Program) -> int:
     return int(np.prod(counts))
 
 
-def error(block: Block, inputs: Sequence[Array], actual: Array) -> float:
-    """Largest difference from the reference over what is allowed, relative to the largest value in the block."""
+def error(block: Block, inputs: Sequence[Array], actual: Array, *, partly: bool = False) -> float:
+    """Largest difference from the reference over what is allowed, relative to the largest value in the block.
+
+    NaN where an element is, or, if only a part was written, where all are.
+    """
     values = reference(block, inputs)
     scale = max(float(np.abs(value).max()) for value in values[len(block.inputs) :])
     allowed = tolerance(max(1, accumulation_depth(block)), block.dtype, len(block.stages)) * max(scale, 1e-3)
-    return float(np.abs(actual.astype(np.float64) - values[-1]).max() / allowed)
+    differences = np.abs(actual.astype(np.float64) - values[-1])
+    if partly and not np.isnan(differences).all():
+        differences = differences[~np.isnan(differences)]
+    return float(differences.max() / allowed)

@@ -196,6 +196,24 @@ def anti_aliased(height: int, width: int, channels: int, rule: Literal["reflect"
     return finished(f"anti_aliased_{rule}", ImageShape(height, width, channels), stages, batch)
 
 
+def hidden_image(height: int, width: int, channels: int, hidden: int, batch: int = 1) -> Block:
+    """The first part of an MBConv with squeeze-excite: expand and depthwise 5x5."""
+    stages = mbconv(height, width, channels, hidden, r=5, batch=batch).stages[:4]
+    return finished("hidden_image", ImageShape(height, width, channels), list(stages), batch)
+
+
+def gate_of(height: int, width: int, channels: int, hidden: int, batch: int = 1) -> Block:
+    """The gate alone, from the mean of the whole image."""
+    stages = squeeze_excite(height, width, channels, hidden, batch).stages[:5]
+    return finished("gate", ImageShape(height, width, channels), list(stages), batch)
+
+
+def squeezed_project(height: int, width: int, channels: int, hidden: int, out: int, batch: int = 1) -> Block:
+    """Squeeze-excite and the projection behind it, as the second of two kernels."""
+    stages = [*squeeze_excite(height, width, channels, hidden, batch).stages, Conv("project", (6,), out, Window())]
+    return finished("squeezed_project", ImageShape(height, width, channels), stages, batch)
+
+
 def custom(height: int, width: int, channels: int, hidden: int, batch: int = 1) -> Block:
     """3x3, pointwise, depthwise 5x5, and the input added: a block that no network has."""
     stages: list[Stage] = [

@@ -130,7 +130,7 @@ def _block_record(decision: Decision, names: list[str], programs: Programs, part
 
 def _kernel_record(kernel: Kernel, name: str, program: Program) -> KernelRecord:
     cost = kernel.cost
-    launch = _launch(kernel.plan, program) if isinstance(kernel.plan, CudaPlan) else {}
+    launch = _launch(kernel.plan, program, cost.cache_bytes) if isinstance(kernel.plan, CudaPlan) else {}
     return KernelRecord(
         name=name,
         plan=str(kernel.plan),
@@ -145,11 +145,12 @@ def _kernel_record(kernel: Kernel, name: str, program: Program) -> KernelRecord:
     )
 
 
-def _launch(plan: CudaPlan, program: Program) -> dict[str, int]:
-    """How a CUDA kernel is launched."""
+def _launch(plan: CudaPlan, program: Program, moved: int) -> dict[str, int]:
+    """How a CUDA kernel is launched, and what it moves."""
     trips = [node.count for node in program.walk() if isinstance(node, Loop) and node.kind.is_parallel]
     width = 4 if program.dtype == "float32" else 2
-    return {"grid": prod(trips), "threads": 32 * plan.warps, "shared_bytes": width * program.arena}
+    launch = {"grid": prod(trips), "threads": 32 * plan.warps, "shared_bytes": width * program.arena}
+    return {**launch, "moved_bytes": moved}
 
 
 def alone(network: Network, op: Op) -> Graph:

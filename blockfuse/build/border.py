@@ -23,6 +23,8 @@ from blockfuse.errors import UnsupportedModelError
 from blockfuse.graph import Op, Tensor
 from blockfuse.plan.place import Placement
 
+CAST = "bf_cast_"
+"""What the names of the kernels at the border begin with."""
 _LARGEST = {"float32": (2 - 2.0**-23) * 2.0**127, "bfloat16": (2 - 2.0**-7) * 2.0**127, "float16": 65504.0}
 
 
@@ -135,7 +137,7 @@ class _Border:
         known = next((name for name, other in self.casts.items() if other == cast), None)
         if known is not None:
             return known
-        name = f"bf_cast_{len(self.casts) + 1}"
+        name = f"{CAST}{len(self.casts) + 1}"
         self.casts[name] = cast
         return name
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 _MAGIC = 0xBA55ED50
+_START = struct.pack("<I", _MAGIC)
 _PTX, _ELF = 1, 2
 _ENTRY = "<HHIQIIHHIQQQQ"
+_ENTRY_SIZE = struct.calcsize(_ENTRY)
 _ENTRY_VERSION = 0x101
 _LINUX_64_BIT, _OF_ONE_ARCHITECTURE = 0x11, 0x100000
 _OPTIONS_AT = 0x40
@@ -50,3 +52,32 @@ def _entry(target: str, image: bytes) -> bytes:
 def _ptx_version(image: bytes) -> tuple[int, int]:
     found = re.search(rb"\.version (\d+)\.(\d+)", image)
     return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def machine_code(data: bytes) -> list[tuple[str, bytes]]:
+    """Every piece of machine code in the fat binaries that some data holds, with its architecture, in order.
+
+    What begins like a fat binary and is none is passed over, and so is compressed code, which no compiler writes unless
+    asked to.
+    """
+    found = []
+    place = data.find(_START)
+    while place >= 0:
+        found += list(_images(data, place))
+        place = data.find(_START, place + 1)
+    return found
+
+
+def _images(data: bytes, place: int) -> Iterator[tuple[str, bytes]]:
+    if place + 16 > len(data):
+        return
+    _, version, header, size = struct.unpack_from("<IHHQ", data, place)
+    position, end = place + header, place + header + size
+    if version != 1 or end > len(data):
+        return
+    while position + _ENTRY_SIZE <= end:
+        kind, _, header, size, packed, _, _, _, number, _, flags, _, _ = struct.unpack_from(_ENTRY, data, position)
+        image = data[position + header : position + header + size]
+        if kind == _ELF and not packed:
+            yield f"sm_{number}{'a' if flags & _OF_ONE_ARCHITECTURE else ''}", image
+        position += max(header + size, _ENTRY_SIZE)

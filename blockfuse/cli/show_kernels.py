@@ -23,6 +23,12 @@ def add_command(commands: Commands) -> None:
         metavar="NAME",
         help="print a kernel's tile program and generated code; of an artifact, if compiled with --keep-sources",
     )
+    parser.add_argument(
+        "--counts",
+        type=Path,
+        metavar="FILE",
+        help="show bytes counted in emulation, too; python -m benchmarks.cuda_counts in a checkout writes the file",
+    )
     add_compile_options(parser)
 
 
@@ -39,10 +45,12 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _kernels(options: argparse.Namespace) -> Kernels:
+    from blockfuse.tools.counts import read_counts  # noqa: PLC0415 - loads much
     from blockfuse.tools.kernels import kernels_of_artifact, kernels_of_model  # noqa: PLC0415 - loads much
 
+    counts = read_counts(options.counts) if options.counts else None
     if not is_artifact(options.network):
         arguments = {**compile_arguments(options), "dtype": options.dtype, "sources": options.source is not None}
-        return kernels_of_model(options.network, **arguments)
+        return kernels_of_model(options.network, counts=counts, **arguments)
     refuse_compile_options(options, options.network)
-    return kernels_of_artifact(options.network, resources=options.source is None)
+    return kernels_of_artifact(options.network, counts, code=options.source is None)

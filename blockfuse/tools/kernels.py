@@ -6,21 +6,28 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from blockfuse.build.border import CAST
 from blockfuse.build.sources import texts_of
 from blockfuse.compiler import compile as compile_model
 from blockfuse.errors import InternalError, UsageError
 from blockfuse.plan.decide import FuseMode
-from blockfuse.report import KernelRecord, Report
+from blockfuse.report import KernelRecord, Report, StepRecord
 from blockfuse.runtime import artifact
 from blockfuse.target import parse_target
+from blockfuse.tools.counts import Counts
+from blockfuse.tools.machine_code import Code, codes_of
 from blockfuse.tools.preview import preview
 from blockfuse.tools.resources import Resources, resources_of
 
 if TYPE_CHECKING:
     from blockfuse.frontend.reading import Model
     from blockfuse.pattern import Pattern
+
+_OF_MODELS = "registers, stack and SASS are shown of what compile wrote, a .bf file"
+_NO_CODE = "registers, stack and SASS are not known: the file holds no machine code that can be read"
 
 
 @dataclass(frozen=True)
@@ -31,18 +38,21 @@ class KernelView:
         record: What the compiler says about it.
         blocks: Blocks that call it, once per call.
         share: Of the predicted time of all kernels.
-        resources: What it needs of an SM, per architecture; empty on a CPU, or where that cannot be found out.
+        resources: What it needs of an SM, per architecture; empty on a CPU, or where there is no machine code.
+        counted_bytes: What an emulation counted of the bytes it moves; None where nothing was counted.
     """
 
     record: KernelRecord
     blocks: tuple[str, ...]
     share: float
     resources: tuple[Resources, ...] = ()
+    counted_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The kernel as JSON holds it."""
         data = {**asdict(self.record), "stages": list(self.record.stages), "blocks": list(self.blocks)}
-        return {**data, "share": self.share, "resources": [one.to_dict() for one in self.resources]}
+        needs = [one.to_dict() for one in self.resources]
+        return {**data, "share": self.share, "resources": needs, "counted_bytes": self.counted_bytes}
 
     def __str__(self) -> str:
         record, calls = self.record, len(self.blocks)
@@ -55,9 +65,33 @@ class KernelView:
             f"  {time}; {work}; {size}",
         ]
         if record.grid:
-            lines.append(f"  {record.grid} CTAs of {record.threads} threads, {record.shared_bytes} shared bytes")
+            counted = "-" if self.counted_bytes is None else f"{self.counted_bytes / 1e3:.0f} kB"
+            moved = f"moves {record.moved_bytes / 1e3:.0f} kB predicted, {counted} counted in emulation"
+            ctas = f"{record.grid} CTAs of {record.threads} threads, {record.shared_bytes} shared bytes"
+            lines.append(f"  {ctas}; {moved}")
         lines += [f"  {one}" for one in self.resources]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class OtherKernel:
+    """A kernel in the machine code that no step's record tells of.
+
+    Attributes:
+        name: Of the kernel.
+        resources: What it needs, per architecture.
+    """
+
+    name: str
+    resources: tuple[Resources, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The kernel as JSON holds it."""
+        return {"name": self.name, "resources": [one.to_dict() for one in self.resources]}
+
+    def __str__(self) -> str:
+        what = "converts a value at the network's border" if self.name.startswith(CAST) else "of an operator, by TVM"
+        return "\n".join([f"{self.name}: {what}", *(f"  {one}" for one in self.resources)])
 
 
 @dataclass(frozen=True)
@@ -69,17 +103,24 @@ class Kernels:
         kernels: In order of their first call.
         texts: What they were made from, by name and kind; empty if that was not kept.
         note: Why resources of CUDA kernels are not shown; empty if they are, or on a CPU.
+        others: Kernels without a record: conversions at the border, and those that TVM makes of operators.
     """
 
     report: Report
     kernels: tuple[KernelView, ...]
     texts: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    others: tuple[OtherKernel, ...] = ()
+
+    @property
+    def alone(self) -> tuple[StepRecord, ...]:
+        """Operators that run by themselves."""
+        return tuple(step for step in self.report.steps if not step.kernels)
 
     @property
     def without_kernel(self) -> Counter[str]:
         """How many operators of each kind run by themselves; no time is predicted for them."""
-        return Counter(step.kind for step in self.report.steps if not step.kernels)
+        return Counter(step.kind for step in self.alone)
 
     def sources(self, name: str) -> dict[str, str]:
         """The texts of one kernel, by name and kind.
@@ -99,7 +140,10 @@ class Kernels:
         """All kernels as JSON holds them."""
         kernels = [one.to_dict() for one in self.kernels]
         head = {"network": self.report.network, "target": self.report.target}
-        return {**head, "kernels": kernels, "without_kernel": dict(self.without_kernel), "note": self.note}
+        alone = [{"name": step.name, "kind": step.kind, "note": step.note} for step in self.alone]
+        others = [one.to_dict() for one in self.others]
+        rest = {"without_kernel": dict(self.without_kernel), "operators": alone, "others": others, "note": self.note}
+        return {**head, "kernels": kernels, **rest}
 
     def __str__(self) -> str:
         calls, report = sum(len(one.blocks) for one in self.kernels), self.report
@@ -109,15 +153,18 @@ class Kernels:
         )
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.without_kernel.most_common())
         rest = [f"without a kernel and a prediction: {kinds}"] if kinds else []
-        return "\n".join((head, *rest, *map(str, self.kernels), *([self.note] if self.note else [])))
+        alone = [f"{step.name}: {step.kind}, an operator without a kernel of ours  {step.note}" for step in self.alone]
+        last = [self.note] if self.note else []
+        return "\n".join((head, *rest, *map(str, self.kernels), *map(str, self.others), *map(str.rstrip, alone), *last))
 
 
-def kernels_of_artifact(path: str | os.PathLike[str], *, resources: bool = True) -> Kernels:
+def kernels_of_artifact(path: str | os.PathLike[str], counts: Counts | None = None, *, code: bool = True) -> Kernels:
     """The kernels of a container, of any machine's.
 
     Args:
         path: The container.
-        resources: Also find out what CUDA kernels need, which compiles them once more.
+        counts: What emulation counted.
+        code: Also read the machine code of CUDA kernels.
 
     Raises:
         ArtifactError: It cannot be read or is damaged.
@@ -127,7 +174,9 @@ def kernels_of_artifact(path: str | os.PathLike[str], *, resources: bool = True)
         report = Report.from_dict(data)
     except InternalError as error:
         raise UsageError(f"{os.fspath(path)}: {error}") from None
-    return kernels_of(report, library.target.archs, library.sources, resources=resources)
+    codes = codes_of(library.code) if code and library.target.archs else []
+    note = _NO_CODE if code and library.target.archs and not codes else ""
+    return kernels_of(report, library.sources, codes, counts, note)
 
 
 def kernels_of_model(
@@ -141,6 +190,7 @@ def kernels_of_model(
     *,
     batch: int | None = None,
     sources: bool = False,
+    counts: Counts | None = None,
 ) -> Kernels:
     """The kernels a model will have; nothing is built, and only with ``sources`` anything lowered.
 
@@ -154,6 +204,7 @@ def kernels_of_model(
         dtype: Type to compute in.
         batch: Images to plan for where any batch can be run.
         sources: Also make the texts.
+        counts: What emulation counted.
 
     Raises:
         ModelError: The model cannot be read or compiled.
@@ -162,17 +213,24 @@ def kernels_of_model(
     """
     machine = parse_target(target, threads)
     report = preview(model, target, shape, patterns, fuse, threads, dtype, batch=batch)
+    note = _OF_MODELS if machine.archs else ""
     if not sources:
-        return kernels_of(report, machine.archs, {})
+        return kernels_of(report, counts=counts, note=note)
     arguments = (model, target, dtype, shape, patterns, fuse, threads)
     programs = compile_model(*arguments, batch=batch, stop_after="program").by_name
     functions = compile_model(*arguments, batch=batch, stop_after="lower")
     texts = texts_of(programs, functions, cuda=machine.kind == "cuda")
-    return kernels_of(report, machine.archs, texts, resources=False)
+    return kernels_of(report, texts, counts=counts, note=note)
 
 
-def kernels_of(report: Report, archs: Sequence[str], texts: Mapping[str, str], *, resources: bool = True) -> Kernels:
-    """The kernels a report tells of."""
+def kernels_of(
+    report: Report,
+    texts: Mapping[str, str] = MappingProxyType({}),
+    codes: Sequence[Code] = (),
+    counts: Counts | None = None,
+    note: str = "",
+) -> Kernels:
+    """The kernels a report tells of, and those of the machine code that it does not tell of."""
     calls: Counter[str] = Counter()
     records: dict[str, KernelRecord] = {}
     blocks: dict[str, list[str]] = {}
@@ -182,9 +240,13 @@ def kernels_of(report: Report, archs: Sequence[str], texts: Mapping[str, str], *
             records.setdefault(record.name, record)
             blocks.setdefault(record.name, []).append(step.name)
     whole = report.predicted_us or 1.0
-    found, note = resources_of(list(records.values()), archs, texts) if resources else ({}, "")
+    found, others = resources_of(list(records.values()), codes)
+    counted = {name: counts.of(record) if counts else None for name, record in records.items()}
     views = (
-        KernelView(record, tuple(blocks[name]), calls[name] * record.predicted_us / whole, found.get(name, ()))
+        KernelView(
+            record, tuple(blocks[name]), calls[name] * record.predicted_us / whole, found.get(name, ()), counted[name]
+        )
         for name, record in records.items()
     )
-    return Kernels(report, tuple(views), texts, note)
+    rest = tuple(OtherKernel(name, needs) for name, needs in others.items())
+    return Kernels(report, tuple(views), texts, note, rest)

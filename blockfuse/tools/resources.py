@@ -1,23 +1,17 @@
-"""What CUDA kernels need of a streaming multiprocessor: registers, spills, shared memory, and how many fit.
+"""What CUDA kernels need of a streaming multiprocessor: registers, stack, shared memory, and how many CTAs fit.
 
-Registers and spills are those that ptxas reports when it compiles the kept CUDA C once more; no GPU is needed.
+All of it is read from the machine code in a container (:mod:`blockfuse.tools.machine_code`); no GPU and no compiler is
+needed.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from blockfuse.build.cubin import find_nvcc
-from blockfuse.errors import TargetError
 from blockfuse.report import KernelRecord
-from blockfuse.target import available_cores
+from blockfuse.tools.machine_code import Code
 
 _REGISTERS = 64 << 10  # of an SM, 32 bits each
 _WARP_GRAIN = 256  # registers are given out to warps in multiples of this
@@ -25,8 +19,9 @@ _CTA_SHARED = 1024  # bytes the system takes of every CTA
 _MOST_CTAS = 32
 _SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228}  # KiB of an SM
 _THREADS = {"sm_80": 2048, "sm_86": 1536, "sm_89": 1536, "sm_90": 2048}
-_PATIENCE = 300  # seconds
-_FLAGS = ("-std=c++17", "-O3", "--use_fast_math", "-w")
+_SYMBOL_END = "_kernel"  # of the function that TVM makes of a kernel
+_TOLD = ("HGMMA", "HMMA", "LDSM", "LDS", "STS", "LDGSTS", "LDG", "STG", "LDL", "STL", "FFMA", "IMAD", "MUFU", "BAR")
+_PADDING = "NOP"
 
 
 @dataclass(frozen=True)
@@ -36,55 +31,57 @@ class Resources:
     Attributes:
         arch: Which.
         registers: Of a thread.
-        spill_bytes: Written to and read from memory because registers do not suffice.
-        ctas: That fit on an SM at once; 0 where the architecture's sizes are not known.
+        stack_bytes: Of a thread; registers that do not suffice are kept there.
+        spill_bytes: That local loads and stores of the code move; None where there is a stack and no disassembler.
+        ctas: That fit on an SM at once; 0 where the architecture's sizes, or the shared memory, are not known.
         occupancy: Their threads over those an SM can hold.
+        sass: Instructions by opcode, as they stand in the code; None where there is no disassembler.
     """
 
     arch: str
     registers: int
-    spill_bytes: int
+    stack_bytes: int
+    spill_bytes: int | None
     ctas: int
     occupancy: float
+    sass: Mapping[str, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON holds it."""
         return asdict(self)
 
     def __str__(self) -> str:
+        spilled = "-" if self.spill_bytes is None else self.spill_bytes
         fit = f"; {self.ctas} CTAs per SM, occupancy {100 * self.occupancy:.0f} %" if self.ctas else ""
-        return f"{self.arch}: {self.registers} registers, {self.spill_bytes} bytes spilled{fit}"
+        stack = f"{self.registers} registers, {self.stack_bytes} bytes of stack, {spilled} spilled"
+        return f"{self.arch}: {stack}{fit}; SASS: {_histogram(self.sass)}"
+
+
+def _histogram(sass: Mapping[str, int] | None) -> str:
+    if sass is None:
+        return "-"
+    total = sum(count for name, count in sass.items() if name != _PADDING)
+    return f"{total} ({', '.join(f'{name} {sass[name]}' for name in _TOLD if name in sass)})"
 
 
 def resources_of(
-    records: Sequence[KernelRecord], archs: Sequence[str], texts: Mapping[str, str]
-) -> tuple[dict[str, tuple[Resources, ...]], str]:
-    """Resources by the names of kernels, and why there are none; the reason is empty on a CPU."""
-    if not archs or not records:
-        return {}, ""
-    sources = {record.name: texts.get(f"{record.name}.cu") for record in records}
-    if not any(sources.values()):
-        return {}, "registers and spills are shown of a .bf file that was compiled with --keep-sources"
-    tasks = [(record, source, arch) for record in records if (source := sources[record.name]) for arch in archs]
-    found: dict[str, tuple[Resources, ...]] = {}
-    try:
-        compiler = find_nvcc()
-        with ThreadPoolExecutor(max(1, available_cores())) as pool:
-            results = list(pool.map(lambda task: _resources(compiler, *task), tasks))
-    except TargetError as error:
-        return {}, f"registers and spills are not known: {error}"
-    for (record, _, _), one in zip(tasks, results, strict=True):
-        found[record.name] = (*found.get(record.name, ()), one)
-    return found, ""
+    records: Sequence[KernelRecord], codes: Sequence[Code]
+) -> tuple[dict[str, tuple[Resources, ...]], dict[str, tuple[Resources, ...]]]:
+    """Resources by the names of kernels, and of those that no record tells of: conversions, and operators of TVM's."""
+    known = {record.name: record for record in records}
+    ours: dict[str, tuple[Resources, ...]] = {}
+    others: dict[str, tuple[Resources, ...]] = {}
+    for code in codes:
+        name = code.kernel.removesuffix(_SYMBOL_END)
+        found = ours if name in known else others
+        found[name] = (*found.get(name, ()), _resources(known.get(name), code))
+    return ours, others
 
 
-def _resources(compiler: str, record: KernelRecord, source: str, arch: str) -> Resources:
-    log = _ptxas(compiler, source, arch)
-    registers = _number(r"Used (\d+) registers", log)
-    spilled = _number(r"(\d+) bytes spill stores", log) + _number(r"(\d+) bytes spill loads", log)
-    ctas = ctas_per_sm(arch, record.threads, registers, record.shared_bytes)
-    occupancy = ctas * record.threads / _THREADS.get(_plain(arch), 2048)
-    return Resources(arch, registers, spilled, ctas, occupancy)
+def _resources(record: KernelRecord | None, code: Code) -> Resources:
+    ctas = ctas_per_sm(code.arch, record.threads, code.registers, record.shared_bytes) if record else 0
+    occupancy = ctas * record.threads / _THREADS.get(_plain(code.arch), 2048) if record else 0.0
+    return Resources(code.arch, code.registers, code.stack_bytes, code.spill_bytes, ctas, occupancy, code.sass)
 
 
 def ctas_per_sm(arch: str, threads: int, registers: int, shared_bytes: int) -> int:
@@ -103,25 +100,3 @@ def ctas_per_sm(arch: str, threads: int, registers: int, shared_bytes: int) -> i
 
 def _plain(arch: str) -> str:
     return arch.rstrip("af")
-
-
-def _ptxas(compiler: str, source: str, arch: str) -> str:
-    """What ptxas says about a source."""
-    with tempfile.TemporaryDirectory(prefix="blockfuse-") as name:
-        (Path(name) / "kernel.cu").write_text(source, encoding="utf-8")
-        command = [compiler, f"-arch={arch}", *_FLAGS, "-Xptxas", "-v", "-cubin", "-o", "kernel.cubin", "kernel.cu"]
-        try:
-            done = subprocess.run(  # noqa: S603 - the compiler of the user's choice
-                command, cwd=name, capture_output=True, text=True, check=False, timeout=_PATIENCE
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise TargetError(f"nvcc cannot be run: {error}") from None
-    if done.returncode != 0:
-        reason = next((line for line in (done.stderr + done.stdout).splitlines() if "error" in line.lower()), "?")
-        raise TargetError(f"nvcc does not compile the kept source for {arch}: {reason}")
-    return done.stderr
-
-
-def _number(pattern: str, log: str) -> int:
-    """Zeros are left out of the log."""
-    return int(found[1]) if (found := re.search(pattern, log)) else 0

@@ -14,6 +14,8 @@ from tvm.tirx.stmt import ScopeIdDefStmt
 from blockfuse.schedules.emit import Buffer, Emitter, Expr, Index, Statement, sequence
 
 _LINE = 128  # bytes
+NOTE = "//"
+"""What a comment begins with."""
 
 
 class CudaEmitter(Emitter):
@@ -78,6 +80,11 @@ class CudaEmitter(Emitter):
     def barrier(self) -> None:
         """Wait for all threads of the CTA."""
         self.evaluate(T.cuda.cta_sync())
+
+    def note(self, text: str) -> None:
+        """A comment in the CUDA C: TVM prints the call of a function whose name begins with ``//``."""
+        line = "".join(letter if letter.isprintable() else "?" for letter in text)
+        self.evaluate(tirx.call_extern("int32", f"{NOTE} {line}"))
 
     def function(self, name: str, attributes: Any = None) -> Any:
         """The finished PrimFunc: the grid, what was hoisted, the body."""

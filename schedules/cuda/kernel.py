@@ -63,6 +63,7 @@ class Kernel:
         threads: Threads of the CTA.
         copies_pending: Whether LOAD has started copies that no barrier has waited for yet.
         piece: The piece of the ``pixels`` loop around, or None.
+        place: The step that is lowered, for comments.
         fresh: Sums that are zero although nothing has been stored there: the next product must overwrite them.
     """
 
@@ -83,6 +84,7 @@ class Kernel:
         self._done: set[object] = set()
         self.copies_pending = False
         self.piece: Piece | None = None
+        self.place = ""
         self.fresh: set[Accumulators] = set()
         self._parameters()
         alignment = {"alignment": WGMMA_ALIGNMENT} if program.uses(Engine.WGMMA) else {}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import tvm
+
+from blockfuse.schedules.cuda.emitter import NOTE
+
+_NOTE = re.compile(rf"(?m)^(\s*{NOTE}.*)\(\);$")
 
 
 def cuda_source(function: Any, arch: str = "sm_80") -> str:
@@ -18,4 +23,9 @@ def cuda_source(function: Any, arch: str = "sm_80") -> str:
     name = str(function.attrs["global_symbol"])
     with target:
         built = tvm.compile(tvm.IRModule({name: function}), target=target, tir_pipeline="tirx")
-    return str(built.mod.imports[0].inspect_source())
+    return without_calls(str(built.mod.imports[0].inspect_source()))
+
+
+def without_calls(source: str) -> str:
+    """CUDA C whose comments no longer end like the calls they are to TVM."""
+    return _NOTE.sub(r"\1", source)

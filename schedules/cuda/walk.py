@@ -72,6 +72,8 @@ def lower(program: Program) -> Any:
     ``packed_weights`` as :func:`blockfuse.schedules.cuda.pack` makes them (each only if it is read), and ``result``
     [N, P, Q, K]. The names are in alphabetical order, which is the order of the CUDA kernel's parameters.
 
+    Every instruction of the program stands above its code as a comment, after the name of the step it is in.
+
     Raises:
         InternalError: The program has an instruction that this target does not know.
     """
@@ -98,8 +100,11 @@ def _run(kernel: Kernel, nodes: Sequence[Node], start: int, outer: tuple[Frame, 
                     _run(kernel, node.body, 0, path, node)
                 del kernel.env[node.var]
             case Step():
+                kernel.place = f"step {node.item.name}: "
+                kernel.emit.note(f"{kernel.place}{node.item} arrive")
                 stream.begin(kernel, node, path)
                 _run(kernel, node.body, 0, path)
+                kernel.place = ""
             case Pixels():
                 _pieces(kernel, node)
             case _:
@@ -127,4 +132,5 @@ def _instruction(kernel: Kernel, node: Node) -> None:
     lowering = _LOWERING.get(type(node))  # type: ignore[arg-type]
     if lowering is None:
         raise InternalError(f"program {kernel.program.name}: {node} has no CUDA lowering")
+    kernel.emit.note(f"{kernel.place}{' '.join(str(node).split())}")
     lowering(kernel, node)

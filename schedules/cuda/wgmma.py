@@ -105,10 +105,11 @@ def lower(kernel: Kernel, node: Gemm) -> None:
     sums = kernel.sums(node.acc)
     with kernel.emit.loop(product.mine.mb * product.mine.ni * SUMS, "i", "unrolled") as i:
         place = product.mine.first * product.mine.ni * SUMS + i
-        _settle(kernel, load(sums, place))
+        settle(kernel, load(sums, place))
 
 
-def _settle(kernel: Kernel, register: Expr) -> None:
+def settle(kernel: Kernel, register: Expr) -> None:
+    """Have a register hold its value here: the compiler knows neither what is made of it later nor from what."""
     kernel.emit.evaluate(T.cuda.func_call(_SETTLE, register, source_code=_SETTLE_SOURCE))
 
 
@@ -189,7 +190,7 @@ def _from_registers(kernel: Kernel, node: Gemm, product: _Product) -> None:
     tiles, steps = range(product.mine.mb), range(product.depth)
     pixels = [[chain.operand(kernel, node.source, product.mine, j, k) for j in tiles] for k in steps]
     for word in (word for step in pixels for tile in step for word in tile):
-        _settle(kernel, word)
+        settle(kernel, word)
     kernel.emit.ptx(_FENCE)
     for k in steps:
         weights = _moved(product.weights, product.offset(k))

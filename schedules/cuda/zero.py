@@ -2,7 +2,8 @@
 
 ::
 
-    for i in sums of this thread:  acc[i] = 0        unless wgmma is about to overwrite them
+    for i in sums of this thread:  acc[i] = 0        unless wgmma is about to overwrite them; for wgmma, settled here:
+                                                     else the compiler may make the zeros between fence and product
     for v in threads:              16 bytes of the tile = 0
 """
 
@@ -12,8 +13,9 @@ from tvm import tirx
 
 from blockfuse.errors import InternalError
 from blockfuse.machine import Accumulators, Engine, Tile, Zero
+from blockfuse.schedules.cuda import wgmma
 from blockfuse.schedules.cuda.kernel import Kernel
-from blockfuse.schedules.emit import constant
+from blockfuse.schedules.emit import constant, load
 
 _WORDS = 4  # of 16 bytes
 
@@ -29,12 +31,14 @@ def lower(kernel: Kernel, node: Zero) -> None:
 
 
 def _clear_sums(kernel: Kernel, acc: Accumulators) -> None:
-    sums = kernel.sums(acc)
-    if kernel.tiling(acc).engine is Engine.WGMMA and kernel.piece is not None and acc in kernel.piece.own:
+    sums, by_wgmma = kernel.sums(acc), kernel.tiling(acc).engine is Engine.WGMMA
+    if by_wgmma and kernel.piece is not None and acc in kernel.piece.own:
         kernel.fresh.add(acc)  # the first product of the piece does not read them
         return
     with kernel.emit.loop(acc.registers, "i", "unrolled") as i:
         kernel.emit.store(sums, i, constant(0.0))
+        if by_wgmma:
+            wgmma.settle(kernel, load(sums, i))
 
 
 def _clear_tile(kernel: Kernel, tile: Tile) -> None:

@@ -12,11 +12,13 @@ from blockfuse.build.cubin import find_nvcc
 from blockfuse.errors import TargetError
 from blockfuse.frontend.zoo import resnet18
 from blockfuse.report import KernelRecord, Report, StepRecord
-from blockfuse.tools import resources
+from blockfuse.runtime import artifact
+from blockfuse.tools import machine_code, resources
+from blockfuse.tools.counts import Counts, read_counts
 from blockfuse.tools.kernels import kernels_of, kernels_of_artifact, kernels_of_model
+from blockfuse.tools.machine_code import Code
 
-RECORD = KernelRecord("bf_a", "tile 7x14", 1000, 1.1, 10, 20, 3.0, "memory", ("conv 3x3 -> 8",), 12, 256, 40_000)
-LOG = "Used 168 registers, 12 bytes spill stores, 8 bytes spill loads"
+RECORD = KernelRecord("bf_a", "tile 7x14", 1000, 1.1, 10, 20, 3.0, "memory", ("conv 3x3 -> 8",), 12, 256, 40_000, 7000)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +70,10 @@ def test_a_model_has_the_kernels_of_its_artifact(run):
 def test_operators_without_a_kernel_are_counted():
     steps = (*(StepRecord(name, "Gather", name) for name in "ab"), StepRecord("c", "Concat", "c"))
     made = StepRecord("d", "single", "d", kernels=(RECORD,))
-    found = kernels_of(Report("net", "cpu", steps=(*steps, made)), (), {})
+    found = kernels_of(Report("net", "cpu", steps=(*steps, made)))
     assert "without a kernel and a prediction: 2 Gather, 1 Concat" in str(found)
     assert found.to_dict()["without_kernel"] == {"Gather": 2, "Concat": 1}
-    assert "without a kernel" not in str(kernels_of(Report("net", "cpu", steps=(made,)), (), {}))
+    assert "without a kernel" not in str(kernels_of(Report("net", "cpu", steps=(made,))))
 
 
 def test_the_source_of_a_kernel(run):
@@ -110,26 +112,62 @@ def test_sources_survive_loading_and_saving(folder, tmp_path):
 
 
 # ---- CUDA ------------------------------------------------------------------------------------------------------------
-def test_a_cuda_kernel_is_shown_with_what_it_needs(monkeypatch):
-    monkeypatch.setattr(resources, "find_nvcc", lambda: "nvcc")
-    monkeypatch.setattr(resources, "_ptxas", lambda *_: LOG)
+def test_a_cuda_kernel_is_shown_with_what_it_needs():
+    alone = StepRecord("b", "Softmax", "z", note="no stage")
+    report = Report("net", "sm_90", steps=(StepRecord("a", "mbconv", "y", kernels=(RECORD,)), alone))
+    sass = {"HMMA": 72, "NOP": 90, "LDS": 80}
+    codes = [Code("bf_a_kernel", "sm_90", 168, 24, 256, sass, 20), Code("bf_cast_1_kernel", "sm_90", 16, 0, 256)]
+    counts = Counts({("bf_a", RECORD.plan, 12): 5000})
+    shown = str(kernels_of(report, codes=codes, counts=counts))
+    assert "12 CTAs of 256 threads, 40000 shared bytes; moves 7 kB predicted, 5 kB counted in emulation" in shown
+    assert "sm_90: 168 registers, 24 bytes of stack, 20 spilled; 1 CTAs per SM, occupancy 12 %" in shown
+    assert "SASS: 152 (HMMA 72, LDS 80)" in shown
+    assert "bf_cast_1: converts a value at the network's border\n  sm_90: 16 registers, 0 bytes of stack, -" in shown
+    assert "b: Softmax, an operator without a kernel of ours  no stage" in shown
+    other = kernels_of(report, counts=Counts({("bf_a", RECORD.plan, 13): 5000}))
+    assert "- counted in emulation" in str(other)
+
+
+def test_counts_are_read_from_a_file(run, tmp_path):
+    path = tmp_path / "counts.json"
+    path.write_text('{"rows": [{"kernel": "bf_a", "plan": "tile 7x14", "grid": 12, "counted_bytes": 5000}]}')
+    assert read_counts(path).of(RECORD) == 5000
+    assert run("net.bf", "--counts", str(path))[0] == 0
+    path.write_text("[1]")
+    code, _, err = run("net.bf", "--counts", str(path))
+    assert code == 2
+    assert "write one with python -m benchmarks.cuda_counts" in err
+
+
+def test_registers_are_those_of_the_machine_code_in_the_container(tmp_path, monkeypatch):
+    _need_nvcc()
+    path = tmp_path / "gpu.bf"
+    model = resnet18(size=32, width=0.25, classes=10)
+    blockfuse.compile(model, target="sm_80,sm_90a", dtype="float16").save(path)
+    monkeypatch.setattr(machine_code, "find_disassembler", lambda: None)
+    found = kernels_of_artifact(path)
+    assert not found.note
+    assert {one.name for one in found.others} == {"bf_cast_1", "bf_cast_2"}
+    for view in (*found.kernels, *found.others):
+        assert [one.arch for one in view.resources] == ["sm_80", "sm_90a"]
+        assert all(8 <= one.registers <= 255 and one.spill_bytes == 0 and one.sass is None for one in view.resources)
+    assert all(one.ctas > 0 for view in found.kernels for one in view.resources)
+    assert all(view.record.moved_bytes >= view.record.global_bytes / 2 for view in found.kernels)
+
+
+def test_a_container_without_machine_code_says_so(monkeypatch):
+    library = replace(blockfuse.compile(resnet18(size=32, width=0.25, classes=10))._library, code=b"\x7fELF")
+    library = replace(library, target=replace(library.target, archs=("sm_90",)))
     report = Report("net", "sm_90", steps=(StepRecord("a", "mbconv", "y", kernels=(RECORD,)),))
-    shown = str(kernels_of(report, ("sm_90",), {"bf_a.cu": "code"}))
-    assert "12 CTAs of 256 threads, 40000 shared bytes" in shown
-    assert "sm_90: 168 registers, 20 bytes spilled; 1 CTAs per SM, occupancy 12 %" in shown
-    assert "--keep-sources" in kernels_of(report, ("sm_90",), {}).note
-    monkeypatch.setattr(resources, "_ptxas", _unknown_arch)
-    assert "not known: nvcc does not compile" in kernels_of(report, ("sm_90",), {"bf_a.cu": "code"}).note
-    monkeypatch.setattr(resources, "find_nvcc", _no_nvcc)
-    assert "not known: there is no nvcc" in kernels_of(report, ("sm_90",), {"bf_a.cu": "code"}).note
+    monkeypatch.setattr(artifact, "load", lambda *_, **__: (library, report.to_dict()))
+    assert "holds no machine code" in str(kernels_of_artifact("net.bf"))
 
 
-def _unknown_arch(*_):
-    raise TargetError("nvcc does not compile the kept source for sm_999")
-
-
-def _no_nvcc():
-    raise TargetError("there is no nvcc")
+def _need_nvcc():
+    try:
+        find_nvcc()
+    except TargetError:
+        pytest.skip("compiling for GPUs needs nvcc")
 
 
 @pytest.mark.parametrize(
@@ -149,19 +187,16 @@ def test_ctas_per_sm(arch, threads, registers, shared, ctas):
 
 
 def test_cuda_c_of_a_model(folder):
-    try:
-        find_nvcc()
-    except TargetError:
-        pytest.skip("compiling for GPUs needs nvcc")
     kernels = kernels_of_model(folder / "net.onnx", "sm_90", dtype="float16", sources=True)
     texts = kernels.sources("bf_basic_block_3")
     assert list(texts) == ["bf_basic_block_3.program", "bf_basic_block_3.cu"]
-    assert texts["bf_basic_block_3.cu"].startswith("// program bf_basic_block_3 (cuda)")
-    assert "__global__" in texts["bf_basic_block_3.cu"]
-    record = next(view.record for view in kernels.kernels if view.record.name == "bf_basic_block_3")
-    found, note = resources.resources_of([record], ("sm_90",), texts)
-    (one,) = found["bf_basic_block_3"]
-    assert not note
-    assert 16 <= one.registers <= 255
-    assert one.spill_bytes == 0
-    assert one.ctas > 0
+    source = texts["bf_basic_block_3.cu"]
+    assert source.startswith("// program bf_basic_block_3 (cuda)")
+    assert "__global__" in source
+    kernel = source[source.rindex("__global__") :]
+    comments = [line.split("// ")[1] for line in kernel.splitlines() if "// " in line]
+    steps = {line.split(":")[0] for line in comments if line.startswith("step ")}
+    assert len(steps) == 2
+    assert all(any(line.startswith(f"{step}: GEMM") for line in comments) for step in steps)
+    assert all(not line.endswith("();") for line in comments)
+    assert "registers, stack and SASS are shown of what compile wrote" in str(kernels)

@@ -9,10 +9,12 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from blockfuse.block import Block
 from blockfuse.machine import Engine
 from blockfuse.plan.fold import Folded, fold
+from blockfuse.plan.split_pool import split_pool
 from blockfuse.plan.stack import stacked
 from blockfuse.stages import Conv, Window
 from tests.cuda_kernels import Built, build
@@ -24,12 +26,17 @@ from tests.residual_blocks import (
     custom,
     finished,
     fused_mbconv,
+    gate_of,
+    gated_project,
+    hidden_image,
     mbconv,
     resnext,
     same,
     single,
+    squeezed_project,
 )
 
+Chosen = TypeVar("Chosen")
 Maker = Callable[[int, int, int, int], Block]
 """A block from height, width, channels, batch."""
 
@@ -62,6 +69,17 @@ def _dense(r: int, stride: int = 1) -> Maker:
     return lambda h, w, c, n: single(h, w, c, Conv(f"conv{r}x{r}_{stride}", (0,), 24, same(r, stride)), n)
 
 
+def _parts(h: int, w: int, c: int, n: int, *, second: bool) -> Block:
+    """One of the two kernels for a gate whose image is pooled in parts; the whole gate where there are no parts."""
+    block = gate_of(h, w, c, _squeezed(c), n)
+    pair = next(split_pool(block), (block, block))
+    return replace(pair[second], name="gate").with_random_parameters(1)
+
+
+def _squeezed(channels: int) -> int:
+    return max(1, channels // 4)
+
+
 def _grouped(width: int, channels: int) -> int:
     """A number of channels close to ``channels`` that has groups of ``width``."""
     return max(1, round(channels / width)) * width
@@ -86,6 +104,12 @@ FAMILIES: dict[str, Maker] = {
     "resnext_g4": lambda h, w, c, n: resnext(h, w, c, 32, 4, batch=n),
     "resnext_g8": lambda h, w, c, n: resnext(h, w, c, 40, 8, 2, n),
     "resnext_g32": lambda h, w, c, n: resnext(h, w, c, 64, 32, batch=n),
+    "se_hidden": lambda h, w, c, n: hidden_image(h, w, c, 2 * c, n),
+    "se_gate": lambda h, w, c, n: gate_of(h, w, c, _squeezed(c), n),
+    "se_parts": lambda h, w, c, n: _parts(h, w, c, n, second=False),
+    "se_gate_of_parts": lambda h, w, c, n: _parts(h, w, c, n, second=True),
+    "se_project": lambda h, w, c, n: gated_project(h, w, c, 40, n),
+    "se_gate_project": lambda h, w, c, n: squeezed_project(h, w, c, _squeezed(c), 24, n),
     "stem7x7": _dense(7, 2),
     "stem3x3": _dense(3, 2),
     "single1x1": lambda h, w, c, n: single(h, w, c, Conv("conv1x1", (0,), 40, Window()), n),
@@ -93,6 +117,10 @@ FAMILIES: dict[str, Maker] = {
     "single5x5": _dense(5),
     "custom": lambda h, w, c, n: custom(h, w, c, 24, n),
 }
+
+
+WHOLE = ("se_gate_project",)
+"""Families whose kernels have the whole image in a CTA."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +141,13 @@ class Case:
         return set(itertools.combinations([(name, getattr(self, name)) for name in AXES], 2))
 
     def built(self) -> Built:
-        """The kernel at the tile that the sizes are about."""
+        """The kernel at the tile that the sizes are about; of a gate and what it gates, the whole image."""
         block = self.block()
+        tile = SIZES[self.size] if self.family in WHOLE else TILE
         if self.parts == "images" and isinstance(stacked(fold(block), 2), Folded):
-            return build(block, TILE, 4, engine=self.engine, split=1, images=2)
+            return build(block, tile, 4, engine=self.engine, split=1, images=2)
         split = 2 if self.parts == "shares" and can_share(block, 2) else 1
-        return build(block, TILE, 4, engine=self.engine, split=split, images=1)
+        return build(block, tile, 4, engine=self.engine, split=split, images=1)
 
     def block(self) -> Block:
         """The block, with parameters."""
@@ -160,3 +189,13 @@ def product() -> list[Case]:
 
 def _pairs(axes: Sequence[Sequence[object]], a: int, b: int) -> set[tuple[tuple[str, object], ...]]:
     return {((AXES[a], x), (AXES[b], y)) for x in axes[a] for y in axes[b]}
+
+
+def sliced(cases: Sequence[Chosen], part: str) -> list[Chosen]:
+    """Every n-th case from the k-th on, where ``part`` is ``k/n`` with k from 1 to n; all where it is empty."""
+    if not part:
+        return list(cases)
+    first, step = (int(number) for number in part.split("/"))
+    if not 1 <= first <= step:
+        raise ValueError(f"slice {part}: k/n with k from 1 to n was expected")
+    return list(cases[first - 1 :: step])

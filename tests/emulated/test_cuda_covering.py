@@ -1,6 +1,7 @@
 """Kernels of every family of blocks at awkward sizes, emulated; every pair of choices occurs together.
 
-CI runs these; ``make emulate`` with ``PRODUCT=1`` runs every combination, which takes hours.
+CI runs these; ``make emulate`` with ``PRODUCT=1`` runs every combination, which takes hours, and with ``SLICE=3/16``
+the third of 16 parts of it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import os
 import pytest
 
 from tests.cuda_kernels import run
-from tests.emulated.covering import AXES, Case, covering_set, product
+from tests.emulated.covering import AXES, Case, covering_set, product, sliced
 
 CASES = covering_set(200)
 CHOSEN = product() if os.environ.get("BLOCKFUSE_EMULATE_PRODUCT") else CASES
+SLICE = os.environ.get("BLOCKFUSE_EMULATE_SLICE", "")
 
 
 def test_every_pair_occurs():
@@ -23,7 +25,16 @@ def test_every_pair_occurs():
     assert len(pairs) == sum(a * b for i, a in enumerate(sizes) for b in sizes[:i])
 
 
-@pytest.mark.parametrize("case", CHOSEN, ids=str)
+def test_slices_together_are_everything():
+    parts = [sliced(CASES, f"{number}/7") for number in range(1, 8)]
+    assert sorted(str(case) for part in parts for case in part) == sorted(map(str, CASES))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert sliced(CASES, "") == CASES
+    with pytest.raises(ValueError, match="slice 8/7: k/n"):
+        sliced(CASES, "8/7")
+
+
+@pytest.mark.parametrize("case", sliced(CHOSEN, SLICE), ids=str)
 def test_family(case: Case):
     result = run(case.built())
     assert not result.findings

@@ -17,6 +17,7 @@ from blockfuse.plan.device import GPUS
 from blockfuse.plan.fold import fold
 from blockfuse.plan.infeasible import Infeasible
 from tests.cuda_kernels import Built, at_batch, build, built_as, built_in_slots, rounded_weights, run
+from tests.emulated.covering import sliced
 from tests.random_blocks import ALL_KINDS, random_block
 
 ALL = bool(os.environ.get("BLOCKFUSE_EMULATE_ALL"))
@@ -29,7 +30,7 @@ def assert_right(built: Built) -> None:
     assert result.error <= 1, built.block
 
 
-@pytest.mark.parametrize("seed", range(300 if ALL else 30))
+@pytest.mark.parametrize("seed", sliced(range(300 if ALL else 30), os.environ.get("BLOCKFUSE_EMULATE_SLICE", "")))
 def test_random_block(seed):
     rng = np.random.default_rng(1000 + seed)
     block = random_block(rng, dtype=str(rng.choice(["float16", "bfloat16"])), kinds=ALL_KINDS)

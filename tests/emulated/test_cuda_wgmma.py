@@ -17,12 +17,14 @@ from blockfuse.errors import InternalError
 from blockfuse.machine import Engine, Gemm
 from blockfuse.plan.choose_cuda import plan_cuda
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_limits import Limits
+from blockfuse.plan.cuda_rules import apply_rules
 from blockfuse.plan.device import GPUS, device_of
 from blockfuse.plan.fold import fold
 from blockfuse.program.cuda import program_cuda
 from blockfuse.stages import Conv, Window
 from blockfuse.target import parse_target
-from tests.cuda_kernels import Built, build, run
+from tests.cuda_kernels import Built, build, built_as, rounded_weights, run
 from tests.emulated.emulator.mutations import without_each_barrier, without_each_product_rule, without_each_wait
 from tests.emulated.nvcc import compile_cubin, find_nvcc
 from tests.random_blocks import random_block
@@ -183,3 +185,12 @@ def test_products_overlap_without_spills(block, tile, warps):
     assert found.shared_bytes == planned <= H200.local_bytes
     assert found.registers * built.program.threads <= 65536
     assert not found.remarks
+
+
+@pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed")
+def test_sums_that_a_loop_carries_are_zero_before_the_first_fence():
+    """Else ptxas puts a fence of its own between products, for zeros that the compiler makes as late as it can."""
+    block = rounded_weights(single(14, 14, 240, Conv("project", (0,), 80, Window())))
+    built = built_as(block, apply_rules(fold(block), 14, 14, 8, Limits(2, 80 * 80 * 2, 80, 1 << 20, Engine.WGMMA)))
+    assert "for project_k in 3 (slice)" in str(built.program)
+    assert not compile_cubin(built.source, "sm_90a").remarks

@@ -84,3 +84,16 @@ def test_not_counting_counts_nothing() -> None:
     source = kernel("Y_ptr[tid] = 1.0f;", "float* Y_ptr", threads=32)
     result = emulate(source, {"Y": np.zeros(32, np.float32)}, outputs={"Y"}, grid=1, shared_bytes=0)
     assert result.counters == Counters()
+
+
+def test_chosen_blocks_are_counted_apart_and_others_write_nothing() -> None:
+    body = "for (int i = 0; i < blockIdx.x; ++i) { smem_ptr[tid] = X_ptr[tid]; } Y_ptr[blockIdx.x * 32 + tid] = 1.0f;"
+    source = kernel(body, "float* X_ptr, float* Y_ptr", threads=32)
+    x, y = np.zeros(32, np.float32), np.full((5, 32), np.nan, np.float32)
+    arguments = {"X": x, "Y": y}
+    result = emulate(source, arguments, outputs={"Y"}, grid=5, shared_bytes=128, count=True, ctas=(3, 1))
+    assert result.findings == ()
+    assert {cta: found.shared_stores for cta, found in result.by_cta.items()} == {3: 3, 1: 1}
+    assert {cta: found.block_sectors for cta, found in result.by_cta.items()} == {3: 8, 1: 8}
+    assert result.counters.shared_stores == 4
+    assert [cta for cta in range(5) if not np.isnan(y[cta]).all()] == [1, 3]

@@ -12,7 +12,7 @@ from tests.standin.libraries import StandIn
 
 def main(container: str, folder: Path, arch: str) -> None:
     """Call the network with every ``in_<n>.npz`` of the folder; results go there, too."""
-    device = StandIn(arch, json.loads((folder / "replaced.json").read_text()))
+    device = StandIn(arch, **json.loads((folder / "device.json").read_text()))
     import blockfuse  # noqa: PLC0415 - the device comes first
 
     seconds, calls, error = [], [], ""

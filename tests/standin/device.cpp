@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
-#include <set>
 #include <vector>
 
 namespace standin {
@@ -17,7 +17,12 @@ constexpr size_t kAlignment = 256;
 using Graph = std::vector<std::function<int()>>;
 
 std::map<const unsigned char*, size_t> allocations;
-std::set<void*> streams;
+using Queue = std::deque<std::function<int()>>;
+
+std::map<void*, bool> streams;  // whether they are ordered with the default stream
+std::map<void*, Queue> late_work;
+bool is_late = false, is_working = false;
+std::vector<void*> to_release;  // while the device works: a kernel may still use them
 Graph* recording = nullptr;
 void* recorded_stream = nullptr;
 int device_arch = 90;
@@ -34,7 +39,57 @@ std::map<const unsigned char*, size_t>::const_iterator holder(const void* pointe
   return (const unsigned char*)pointer < next->first + next->second ? next : allocations.end();
 }
 
+// Does the first items of a queue, until so many are left.
+int work_off(Queue& queue, size_t left) {
+  if (is_working) return kSuccess;  // the launcher is Python, whose garbage is collected at any time
+  int code = kSuccess;
+  while (queue.size() > left && !code) {
+    std::function<int()> work = std::move(queue.front());
+    queue.pop_front();
+    is_working = true;
+    code = work();
+    is_working = false;
+  }
+  return code;
+}
+
+// Work of the default stream comes after that of all streams that block.
+int finish_blocking() {
+  for (auto& [stream, queue] : late_work) {
+    if (!streams[stream]) continue;
+    if (int code = work_off(queue, 0)) return code;
+  }
+  return kSuccess;
+}
+
+// Does something now, or when its stream is waited for.
+int do_or_defer(void* stream, std::function<int()> work) {
+  if (!is_late) return work();
+  if (stream) {
+    late_work[stream].push_back(std::move(work));
+    return kSuccess;
+  }
+  int code = finish_blocking();
+  return code ? code : work();
+}
+
 }  // namespace
+
+int finish(void* stream) {
+  if (!stream) return finish_blocking();
+  for (auto& [other, queue] : late_work) {
+    if (other == stream) continue;
+    if (int code = work_off(queue, queue.size() / 2)) return code;
+  }
+  return work_off(late_work[stream], 0);
+}
+
+int finish_all() {
+  for (auto& [stream, queue] : late_work) {
+    if (int code = work_off(queue, 0)) return code;
+  }
+  return kSuccess;
+}
 
 int refuse(int code, const char* format, ...) {
   va_list arguments;
@@ -70,6 +125,16 @@ int allocate(void** pointer, size_t bytes) {
 
 int release(void* pointer) {
   if (!pointer) return kSuccess;
+  if (is_working) {
+    to_release.push_back(pointer);
+    return kSuccess;
+  }
+  if (int code = finish_all()) return code;
+  while (!to_release.empty()) {
+    void* earlier = to_release.back();
+    to_release.pop_back();
+    if (int code = release(earlier)) return code;
+  }
   if (!allocations.erase((const unsigned char*)pointer)) return refuse(kInvalidValue, "freed memory is not allocated");
   free(pointer);
   return kSuccess;
@@ -83,13 +148,15 @@ size_t bytes_left(const void* pointer) {
   return found->first + found->second - (const unsigned char*)pointer;
 }
 
-void* create_stream() {
+void* create_stream(bool blocks) {
   void* stream = malloc(1);
-  streams.insert(stream);
+  streams[stream] = blocks;
   return stream;
 }
 
 int destroy_stream(void* stream) {
+  if (int code = is_stream(stream) ? finish(stream) : kSuccess) return code;
+  late_work.erase(stream);
   if (!streams.erase(stream)) return refuse(kInvalidHandle, "a stream is destroyed that does not exist");
   free(stream);
   return kSuccess;
@@ -117,16 +184,16 @@ bool is_capturing() { return recording != nullptr; }
 
 void count_host_copy() { statistics.host_copies += 1; }
 
-int wait_for(void* stream) {
+int wait_for(void* stream, void* before) {
   if (!is_stream(stream)) return refuse(kInvalidHandle, "the stream does not exist");
   statistics.waits += 1;
-  return kSuccess;
+  return finish(before);
 }
 
 int submit(void* stream, std::function<int()> work) {
   if (!is_stream(stream)) return refuse(kInvalidHandle, "the stream does not exist");
   if (!stream) statistics.default_work += 1;
-  if (!recording) return work();
+  if (!recording) return do_or_defer(stream, std::move(work));
   if (stream != recorded_stream) return refuse(kCaptureWrongStream, "work goes to another stream during capture");
   recording->push_back(std::move(work));
   return kSuccess;
@@ -136,10 +203,12 @@ int launch_graph(void* graph, void* stream) {
   if (!is_stream(stream)) return refuse(kInvalidHandle, "the stream does not exist");
   statistics.graph_launches += 1;
   if (!stream) statistics.default_work += 1;
-  for (auto& work : *(Graph*)graph) {
-    if (int code = work()) return code;
-  }
-  return kSuccess;
+  return do_or_defer(stream, [=] {
+    for (auto& work : *(Graph*)graph) {
+      if (int code = work()) return code;
+    }
+    return (int)kSuccess;
+  });
 }
 
 void destroy_graph(void*) {}  // its executable copy is the same object
@@ -148,6 +217,8 @@ void destroy_graph(void*) {}  // its executable copy is the same object
 
 extern "C" {
 void standin_set_arch(int number) { standin::device_arch = number; }
+
+void standin_set_late() { standin::is_late = true; }
 
 void standin_statistics(long* out) { memcpy(out, &standin::statistics, sizeof standin::statistics); }
 

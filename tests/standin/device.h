@@ -1,7 +1,9 @@
 // The stand-in device: memory, streams and graphs as the two libraries that pretend to be CUDA share them.
 //
-// Device memory is host memory, so everything is done at once and in order. What the real device forbids is refused:
-// memory that is not the device's, launches beyond its limits, and during capture whatever capture does not allow.
+// Device memory is host memory, so everything is done at once and in order, unless `standin_set_late` was called: then
+// work of streams is done as late as waits allow, and when one stream is waited for, half of what the others were given
+// is done first. What the real device forbids is refused: memory that is not the device's, launches beyond its limits,
+// and during capture whatever capture does not allow.
 #pragma once
 #include <cstddef>
 #include <functional>
@@ -39,9 +41,13 @@ bool is_device_memory(const void* pointer, size_t bytes);
 size_t bytes_left(const void* pointer);
 
 // Streams. Null is the default stream.
-void* create_stream();
+// Those that do not block are not ordered with the default stream, which is ordered with all others.
+void* create_stream(bool blocks);
 int destroy_stream(void* stream);
 bool is_stream(void* stream);
+// Does what a stream was given so far, or all of them.
+int finish(void* stream);
+int finish_all();
 
 // Capture. `submit` does something now, or notes it down if its stream is capturing.
 int begin_capture(void* stream);
@@ -49,7 +55,8 @@ int end_capture(void* stream, void** graph);
 bool is_capturing();
 int submit(void* stream, std::function<int()> work);
 int launch_graph(void* graph, void* stream);
-int wait_for(void* stream);
+// The stream waits for what `before` was given so far.
+int wait_for(void* stream, void* before);
 void count_host_copy();
 void destroy_graph(void* graph);
 

@@ -43,7 +43,7 @@ class Foreign:
     def __init__(self, cudart, array, offset=0, index=0):
         self.cudart, self.shape, self.dtype = cudart, array.shape, array.dtype
         self.strides = [stride // array.itemsize for stride in array.strides]
-        self.index, self.streams = index, []
+        self.index, self.streams, self.offers = index, [], []
         start = ctypes.c_void_p()
         cudart.cudaMalloc(ctypes.byref(start), array.nbytes + offset)
         self.data = start.value + offset
@@ -60,8 +60,9 @@ class Foreign:
         shape = (ctypes.c_int64 * len(self.shape))(*self.shape)
         strides = (ctypes.c_int64 * len(self.shape))(*self.strides)
         kind = (_FLOAT, 8 * self.dtype.itemsize, 1)
-        self.offer = _DLTensor(self.data, 2, self.index, len(self.shape), *kind, shape, strides, 0, None, None)
-        return _CAPSULE_NEW(ctypes.addressof(self.offer), b"dltensor", None)
+        offer = _DLTensor(self.data, 2, self.index, len(self.shape), *kind, shape, strides, 0, None, None)
+        self.offers.append(offer)  # each must live as long as what was made of it
+        return _CAPSULE_NEW(ctypes.addressof(offer), b"dltensor", None)
 
 
 def taken(cudart, value, stream=None):

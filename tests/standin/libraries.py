@@ -80,10 +80,17 @@ class StandIn:
     Args:
         arch: The architecture it claims to be, such as ``sm_90``.
         replaced: CUDA C that runs in place of a kernel's own, by the kernel's name.
+        fault: What is wrong with launches: ``grid`` or ``shared`` and a number that is added, ``pointer`` and the
+            number of a parameter that a recorded graph passes wrongly. Tests must notice.
     """
 
-    def __init__(self, arch: str, replaced: Mapping[str, str] = MappingProxyType({})) -> None:
-        self._replaced = replaced
+    def __init__(
+        self,
+        arch: str,
+        replaced: Mapping[str, str] = MappingProxyType({}),
+        fault: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        self._replaced, self._fault = replaced, fault
         folder = _libraries()
         self._driver = ctypes.CDLL(str(folder / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(folder / "libcudart.so.13"), mode=ctypes.RTLD_GLOBAL)
@@ -92,6 +99,10 @@ class StandIn:
         self._callbacks = (_DESCRIBE(self._describe), _LAUNCH(self._launch))
         self._driver.standin_set_launcher(*self._callbacks)
         self.launches: list[Launch] = []
+
+    def work_late(self) -> None:
+        """From here on do what streams are given as late as waits allow; see ``device.h``."""
+        self._driver.standin_set_late()
 
     def statistics(self) -> Statistics:
         """What was asked for so far."""
@@ -113,9 +124,12 @@ class StandIn:
         """Run a kernel; other than 0 if it cannot be run."""
         text = self._replaced.get(name.decode(), source.decode())
         parameters = _host_kernel(source, name).parameters
-        shape = tuple(grid[:3]), tuple(block[:3])
+        shape = (grid[0] + self._fault.get("grid", 0), *grid[1:3]), tuple(block[:3])
+        shared_bytes += self._fault.get("shared", 0)
         try:
             arguments = {p.name: self._argument(p.type, pointers[i]) for i, p in enumerate(parameters[:count])}
+            if self.statistics().graph_launches and "pointer" in self._fault:
+                _mislead(arguments, self._fault["pointer"])
             emulated = emulate(
                 text,
                 arguments,
@@ -140,6 +154,12 @@ class StandIn:
         if not kind.endswith("*") or pointer is None or not left:
             raise ValueError(f"{pointer} is no pointer to memory of the device")
         return np.ctypeslib.as_array((ctypes.c_uint8 * left).from_address(pointer))
+
+
+def _mislead(arguments: dict[str, np.ndarray[Any, Any]], number: int) -> None:
+    """Put other memory, all NaN, in place of an argument, as a graph does that keeps an address of before."""
+    for name in list(arguments)[number : number + 1]:
+        arguments[name] = np.full_like(arguments[name], 0xFF)
 
 
 @functools.lru_cache(maxsize=256)

@@ -61,6 +61,7 @@ def run_network(
     *,
     arch: str = "sm_90",
     replaced: Mapping[str, str] | None = None,
+    fault: Mapping[str, int] | None = None,
 ) -> Run:
     """Load a container on a device of an architecture, and call it with one set of inputs after the other.
 
@@ -69,11 +70,12 @@ def run_network(
         calls: Inputs by name.
         arch: What the device claims to be.
         replaced: CUDA C that runs in place of a kernel's own, by the kernel's name.
+        fault: What the device does wrongly, see :class:`tests.standin.libraries.StandIn`.
     """
     _build_all([*kernel_sources(container).values(), *(replaced or {}).values()])
     with tempfile.TemporaryDirectory(prefix="blockfuse-standin-") as name:
         folder = Path(name)
-        (folder / "replaced.json").write_text(json.dumps(replaced or {}))
+        (folder / "device.json").write_text(json.dumps({"replaced": replaced or {}, "fault": fault or {}}))
         for number, inputs in enumerate(calls):
             np.savez(folder / f"in_{number}.npz", **inputs)
         command = [sys.executable, "-m", "tests.standin.child", str(container.resolve()), str(folder), arch]

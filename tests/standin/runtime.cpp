@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "device.h"
 
@@ -20,6 +21,15 @@ bool is_wrong_side(const void* pointer, size_t bytes, bool is_device) {
   return is_device && !standin::is_device_memory(pointer, bytes);
 }
 
+// The host may change its memory as soon as this returns, so that is read at once.
+int copy_in(void* to, const void* from, size_t bytes, void* stream) {
+  std::vector<unsigned char> data((const unsigned char*)from, (const unsigned char*)from + bytes);
+  return standin::submit(stream, [=] {
+    memcpy(to, data.data(), data.size());
+    return standin::kSuccess;
+  });
+}
+
 int copy(void* to, const void* from, size_t bytes, int kind, void* stream) {
   bool to_device = kind == kHostToDevice || kind == kDeviceToDevice;
   bool from_device = kind == kDeviceToHost || kind == kDeviceToDevice;
@@ -27,10 +37,13 @@ int copy(void* to, const void* from, size_t bytes, int kind, void* stream) {
     return noted(standin::refuse(standin::kInvalidValue, "%zu bytes are copied beyond an allocation", bytes));
   }
   if (kind != kDeviceToDevice) standin::count_host_copy();
-  return noted(standin::submit(stream, [=] {
+  if (kind == kHostToDevice) return noted(copy_in(to, from, bytes, stream));
+  int code = standin::submit(stream, [=] {
     memcpy(to, from, bytes);
     return standin::kSuccess;
-  }));
+  });
+  bool is_read = kind == kDeviceToHost && !standin::is_capturing();  // returns when the host has its data
+  return noted(code || !is_read ? code : standin::finish(stream));
 }
 
 int attribute_value(int attribute) {
@@ -115,25 +128,31 @@ int cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes, void
 }
 
 // ---- streams and events
+int cudaStreamCreateWithFlags(void** stream, unsigned flags);
+
 int cudaStreamCreate(void** stream) {
-  *stream = standin::create_stream();
-  return standin::kSuccess;
+  return cudaStreamCreateWithFlags(stream, 0);
 }
 
-int cudaStreamCreateWithFlags(void** stream, unsigned) { return cudaStreamCreate(stream); }
+int cudaStreamCreateWithFlags(void** stream, unsigned flags) {
+  *stream = standin::create_stream(flags == 0);
+  return standin::kSuccess;
+}
 
 int cudaStreamDestroy(void* stream) { return noted(standin::destroy_stream(stream)); }
 
 int cudaStreamSynchronize(void* stream) {
   if (!standin::is_stream(stream)) return noted(standin::refuse(standin::kInvalidHandle, "there is no such stream"));
   if (standin::is_capturing()) return noted(standin::refuse(standin::kCaptureUnsupported, "a capture is waited for"));
-  return standin::kSuccess;
+  return noted(standin::finish(stream));
 }
 
-int cudaStreamWaitEvent(void* stream, void*, unsigned) { return noted(standin::wait_for(stream)); }
+int cudaStreamWaitEvent(void* stream, void* event, unsigned) {
+  return noted(standin::wait_for(stream, *(void**)event));
+}
 
 int cudaEventCreate(void** event) {
-  *event = malloc(1);
+  *event = calloc(1, sizeof(void*));  // the stream it was last recorded on
   return standin::kSuccess;
 }
 
@@ -142,11 +161,14 @@ int cudaEventDestroy(void* event) {
   return standin::kSuccess;
 }
 
-int cudaEventRecord(void*, void*) { return standin::kSuccess; }
-
-int cudaEventSynchronize(void*) {
-  if (standin::is_capturing()) return noted(standin::refuse(standin::kCaptureUnsupported, "an event in a capture"));
+int cudaEventRecord(void* event, void* stream) {
+  *(void**)event = stream;
   return standin::kSuccess;
+}
+
+int cudaEventSynchronize(void* event) {
+  if (standin::is_capturing()) return noted(standin::refuse(standin::kCaptureUnsupported, "an event in a capture"));
+  return noted(standin::finish(*(void**)event));
 }
 
 int cudaEventElapsedTime(float*, void*, void*) { return noted(standin::kNotSupported); }  // it has no time

@@ -7,7 +7,7 @@ timer that process sets itself. It costs a few milliseconds. Arguments travel th
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -46,6 +46,7 @@ def emulate(
     timeout_s: float = 120,
     kernel: str | None = None,
     block: Size | None = None,
+    ctas: Sequence[int] = (),
 ) -> EmulationResult:
     """Runs a kernel of a CUDA source on the CPU.
 
@@ -61,6 +62,8 @@ def emulate(
         timeout_s: How much processor time the kernel may take.
         kernel: The name of the kernel, when the source has several.
         block: Threads of a block; by default those of ``__launch_bounds__``, in x.
+        ctas: The blocks along x to run, in this order; all of the grid by default. What the others would write stays as
+            it was.
 
     Raises:
         UnsupportedInstruction: The kernel has a PTX instruction the emulator does not know.
@@ -71,11 +74,12 @@ def emulate(
     by_parameter = _match_arguments(host, arguments)
     placed = _place(by_parameter, {name.removesuffix("_ptr") for name in outputs})
     request = _request(host, placed, grid, block, shared_bytes, count, thread_order == "reverse", timeout_s)
+    request += "".join(f"cta {number}\n" for number in ctas)
     program = build_kernel(host.source)
     built = time.perf_counter()
     report = _run(program, placed, request, timeout_s)
-    findings, counters = _parse(report, program)
-    return EmulationResult(findings, counters, built - started, time.perf_counter() - built)
+    findings, counters, by_cta = _parse(report, program)
+    return EmulationResult(findings, counters, built - started, time.perf_counter() - built, by_cta)
 
 
 def _match_arguments(host: HostKernel, arguments: Mapping[str, Array]) -> dict[str, Array]:
@@ -170,7 +174,7 @@ def _read(data: Path, placed: list[_Placed]) -> None:
                 item.array.reshape(-1).view(np.uint8)[:] = content
 
 
-def _parse(report: str, program: Path) -> tuple[tuple[Finding, ...], Counters]:
+def _parse(report: str, program: Path) -> tuple[tuple[Finding, ...], Counters, dict[int, Counters]]:
     """Reads the report whose format ``runtime/report.cpp`` describes."""
     lines = report.splitlines()
     found = [line.split(" ", 4)[1:] for line in lines if line.startswith("finding ")]
@@ -180,4 +184,16 @@ def _parse(report: str, program: Path) -> tuple[tuple[Finding, ...], Counters]:
         Finding(kind, int(number), f"{place}: {text}" if place else text)
         for (kind, number, _, text), place in zip(found, places, strict=True)
     )
-    return findings, Counters(**{name: int(value) for name, value in counted})
+    return findings, Counters(**{name: int(value) for name, value in counted}), _by_cta(lines)
+
+
+def _by_cta(lines: Sequence[str]) -> dict[int, Counters]:
+    """What each of the chosen blocks added to the counters."""
+    so_far: dict[int, dict[str, int]] = {}
+    for _, cta, name, value in (line.split(" ") for line in lines if line.startswith("at ")):
+        so_far.setdefault(int(cta), {})[name] = int(value)
+    befores = [dict[str, int](), *so_far.values()]
+    return {
+        cta: Counters(**{name: value - before.get(name, 0) for name, value in after.items()})
+        for before, (cta, after) in zip(befores, so_far.items(), strict=False)
+    }

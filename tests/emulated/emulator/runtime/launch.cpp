@@ -2,7 +2,7 @@
 //
 // The request is read from standard input, one word and its numbers per line:
 //   grid x y z | block x y z | shared bytes | reverse 0/1 | count 0/1 | timeout ms
-//   argument offset bytes writable
+//   cta x: run this one, and of others only those that are named like it | argument offset bytes writable
 // Offsets are into the data file named on the command line, which is mapped and written in place.
 #include <cstdio>
 #include <cstdlib>
@@ -31,6 +31,7 @@ struct Request {
   size_t shared_bytes;
   bool reverse, count;
   long timeout_ms;
+  std::vector<unsigned> chosen;  // CTAs; all where none is named
   std::vector<Argument> arguments;
 };
 
@@ -53,6 +54,7 @@ void read_line(char* line, unsigned char* data) {
   if (!strcmp(word, "reverse")) request.reverse = v[0];
   if (!strcmp(word, "count")) request.count = v[0];
   if (!strcmp(word, "timeout")) request.timeout_ms = v[0];
+  if (!strcmp(word, "cta")) request.chosen.push_back(v[0]);
   if (!strcmp(word, "argument")) request.arguments.push_back({data + v[0], v[1], v[2] != 0});
 }
 
@@ -199,6 +201,11 @@ int main(int argc, char** argv) {
   using namespace emulator;
   if (argc != 2) return 2;
   set_up(argv[1]);
+  for (unsigned x : request.chosen) {
+    run_block({x, 0, 0});
+    report_counters(x);
+  }
+  if (!request.chosen.empty()) finish();
   for (unsigned z = 0; z < gridDim.z; ++z) {
     for (unsigned y = 0; y < gridDim.y; ++y) {
       for (unsigned x = 0; x < gridDim.x; ++x) run_block({x, y, z});

@@ -2,7 +2,7 @@
 //
 // The report goes to standard output, one line each:
 //   finding <kind> <count> <address of the instruction, or 0> <text of the first one>
-//   counter <name> <value>
+//   counter <name> <value>; where CTAs were chosen, also after each: at <CTA> <name> <value so far>
 //   done
 // A report without `done` is one whose process died on the way.
 #include <csignal>
@@ -34,7 +34,7 @@ std::string place() {
   return text;
 }
 
-void print_counters() {
+void print_counters(const std::string& head) {
   const struct {
     const char* name;
     long value;
@@ -60,7 +60,7 @@ void print_counters() {
       {"global_bytes_written", counters.global_bytes_written},
       {"barriers", counters.barriers},
   };
-  for (const auto& counter : values) printf("counter %s %ld\n", counter.name, counter.value);
+  for (const auto& counter : values) printf("%s %s %ld\n", head.c_str(), counter.name, counter.value);
 }
 
 void on_signal(int signal) {
@@ -87,11 +87,13 @@ void report(const char* kind, const void* pc, const char* format, ...) {
   record.first = place() + text;
 }
 
+void report_counters(unsigned cta) { print_counters("at " + std::to_string(cta)); }
+
 void finish() {
   for (const auto& [kind, record] : findings) {
     printf("finding %s %ld %lx %s\n", kind.c_str(), record.count, (unsigned long)record.pc, record.first.c_str());
   }
-  print_counters();
+  print_counters("counter");
   printf("done\n");
   fflush(stdout);
   _exit(0);

@@ -184,6 +184,8 @@ void count_block_sectors();
 
 // Records a finding of the current thread. Only the first of each kind keeps its text.
 void report(const char* kind, const void* pc, const char* format, ...) __attribute__((format(printf, 3, 4)));
+// Writes the counters as they stand after a CTA that was chosen.
+void report_counters(unsigned cta);
 // Writes findings and counters to the report file and ends the process.
 [[noreturn]] void finish();
 // From here on crashes and the timeout end in a report, too.

@@ -1,0 +1,87 @@
+"""Kernels of this repository beside the prototypes they grew from: same blocks, same tiles, same emulator's counts.
+
+    python -m benchmarks.cuda_prototypes                 every case, on mma.sync for sm_90
+    python -m benchmarks.cuda_prototypes bottleneck      cases whose name contains a word
+
+A cell is our figure, the prototype's, and the ratio of the two. The prototypes' figures are those of a generator that
+composed kernels as this one does, and that was as good as kernels written by hand; per CTA: products and ldmatrix that
+are executed, cycles of shared memory (wavefronts and asynchronous bytes / 128) and of the last-level cache (32-byte
+sectors * 32 / 28), which are counts, not measurements, and registers as nvcc reports them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+
+from benchmarks.cuda_kernels_static import Case, measure
+from blockfuse.block import Block
+from blockfuse.machine import Engine
+from blockfuse.report import table
+from blockfuse.stages import Activation, Function
+from tests.residual_blocks import bottleneck, convnext, mbconv
+
+FIGURES = ("registers sm_90", "mma, or as many", "ldmatrix", "shared cycles", "L2 cycles")
+
+
+@dataclass(frozen=True)
+class Prototype:
+    """A case and the prototype's figures, in the order of :data:`FIGURES`."""
+
+    case: Case
+    figures: tuple[int, int, int, int, int]
+
+
+def _with_silu(block: Block) -> Block:
+    silu = Function("silu")
+    stages = tuple(replace(s, function=silu) if isinstance(s, Activation) else s for s in block.stages)
+    return replace(block, stages=stages)
+
+
+PROTOTYPES = [
+    Prototype(Case("MBConv 28x28 48-240-48, 7x14", mbconv(28, 28, 48, 240), (7, 14), 4), (160, 1440, 240, 7627, 5625)),
+    Prototype(
+        Case("MBConv 56x56 32-144-32 silu, 8x14", _with_silu(mbconv(56, 56, 32, 144)), (8, 14), 4),
+        (157, 612, 123, 4278, 2777),
+    ),
+    Prototype(
+        Case("bottleneck 56x56 256-64, 8x14", bottleneck(56, 56, 256, 64), (8, 14), 8), (100, 4192, 1048, 12304, 20846)
+    ),
+    Prototype(
+        Case("bottleneck 56x56 256-64, 14x14", bottleneck(56, 56, 256, 64), (14, 14), 8),
+        (130, 7456, 1864, 17440, 28123),
+    ),
+    Prototype(
+        Case("bottleneck 28x28 512-128, 14x14", bottleneck(28, 28, 512, 128), (14, 14), 8),
+        (212, 29824, 4560, 49088, 73000),
+    ),
+    Prototype(
+        Case("bottleneck 14x14 1024-256, 7x14", bottleneck(14, 14, 1024, 256), (7, 14), 8),
+        (249, 65024, 6752, 123616, 192549),
+    ),
+    Prototype(Case("ConvNeXt 56x56 96, 8x8", convnext(56, 56, 96), (8, 8), 4), (125, 2304, 24, 9408, 15077)),
+]
+
+
+def row(one: Prototype) -> tuple[str, ...]:
+    """One case: ours, theirs and the ratio, figure by figure."""
+    ours = measure(one.case, Engine.MMA)
+    cells = []
+    for name, theirs in zip(FIGURES, one.figures, strict=True):
+        found = ours.get(name)
+        cells.append(f"{found} / {theirs} = {found / theirs:.2f}" if isinstance(found, int) else f"- / {theirs}")
+    return (one.case.name, *cells)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="cases whose name contains one of these; all by default")
+    words = parser.parse_args().words
+    chosen = [one for one in PROTOTYPES if not words or any(word in one.case.name for word in words)]
+    head = ("kernel", "registers", "mma", "ldmatrix", "shared-memory cycles", "L2 cycles")
+    print("\n".join(table([head, *map(row, chosen)])))
+
+
+if __name__ == "__main__":
+    main()
