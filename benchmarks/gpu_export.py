@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", default=list(zoo.__all__), choices=zoo.__all__)
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=["auto", "always", "never"])
-    parser.add_argument("--target", default="sm_90")
+    parser.add_argument("--target", default="sm_90a")
     parser.add_argument("--dtype", default="float16")
     parser.add_argument("--size", type=int, default=224, help="height and width of the images")
     parser.add_argument("--width", type=float, default=1.0, help="multiplier of all channel counts")

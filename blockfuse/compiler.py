@@ -197,7 +197,7 @@ def _checked(target: str, threads: int | None, fuse: str, stop_after: str | None
         raise UsageError(f"stop_after must be one of {', '.join(STAGES)}, not {stop_after!r}")
     machine = parse_target(target, threads)
     if machine.kind == "cuda":
-        machine = machine if machine.archs else parse_target(this_gpu().arch, threads)
+        machine = machine if machine.archs else parse_target(this_gpu().target, threads)
         device_of(machine)
         find_compiler()
     return machine
