@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from blockfuse.build.sources import texts_of
 from blockfuse.compiler import compile as compile_model
-from blockfuse.errors import InternalError, UsageError
+from blockfuse.errors import UsageError
 from blockfuse.plan.decide import FuseMode
 from blockfuse.report import KernelRecord, Report
 from blockfuse.runtime import artifact
-from blockfuse.target import parse_target
+from blockfuse.target import Target, parse_target
 from blockfuse.tools.preview import preview
 from blockfuse.tools.resources import Resources, resources_of
 
@@ -81,15 +81,19 @@ class Kernels:
         """How many operators of each kind run by themselves; no time is predicted for them."""
         return Counter(step.kind for step in self.report.steps if not step.kernels)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the kernels."""
+        return tuple(one.record.name for one in self.kernels)
+
     def sources(self, name: str) -> dict[str, str]:
         """The texts of one kernel, by name and kind.
 
         Raises:
             UsageError: There is no such kernel, or its texts were not kept.
         """
-        names = [one.record.name for one in self.kernels]
-        if name not in names:
-            raise UsageError(f"there is no kernel {name!r}; there are {', '.join(names) or 'none'}")
+        if name not in self.names:
+            raise UsageError(f"there is no kernel {name!r}; there are {', '.join(self.names) or 'none'}")
         found = {key: text for key, text in self.texts.items() if key.rpartition(".")[0] == name}
         if not found:
             raise UsageError(f"the artifact has no sources of {name}: compile it with --keep-sources")
@@ -112,8 +116,8 @@ class Kernels:
         return "\n".join((head, *rest, *map(str, self.kernels), *([self.note] if self.note else [])))
 
 
-def kernels_of_artifact(path: str | os.PathLike[str], *, resources: bool = True) -> Kernels:
-    """The kernels of a container, of any machine's.
+def kernels_of_artifact(path: str | os.PathLike[str], *, resources: bool = True) -> tuple[Kernels, ...]:
+    """The kernels of a container, of any machine's, for each of its targets.
 
     Args:
         path: The container.
@@ -122,12 +126,10 @@ def kernels_of_artifact(path: str | os.PathLike[str], *, resources: bool = True)
     Raises:
         ArtifactError: It cannot be read or is damaged.
     """
-    library, data = artifact.load(path, any_machine=True)
-    try:
-        report = Report.from_dict(data)
-    except InternalError as error:
-        raise UsageError(f"{os.fspath(path)}: {error}") from None
-    return kernels_of(report, library.target.archs, library.sources, resources=resources)
+    return tuple(
+        kernels_of(one.report, one.library.target.archs, one.library.sources, resources=resources)
+        for one in artifact.load(path, any_machine=True)
+    )
 
 
 def kernels_of_model(
@@ -141,8 +143,8 @@ def kernels_of_model(
     *,
     batch: int | None = None,
     sources: bool = False,
-) -> Kernels:
-    """The kernels a model will have; nothing is built, and only with ``sources`` anything lowered.
+) -> tuple[Kernels, ...]:
+    """The kernels a model will have for each of its targets; nothing is built, and only with ``sources`` lowered.
 
     Args:
         model: Path of an ONNX file, or a model in memory.
@@ -160,15 +162,23 @@ def kernels_of_model(
         UsageError: An argument is wrong.
         TargetError: There is no such target.
     """
-    machine = parse_target(target, threads)
-    report = preview(model, target, shape, patterns, fuse, threads, dtype, batch=batch)
+    variants = parse_target(target, threads).variants
+    reports = preview(model, target, shape, patterns, fuse, threads, dtype, batch=batch)
     if not sources:
-        return kernels_of(report, machine.archs, {})
+        return tuple(kernels_of(report, one.archs, {}) for report, one in zip(reports, variants, strict=True))
     arguments = (model, target, dtype, shape, patterns, fuse, threads)
-    programs = compile_model(*arguments, batch=batch, stop_after="program").by_name
-    functions = compile_model(*arguments, batch=batch, stop_after="lower")
-    texts = texts_of(programs, functions, cuda=machine.kind == "cuda")
-    return kernels_of(report, machine.archs, texts, resources=False)
+    programs = _each(compile_model(*arguments, batch=batch, stop_after="program"), variants)
+    functions = _each(compile_model(*arguments, batch=batch, stop_after="lower"), variants)
+    found = []
+    for report, one in zip(reports, variants, strict=True):
+        texts = texts_of(programs[one.name].by_name, functions[one.name], cuda=one.kind == "cuda")
+        found.append(kernels_of(report, one.archs, texts, resources=False))
+    return tuple(found)
+
+
+def _each(found: Any, variants: Sequence[Target]) -> dict[str, Any]:
+    """What the compiler gives after a step, by the names of targets."""
+    return dict(found) if len(variants) > 1 else {variants[0].name: found}
 
 
 def kernels_of(report: Report, archs: Sequence[str], texts: Mapping[str, str], *, resources: bool = True) -> Kernels:

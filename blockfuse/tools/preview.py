@@ -14,7 +14,7 @@ from blockfuse.plan.decide import FuseMode
 from blockfuse.report import Report
 from blockfuse.runtime.library import Library
 from blockfuse.steps import Programs
-from blockfuse.target import parse_target
+from blockfuse.target import Target, parse_target
 
 if TYPE_CHECKING:
     from blockfuse.frontend.reading import Model
@@ -31,8 +31,8 @@ def preview(
     dtype: str | None = None,
     *,
     batch: int | None = None,
-) -> Report:
-    """What the report on a compiled model will say; nothing is lowered or built.
+) -> tuple[Report, ...]:
+    """What the reports on a compiled model will say, one for each target; nothing is lowered or built.
 
     Args:
         model: Path of an ONNX file, or a model in memory.
@@ -45,7 +45,7 @@ def preview(
         batch: Images to plan for where any batch can be run.
 
     Returns:
-        The report. Layout changes around operators that only TVM's importer knows are not counted.
+        The reports. Layout changes around operators that only TVM's importer knows are not counted.
 
     Raises:
         ModelError: The model cannot be read or compiled.
@@ -53,13 +53,20 @@ def preview(
         TargetError: There is no such target.
     """
     arguments = (model, target, dtype, shape, patterns, fuse, threads)
-    programs: Programs = compile_model(*arguments, batch=batch, stop_after="program")
-    parts = programs.planned.parts
     machine = parse_target(target, threads)
+    found = compile_model(*arguments, batch=batch, stop_after="program")
+    by_name = found if isinstance(found, dict) else {machine.name: found}
+    variants = {one.name: one for one in machine.variants}
+    return tuple(_report(programs, variants[name], fuse) for name, programs in by_name.items())
+
+
+def _report(programs: Programs, target: Target, fuse: FuseMode) -> Report:
+    """The report on a network with these programs."""
+    parts = programs.planned.parts
     network = assemble(parts, programs, lambda _program, _parameters: ())
     library = Library(
         name=network.name,
-        target=machine,
+        target=target,
         inputs=network.inputs,
         outputs=network.outputs,
         constants=(),
