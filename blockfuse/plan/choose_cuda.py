@@ -7,21 +7,25 @@ candidates that have one is taken. Where none fits, the smallest need is reporte
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+
 from blockfuse.machine import Engine
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_bound import Bound
 from blockfuse.plan.cuda_cost import predict
 from blockfuse.plan.cuda_grids import MAX_TILE, USUAL_TILE, Grid, grids
 from blockfuse.plan.cuda_rules import Limits
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded
 from blockfuse.plan.infeasible import Infeasible
-from blockfuse.program.cuda import draft_cuda
-from blockfuse.program.registers import live_registers
+from blockfuse.program.cuda_needs import least_elements, needs
 
 _HALF = 2  # bytes
 _REGISTER_FILE = 65536  # per SM
 _OTHER_REGISTERS = 56  # addresses, loop variables, what the compiler keeps
 _REMEDY = "cut the block"
+_SHARED_MEMORY = "shared memory"
 _MAX_FITTING = 6  # candidates that fit, of which the cheapest is taken
 _MAX_INPUTS = 10  # kernel parameters are ordered by name
 
@@ -29,7 +33,7 @@ _RESIDENT = 0.4  # share of shared memory up to which an input is kept whole
 
 # Depth of the weight stream, bytes of an item, channels of a chunk, the part of the usual share that an input may have,
 # and channels of an input that arrive together. The first are the usual limits, by which candidates are compared; the
-# next two save steps, later ones save memory.
+# next two save steps, later ones save memory, where one of the first ones does not fit.
 _LIMITS = (
     (3, 20480, 64, 1.0, 0),
     (3, 40960, 128, 1.0, 0),
@@ -40,6 +44,7 @@ _LIMITS = (
     (2, 10240, 32, 0.6, 0),
     (2, 5120, 16, 0.3, 0),
 )
+_GENEROUS = 3
 _SPREAD = 1.2  # how much less other limits than the usual ones may take, for a candidate to be tried
 _WORTH = 0.97  # how much less a plan with other limits must take than one that fits, to be preferred
 
@@ -97,19 +102,35 @@ def _best(folded: Folded, device: Device, wish: Grid, least: int) -> CudaPlan | 
 
 def _cheapest(folded: Folded, candidates: list[Grid], device: Device) -> CudaPlan | Infeasible:
     """The cheapest of the plans that fit, of the first few candidates that have one."""
-    failures: list[Infeasible] = []
+    obstacles = _Obstacles(folded, device)
     best: tuple[float, CudaPlan] | None = None
-    fitting = 0
-    hopes = [(_hope(folded, grid, device), grid) for grid in candidates]
-    for hope, grid in sorted(hopes, key=lambda pair: pair[0]):
-        if best and (hope >= _SPREAD * best[0] or fitting == _MAX_FITTING):
+    fitting, bound = 0, Bound(folded, device)
+    for hope, grid in _by_hope(folded, candidates, device, bound):
+        if best and (hope >= _SPREAD * best[0] or fitting == _MAX_FITTING or best[0] <= bound.least):
             break
-        found = _fitted(folded, grid, device, best[0] if best else float("inf"))
-        failures += [one for one in found if isinstance(one, Infeasible)]
-        plans = [one for one in found if not isinstance(one, Infeasible)]
+        if best and bound.seconds(grid) >= best[0]:
+            continue
+        plans = _fitted(folded, grid, device, best[0] if best else float("inf"), obstacles)
         best = min([*([best] if best else []), *plans], key=lambda pair: pair[0], default=None)
         fitting += bool(plans)
-    return best[1] if best else min(failures, key=lambda failure: (failure.limit, failure.need))
+    return best[1] if best else obstacles.smallest()
+
+
+def _by_hope(
+    folded: Folded, candidates: list[Grid], device: Device, bound: Bound
+) -> Iterator[tuple[float, Grid]]:
+    """The candidates with their hopes, least first; those that are not asked for are never planned.
+
+    A heap holds every candidate with its bound or, once that was the least of all, with its hope in its place.
+    """
+    heap = [(bound.seconds(grid), index, False) for index, grid in enumerate(candidates)]
+    heapify(heap)
+    while heap:
+        value, index, is_hope = heappop(heap)
+        if is_hope:
+            yield value, candidates[index]
+        else:
+            heappush(heap, (_hope(folded, candidates[index], device), index, True))
 
 
 def _hope(folded: Folded, grid: Grid, device: Device) -> float:
@@ -118,33 +139,64 @@ def _hope(folded: Folded, grid: Grid, device: Device) -> float:
     return predict(folded, grid.plan(folded, limits), device).seconds
 
 
-def _fitted(folded: Folded, grid: Grid, device: Device, known: float) -> list[tuple[float, CudaPlan] | Infeasible]:
-    """A candidate's plans, with their predicted seconds, that fit and take less time than a known one; failures."""
-    found: list[tuple[float, CudaPlan] | Infeasible] = []
-    for limits in _limits(device, grid.engine or Engine.MMA, _size(folded)):
+def _fitted(
+    folded: Folded, grid: Grid, device: Device, known: float, obstacles: _Obstacles
+) -> list[tuple[float, CudaPlan]]:
+    """A candidate's plans, with their predicted seconds, that fit and take less time than a known one."""
+    found: list[tuple[float, CudaPlan]] = []
+    has_last, saves = False, False  # whether the last plan that was tried fits, and whether one did not
+    for number, limits in enumerate(_limits(device, grid.engine or Engine.MMA, _size(folded))):
+        if number == _GENEROUS and not saves:
+            break
         plan = grid.plan(folded, limits)
         seconds = predict(folded, plan, device).seconds
-        if seconds >= known * (_WORTH if found and not isinstance(found[-1], Infeasible) else 1):
+        if seconds >= known * (_WORTH if has_last else 1):
             continue
-        obstacle = _obstacle(folded, plan, device)
-        if obstacle is not None:
-            found.append(obstacle)
-        else:
+        has_last = obstacles.has_none(plan)
+        saves = saves or not has_last
+        if has_last:
             found.append((seconds, plan))
             known = seconds
     return found
 
 
-def _obstacle(folded: Folded, plan: CudaPlan, device: Device) -> Infeasible | None:
-    """What a plan needs more of than there is, or None."""
-    registers = min(device.registers, _REGISTER_FILE // (32 * plan.warps)) - _OTHER_REGISTERS
-    program = draft_cuda(folded, plan, "candidate")
-    need, live = program.arena * _HALF * _size(folded), live_registers(program)
-    if need > device.local_bytes:
-        return Infeasible("shared memory", need, device.local_bytes, "bytes", _REMEDY)
-    if live > registers:
-        return Infeasible("sums and fragments", live, registers, "registers per thread", _REMEDY)
-    return None
+class _Obstacles:
+    """What plans for a block need more of than there is; equal plans are looked at once."""
+
+    def __init__(self, folded: Folded, device: Device) -> None:
+        self._folded, self._device = folded, device
+        self._known: dict[CudaPlan, bool] = {}
+        self._smallest: dict[str, Infeasible] = {}
+
+    def has_none(self, plan: CudaPlan) -> bool:
+        """Whether a plan fits."""
+        if plan not in self._known:
+            self._known[plan] = self._fits(plan)
+        return self._known[plan]
+
+    def smallest(self) -> Infeasible:
+        """Of the plans that did not fit, what the one that needs least needs."""
+        return self._smallest[min(self._smallest)]
+
+    def _fits(self, plan: CudaPlan) -> bool:
+        device, width = self._device, _HALF * _size(self._folded)
+        least = width * least_elements(self._folded, plan)
+        known = self._smallest.get(_SHARED_MEMORY)
+        if least > device.local_bytes and known is not None and least >= known.need:
+            return False
+        elements, live = needs(self._folded, plan)
+        if width * elements > device.local_bytes:
+            return self._note(Infeasible(_SHARED_MEMORY, width * elements, device.local_bytes, "bytes", _REMEDY))
+        registers = min(device.registers, _REGISTER_FILE // (32 * plan.warps)) - _OTHER_REGISTERS
+        if live > registers:
+            return self._note(Infeasible("sums and fragments", live, registers, "registers per thread", _REMEDY))
+        return True
+
+    def _note(self, obstacle: Infeasible) -> bool:
+        known = self._smallest.get(obstacle.limit)
+        if known is None or obstacle.need < known.need:
+            self._smallest[obstacle.limit] = obstacle
+        return False
 
 
 def _size(folded: Folded) -> int:

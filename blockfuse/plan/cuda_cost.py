@@ -14,7 +14,7 @@ from blockfuse.errors import InternalError
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps, group_block
 from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
-from blockfuse.plan.cost import Cost, global_bytes
+from blockfuse.plan.cost import Cost
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
 from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.device import Device
@@ -22,11 +22,11 @@ from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Footprint, footprints
 from blockfuse.plan.stack import over_stacks
 
-_HALF, _FLOAT = 2, 4  # bytes
+HALF, _FLOAT = 2, 4  # bytes
 _CORE = 16  # channels of an mma tile
-_TENSOR_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of Hopper's tensor peak, that an engine reaches at best
+TENSOR_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of Hopper's tensor peak, that an engine reaches at best
 _STEP_SECONDS = 0.15e-6  # assumed: a barrier, and the wait for an item
-_TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEPTHWISE
+TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEPTHWISE
 
 
 @dataclass
@@ -44,7 +44,7 @@ class _Work:
 def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     """What a kernel is predicted to take for the whole batch."""
     operations = sum(folded.operations(index) for index in range(len(folded.units))) * folded.block.batch
-    moved, folded = global_bytes(folded.block), over_stacks(folded, plan.images)
+    moved, folded = folded.block.global_bytes, over_stacks(folded, plan.images)
     prints = footprints(folded, plan.tile_p, plan.tile_q)
     if isinstance(prints, str):
         raise InternalError(f"block {folded.block.name}: {prints}")
@@ -74,12 +74,12 @@ def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> _Work:
     """What one CTA in the middle of an image does."""
     work = _Work()
     for value in range(folded.input_count):
-        bytes_in = _pixels_read(folded, plan, prints, value) * folded.shapes[value].channels * _HALF
+        bytes_in = _pixels_read(folded, plan, prints, value) * folded.shapes[value].channels * HALF
         work.cache += bytes_in
         work.local += bytes_in
     for index, unit in enumerate(folded.units):
         _add_unit(work, folded, plan, prints, index, unit)
-    work.cache += prints[-1].pixels * _made(folded, plan, len(folded.shapes) - 1) * _HALF
+    work.cache += prints[-1].pixels * _made(folded, plan, len(folded.shapes) - 1) * HALF
     return work
 
 
@@ -94,7 +94,7 @@ def _rate(folded: Folded, plan: CudaPlan, device: Device) -> float:
     """Operations per second of sums: float32 has no tensor cores here."""
     if folded.block.dtype == "float32":
         return device.vector_peak
-    return device.tensor_peak * _TENSOR_SHARE[plan.engine]
+    return device.tensor_peak * TENSOR_SHARE[plan.engine]
 
 
 def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:
@@ -102,14 +102,14 @@ def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:
     held = 0
     for value in range(folded.input_count, len(folded.shapes) - 1):
         home = plan.homes[value]
-        held += prints[value].pixels * (folded.shapes[value].channels if home.whole else home.chunk) * _HALF
+        held += prints[value].pixels * (folded.shapes[value].channels if home.whole else home.chunk) * HALF
     return held
 
 
 def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
     value = folded.value(index)
     pixels, channels = prints[value].pixels, _made(folded, plan, value)
-    work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * _HALF
+    work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * HALF
     work.useful += folded.operations(index) * pixels / unit.shape.pixels * channels / unit.shape.channels
     work.cache += channels * _FLOAT if unit.kind != "pool" else 0  # biases
     if unit.kind == "contract":
@@ -119,11 +119,11 @@ def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
         _add_grouped(work, folded, plan, prints, value, unit)
         return
     term = unit.terms[0]
-    work.vector += 2 * _TAP_OPERATIONS * pixels * channels * term.window.taps
+    work.vector += 2 * TAP_OPERATIONS * pixels * channels * term.window.taps
     segment = plan.units[index].segment
     rows = (segment - 1) * term.window.stride_h + term.window.extent_h if unit.kind == "depthwise" else term.window.r
-    work.local += pixels * channels * _HALF * term.window.s * rows / segment
-    work.cache += _stored(folded, plan, value) * term.window.taps * _HALF if unit.kind == "depthwise" else 0
+    work.local += pixels * channels * HALF * term.window.s * rows / segment
+    work.cache += _stored(folded, plan, value) * term.window.taps * HALF if unit.kind == "depthwise" else 0
     work.steps += round(channels) // plan.homes[value].chunk if unit.kind == "depthwise" else 0
 
 
@@ -147,9 +147,9 @@ def _add_contraction(
         elif chosen.hold:
             loads = tiles * 16
         readers = tiling.wm if tiling.engine is Engine.MMA else tiles // WARPGROUP  # wgmma keeps no weights
-        work.local += depth * _HALF * (loads * _conflicts(prints, term, value) + channels * readers)
+        work.local += depth * HALF * (loads * _conflicts(prints, term, value) + channels * readers)
         stored = _stored(folded, plan, term.source) * _stored(folded, plan, value)
-        work.cache += stored * term.window.taps * _HALF
+        work.cache += stored * term.window.taps * HALF
         if not plan.homes[value].registers:  # else the next unit's steps are this one's too
             chunks = _stored(folded, plan, value) // plan.homes[value].chunk
             work.steps += max(1, depth // (slices.ks * slices.taps)) * chunks
@@ -171,7 +171,7 @@ def _add_grouped(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footp
     together = plan.units[value - folded.input_count].segment
     loads = tiles * 512 * _conflicts(prints, term, value) + -(-tiles // together) * 32 * block.outputs
     work.local += blocks * steps * loads
-    work.cache += blocks * block.outputs * steps * 16 * _HALF
+    work.cache += blocks * block.outputs * steps * 16 * HALF
     work.steps += -(-channels // plan.homes[value].chunk)
 
 
