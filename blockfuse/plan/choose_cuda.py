@@ -116,9 +116,7 @@ def _cheapest(folded: Folded, candidates: list[Grid], device: Device) -> CudaPla
     return best[1] if best else obstacles.smallest()
 
 
-def _by_hope(
-    folded: Folded, candidates: list[Grid], device: Device, bound: Bound
-) -> Iterator[tuple[float, Grid]]:
+def _by_hope(folded: Folded, candidates: list[Grid], device: Device, bound: Bound) -> Iterator[tuple[float, Grid]]:
     """The candidates with their hopes, least first; those that are not asked for are never planned.
 
     A heap holds every candidate with its bound or, once that was the least of all, with its hope in its place.

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 import blockfuse as bf
+from blockfuse.build import build
 from blockfuse.cli import main
 from blockfuse.runtime import artifact
 from tests.onnx_models import floats, model, node
@@ -145,3 +146,20 @@ def test_scripts_report_the_variant_that_ran(compiled):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout[: done.stdout.rindex("}") + 1])["target"] == "sm_90a"
+
+
+@pytest.mark.usefixtures("compile_to")
+def test_a_library_is_lowered_once(network, tmp_path, monkeypatch):
+    """From the cache it comes as long as its code, architecture and way of launching are the same."""
+    monkeypatch.setenv("BLOCKFUSE_CACHE_DIR", str(tmp_path))
+    lowered = []
+    compiled = build._compiled
+    monkeypatch.setattr(build, "_compiled", lambda *a, **k: lowered.append(a[1].name) or compiled(*a, **k))
+    one = {"target": "sm_80", "dtype": "float16"}
+    first, second, other, recorded = (
+        bf.compile(network, **options)
+        for options in (one, one, {**one, "target": "sm_80,sm_89"}, {**one, "cuda_graph": True})
+    )
+    assert lowered == ["sm_80", "sm_89", "sm_80"]
+    codes = [one._variants[0].library.code for one in (first, second, other, recorded)]
+    assert codes[0] == codes[1] == codes[2] != codes[3]
