@@ -165,6 +165,7 @@ class _Obstacles:
         self._folded, self._device = folded, device
         self._known: dict[CudaPlan, bool] = {}
         self._smallest: dict[str, Infeasible] = {}
+        self._too_large: tuple[int, CudaPlan] | None = None  # by its bound, the plan that needs least of those
 
     def has_none(self, plan: CudaPlan) -> bool:
         """Whether a plan fits."""
@@ -173,19 +174,24 @@ class _Obstacles:
         return self._known[plan]
 
     def smallest(self) -> Infeasible:
-        """Of the plans that did not fit, what the one that needs least needs."""
+        """Of the plans that did not fit, what the one that needs least needs, those without a program by their bound."""
+        if self._too_large is not None:
+            self._has_room(*needs(self._folded, self._too_large[1]), self._too_large[1].warps)
         return self._smallest[min(self._smallest)]
 
     def _fits(self, plan: CudaPlan) -> bool:
+        least = least_elements(self._folded, plan)
+        if least * _HALF * _size(self._folded) <= self._device.local_bytes:
+            return self._has_room(*needs(self._folded, plan), plan.warps)
+        if self._too_large is None or least < self._too_large[0]:
+            self._too_large = least, plan
+        return False
+
+    def _has_room(self, elements: int, live: int, warps: int) -> bool:
         device, width = self._device, _HALF * _size(self._folded)
-        least = width * least_elements(self._folded, plan)
-        known = self._smallest.get(_SHARED_MEMORY)
-        if least > device.local_bytes and known is not None and least >= known.need:
-            return False
-        elements, live = needs(self._folded, plan)
         if width * elements > device.local_bytes:
             return self._note(Infeasible(_SHARED_MEMORY, width * elements, device.local_bytes, "bytes", _REMEDY))
-        registers = min(device.registers, _REGISTER_FILE // (32 * plan.warps)) - _OTHER_REGISTERS
+        registers = min(device.registers, _REGISTER_FILE // (32 * warps)) - _OTHER_REGISTERS
         if live > registers:
             return self._note(Infeasible("sums and fragments", live, registers, "registers per thread", _REMEDY))
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.footprint import Footprint
 from blockfuse.plan.stack import over_stacks
 from blockfuse.plan.units import Folded
 from blockfuse.program.cuda import draft_cuda
@@ -20,7 +21,7 @@ def least_elements(folded: Folded, plan: CudaPlan) -> int:
     """Elements of shared memory without which there is no program for a plan.
 
     While a unit that reads weights works, what it reads is there, and so are all slots of the stream, each with room
-    for the largest item.
+    for the largest item; what it makes is there, too, unless that is sums in registers.
     """
     folded = over_stacks(folded, plan.images)
     prints, slot, tile = footprints_of(folded, plan), 0, 0
@@ -31,10 +32,16 @@ def least_elements(folded: Folded, plan: CudaPlan) -> int:
         taps = unit.terms[0].window.taps
         items = [slices.taps * slices.ks for slices in chosen.slices] if unit.kind == "contract" else [taps]
         slot = max(slot, *(item * chunk for item in items))
-        for source in (term.source for term in unit.terms):
-            home, held = plan.homes[source], prints[source]
-            if home.registers or (source < folded.input_count and not home.whole):
-                continue
-            channels = stored_channels(folded, plan, source) if home.whole else home.chunk
-            tile = max(tile, held.rows.size * held.cols.size * channels)
+        made = _tile(folded, plan, prints, folded.value(index)) if unit.kind != "contract" else 0
+        tile = max(tile, *(made + _tile(folded, plan, prints, term.source) for term in unit.terms))
     return plan.depth * slot + tile
+
+
+def _tile(folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int) -> int:
+    """Elements of a value's tile in shared memory, without padding; 0 where it is in registers or in the stream."""
+    home, held = plan.homes[value], prints[value]
+    if home.registers or (value < folded.input_count and not home.whole):
+        return 0
+    is_whole = home.whole and value != len(folded.shapes) - 1
+    channels = stored_channels(folded, plan, value) if is_whole else home.chunk
+    return held.rows.size * held.cols.size * channels
