@@ -174,7 +174,7 @@ class _Obstacles:
         return self._known[plan]
 
     def smallest(self) -> Infeasible:
-        """Of the plans that did not fit, what the one that needs least needs, those without a program by their bound."""
+        """Of the plans that did not fit, what the one that needs least needs; some are compared by their bounds."""
         if self._too_large is not None:
             self._has_room(*needs(self._folded, self._too_large[1]), self._too_large[1].warps)
         return self._smallest[min(self._smallest)]

@@ -6,10 +6,12 @@ their least. Most of the ways that a search looks at are worse than the best one
 
 from __future__ import annotations
 
+from math import ceil
+
 from blockfuse.errors import InternalError
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps, group_block
-from blockfuse.plan.cuda_cost import HALF, TAP_OPERATIONS, TENSOR_SHARE
+from blockfuse.plan.cuda_cost import HALF, TAP_OPERATIONS, TENSOR_SHARE, Work
 from blockfuse.plan.cuda_grids import Grid
 from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.cuda_rules import strip
@@ -46,40 +48,67 @@ class Bound:
         prints = footprints(folded, tile_p, tile_q)
         if isinstance(prints, str):
             raise InternalError(f"block {folded.block.name}: {prints}")
+        shares = [split if shared else 1 for shared in self._shared]
+        made = [shape.channels / share for shape, share in zip(folded.shapes, shares, strict=True)]
+        work = _least_work(folded, prints, made, grid.engine or Engine.MMA)
         out = folded.shapes[-1]
         ctas = folded.block.batch * -(-out.height // tile_p) * -(-out.width // tile_q) * split
-        engine = grid.engine or Engine.MMA
-        tensor, vector, local = 0.0, 0.0, 0.0
-        for index, unit in enumerate(folded.units):
-            value = folded.value(index)
-            channels = unit.shape.channels / (split if self._shared[value] else 1)
-            more = _unit(folded, unit, prints, value, channels, engine)
-            tensor, vector, local = tensor + more[0], vector + more[1], local + more[2]
-        peak = device.vector_peak if folded.block.dtype == "float32" else device.tensor_peak * TENSOR_SHARE[engine]
-        slowest = max(tensor / peak, vector / device.vector_peak, local / device.local_bandwidth)
+        peak = device.tensor_peak * TENSOR_SHARE[grid.engine or Engine.MMA]
+        slowest = max(
+            work.tensor / (device.vector_peak if folded.block.dtype == "float32" else peak),
+            work.vector / device.vector_peak,
+            work.local / device.local_bandwidth,
+            work.cache / device.cache_bandwidth,
+        )
         return -(-ctas // device.cores) * slowest * device.cores
 
 
-def _unit(
-    folded: Folded, unit: Unit, prints: list[Footprint], value: int, channels: float, engine: Engine
-) -> tuple[float, float, float]:
-    """Operations of the tensor cores and of ordinary arithmetic, and bytes of shared memory, of one CTA's share."""
-    pixels = prints[value].pixels
+def _least_work(folded: Folded, prints: list[Footprint], made: list[float], engine: Engine) -> Work:
+    """What one CTA does at least, which makes these numbers of channels."""
+    work = Work()
+    for value in range(folded.input_count):
+        readers = [index for index, unit in enumerate(folded.units) if value in {term.source for term in unit.terms}]
+        read = sum(prints[folded.value(index)].pixels for index in readers)
+        pixels = min(prints[value].pixels, read) if readers else prints[value].pixels
+        work.cache += pixels * folded.shapes[value].channels * HALF
+        work.local += pixels * folded.shapes[value].channels * HALF
+    for index, unit in enumerate(folded.units):
+        _add_unit(work, folded, prints, made, unit, folded.value(index), engine)
+    work.cache += prints[-1].pixels * made[-1] * HALF
+    return work
+
+
+def _add_unit(
+    work: Work, folded: Folded, prints: list[Footprint], made: list[float], unit: Unit, value: int, engine: Engine
+) -> None:
+    pixels, channels = prints[value].pixels, made[value]
     m16_tiles = -(-pixels // _CORE)
-    written = 2 * pixels * channels * HALF
-    if unit.kind == "contract":
+    if unit.kind == "contract":  # its result may stay in registers
         together = WARPGROUP if engine is Engine.WGMMA else 1
         tiles = -(-m16_tiles // together) * together
         depth = sum(folded.shapes[term.source].channels * term.window.taps for term in unit.terms)
-        weights = depth * HALF * channels * (1 if engine is Engine.MMA else tiles // WARPGROUP)
-        return 2 * tiles * _CORE * depth * channels, 0.0, weights  # its result may stay in registers
+        work.tensor += 2 * tiles * _CORE * depth * channels
+        work.local += depth * HALF * channels * (1 if engine is Engine.MMA else tiles // WARPGROUP)
+        stored = sum(_rounded(made[term.source]) * term.window.taps for term in unit.terms)
+        work.cache += stored * _rounded(channels) * HALF
+        return
+    work.local += 2 * pixels * channels * HALF
     term = unit.terms[0]
     if unit.kind == "grouped":
         block = group_block(unit.groups, folded.shapes[term.source].channels, unit.shape.channels)
-        steps = block_steps(block.inputs, term.window.r, term.window.s)
-        blocks = -(-unit.shape.channels // block.outputs)
-        return 2 * m16_tiles * _CORE * blocks * block.outputs * steps * _CORE, 0.0, written
-    segment = strip(prints[value].made_rows.size) if unit.kind == "depthwise" else 1
-    rows = (segment - 1) * term.window.stride_h + term.window.extent_h if unit.kind == "depthwise" else term.window.r
-    read = pixels * channels * HALF * term.window.s * rows / segment
-    return 0.0, 2 * TAP_OPERATIONS * pixels * channels * term.window.taps, written + read
+        steps = block_steps(block.inputs, term.window.r, term.window.s) * _CORE
+        weights = -(-unit.shape.channels // block.outputs) * block.outputs * steps
+        work.tensor += 2 * m16_tiles * _CORE * weights
+        work.cache += weights * HALF
+        return
+    work.vector += 2 * TAP_OPERATIONS * pixels * channels * term.window.taps
+    is_depthwise = unit.kind == "depthwise"
+    segment = strip(prints[value].made_rows.size) if is_depthwise else 1
+    rows = (segment - 1) * term.window.stride_h + term.window.extent_h if is_depthwise else term.window.r
+    work.local += pixels * channels * HALF * term.window.s * rows / segment
+    work.cache += _rounded(channels) * term.window.taps * HALF if is_depthwise else 0
+
+
+def _rounded(channels: float) -> int:
+    """Channels of whole mma tiles."""
+    return ceil(channels / _CORE) * _CORE

@@ -30,7 +30,7 @@ TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEP
 
 
 @dataclass
-class _Work:
+class Work:
     """What one CTA does."""
 
     tensor: float = 0.0  # operations
@@ -70,9 +70,9 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     )
 
 
-def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> _Work:
+def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> Work:
     """What one CTA in the middle of an image does."""
-    work = _Work()
+    work = Work()
     for value in range(folded.input_count):
         bytes_in = _pixels_read(folded, plan, prints, value) * folded.shapes[value].channels * HALF
         work.cache += bytes_in
@@ -106,7 +106,7 @@ def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:
     return held
 
 
-def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
+def _add_unit(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
     value = folded.value(index)
     pixels, channels = prints[value].pixels, _made(folded, plan, value)
     work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * HALF
@@ -128,7 +128,7 @@ def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
 
 
 def _add_contraction(
-    work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit
+    work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit
 ) -> None:
     """Fragments of pixels are read by every warp along the channels, those of weights by every one along the pixels."""
     chosen: UnitPlan = plan.units[value - folded.input_count]
@@ -161,7 +161,7 @@ def _stored(folded: Folded, plan: CudaPlan, value: int) -> int:
     return -(-tiles * _CORE // chunk) * chunk
 
 
-def _add_grouped(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit) -> None:
+def _add_grouped(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit) -> None:
     """Blocks of groups are dense; every one loads its pixels for every step of two taps or 16 channels."""
     term, channels = unit.terms[0], folded.shapes[value].channels
     window, block = term.window, group_block(unit.groups, folded.shapes[term.source].channels, channels)
