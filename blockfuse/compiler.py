@@ -19,6 +19,7 @@ from blockfuse.runtime.executable import Executable
 from blockfuse.runtime.variants import Variant
 from blockfuse.steps import plan_steps, segment_cost, write_programs
 from blockfuse.target import Target, parse_target
+from blockfuse.usage import whole_number
 from blockfuse.watch import STAGES, Progress, Stage, StoppedAfter, Watch
 
 if TYPE_CHECKING:
@@ -111,8 +112,7 @@ def compile(  # noqa: A001
     machine = _checked(target, threads, fuse, stop_after)
     if cuda_graph and machine.kind != "cuda":
         raise UsageError(f"cuda_graph is for GPUs, and the target is {target}")
-    if batch is not None and batch < 1:
-        raise UsageError(f"batch must be at least 1, not {batch}")
+    batch = None if batch is None else whole_number("batch", batch)
     watch = Watch(dump, progress, stop_after, len(machine.variants))
     try:
         options = {"taps": taps, "cuda_graph": cuda_graph, "keep_sources": keep_sources}
@@ -197,7 +197,7 @@ def _shapes(shape: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, .
         return {}
     if not isinstance(shape, Mapping) or not all(isinstance(dims, Sequence) for dims in shape.values()):
         raise UsageError(f"shape must be a dictionary like {{'input': (1, 3, 224, 224)}}, not {shape!r}")
-    return {name: tuple(dims) for name, dims in shape.items()}
+    return {name: tuple(whole_number(f"shape of {name!r}", dim) for dim in dims) for name, dims in shape.items()}
 
 
 def _planned_for(graph: Graph, batch: int | None, *, cuda_graph: bool) -> Graph:

@@ -66,3 +66,15 @@ class VerificationError(BlockfuseError):
 
 class InternalError(BlockfuseError):
     """A legality check between two compiler stages failed."""
+
+
+def one_line(text: str) -> str:
+    """A text in one line that does nothing to a terminal; names in a file can hold anything."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """A text with everything that is not printed, but for line breaks, written out as in Python."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)

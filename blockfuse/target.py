@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blockfuse.errors import TargetError, UsageError
+from blockfuse.usage import whole_number
 
 _V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "abm")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
@@ -88,9 +89,7 @@ def parse_target(text: str, threads: int | None = None) -> Target:
     """
     if not isinstance(text, str):
         raise UsageError(f"target must be a text such as 'cpu' or 'sm_90', not {type(text).__name__}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, not {threads}")
-    threads = threads or available_cores()
+    threads = available_cores() if threads is None else whole_number("threads", threads)
     name = text.strip().lower()
     if name == "cpu":
         return replace(best_cpu(), threads=threads)

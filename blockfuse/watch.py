@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from blockfuse.errors import UsageError
+from blockfuse.usage import path_of
 
 Stage: TypeAlias = Literal["read", "canonicalize", "partition", "plan", "program", "lower", "build"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -49,7 +50,7 @@ class Watch:
         variants: How often the steps after ``canonicalize`` come, see :meth:`each`.
 
     Raises:
-        UsageError: The folder cannot be written.
+        UsageError: The folder is no path, or what is called is no function.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Watch:
         stop_after: Stage | None,
         variants: int = 1,
     ) -> None:
-        self.folder = None if folder is None else Path(folder)
+        if progress is not None and not callable(progress):
+            raise UsageError(f"progress must be a function of what, done and total, not {progress!r}")
+        self.folder = None if folder is None else path_of("dump", folder)
         self.progress = progress
         self.stop_after = stop_after
         self.seconds: dict[str, float] = {}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from blockfuse.errors import ModelError, UnsupportedModelError
+from blockfuse.frontend.allowed import check_allowed, check_padding
 from blockfuse.graph import Graph, Op
 
 MAX_TAPS = 2**20
@@ -25,10 +26,16 @@ def check_ops(graph: Graph) -> None:
         check = _CHECKS.get(op.kind)
         if check is not None:
             check(graph, op)
+        check_allowed(graph, op)
+
+
+_PLACES = {"QLinearConv": (3, 8), "ConvInteger": (1, 4)}
+"""Where convolutions have their filter and bias if not at 1 and 2; ConvInteger has no bias."""
 
 
 def _check_conv(graph: Graph, op: Op) -> None:
-    image, weight = graph.tensor(op.inputs[0]).shape, graph.tensor(op.inputs[1]).shape
+    filter_at, bias_at = _PLACES.get(op.kind, (1, 2))
+    image, weight = graph.tensor(op.inputs[0]).shape, graph.tensor(op.inputs[filter_at]).shape
     if len(image) < 3 or len(weight) != len(image):
         raise ModelError(f"{op}: an image {_times(image)} and a filter {_times(weight)} do not go together")
     group = op.attrs["group"]
@@ -43,8 +50,9 @@ def _check_conv(graph: Graph, op: Op) -> None:
         raise ModelError(
             f"{op}: kernel_shape {_times(op.attrs['kernel_shape'])} is not that of the filter {_times(weight)}"
         )
-    if len(op.inputs) > 2 and op.inputs[2] and graph.tensor(op.inputs[2]).shape != weight[:1]:
-        raise ModelError(f"{op}: the bias {_times(graph.tensor(op.inputs[2]).shape)} does not fit {weight[0]} outputs")
+    bias = op.inputs[bias_at] if len(op.inputs) > bias_at else ""
+    if bias and graph.tensor(bias).shape != weight[:1]:
+        raise ModelError(f"{op}: the bias {_times(graph.tensor(bias).shape)} does not fit {weight[0]} outputs")
     _check_window(op, len(image) - 2)
     _check_extent(op, image[2:], weight[2:])
 
@@ -92,9 +100,11 @@ def _check_groups(graph: Graph, op: Op) -> None:
 
 
 def _check_instances(graph: Graph, op: Op) -> None:
-    channels = graph.tensor(op.inputs[0]).shape[1:2]
+    shape = graph.tensor(op.inputs[0]).shape
+    if len(shape) < 3:
+        raise ModelError(f"{op}: an input {_times(shape)} has no images to normalize")
     for name in op.inputs[1:]:
-        if graph.tensor(name).shape != channels:
+        if graph.tensor(name).shape != shape[1:2]:
             raise ModelError(f"{op}: {name!r} has shape {_times(graph.tensor(name).shape)}, not one value per channel")
 
 
@@ -126,6 +136,7 @@ def _check_window(op: Op, spatial: int) -> None:
         raise UnsupportedModelError(f"{op}: the window {shape} is too large; at most {MAX_TAPS} pixels are supported")
     if op.attrs.get("auto_pad", "NOTSET") not in {"NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"}:
         raise ModelError(f"{op}: auto_pad {op.attrs['auto_pad']!r} is unknown")
+    check_padding(op)
 
 
 def _check_batch_normalization(graph: Graph, op: Op) -> None:
@@ -174,6 +185,7 @@ def _times(shape: tuple[int, ...]) -> str:
 
 _CHECKS: dict[str, Callable[[Graph, Op], None]] = {
     "Conv": _check_conv,
+    "ConvInteger": _check_conv,
     "ConvTranspose": _check_conv_transpose,
     "DepthToSpace": _check_square,
     "Gather": _check_gather,
@@ -183,6 +195,7 @@ _CHECKS: dict[str, Callable[[Graph, Op], None]] = {
     "LRN": _check_lrn,
     "LpPool": _check_pool,
     "Pad": _check_pad,
+    "QLinearConv": _check_conv,
     "SpaceToDepth": _check_square,
     "MaxPool": _check_pool,
     "AveragePool": _check_pool,

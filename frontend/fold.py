@@ -76,20 +76,28 @@ def _evaluate_shape(node: onnx.NodeProto, shape: tuple[int, ...] | None) -> dict
 
 
 def _dequantized(node: onnx.NodeProto, operands: list[Array]) -> dict[str, Array]:
-    """``(x - zero) * scale``; onnx evaluates that for new operator sets only. One scale per block is left to the op."""
+    """``(x - zero) * scale``, of any type; onnx evaluates that for new operator sets and some types only."""
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     data, scale = operands[:2]
-    if attributes.get("block_size", 0) or not np.issubdtype(data.dtype, np.integer):
-        return {}
     zero = operands[2] if len(operands) > 2 else np.zeros_like(scale)
-    shape = [1] * data.ndim
-    if scale.size > 1:
-        axis = attributes.get("axis", 1)
-        if not -data.ndim <= axis < data.ndim or scale.shape != (data.shape[axis],) or zero.shape != scale.shape:
-            raise ModelError(f"{node_label(node)}: the scale {scale.shape} does not fit axis {axis} of {data.shape}")
-        shape[axis] = -1
-    offset, factor = (part.astype(np.float64).reshape(shape) for part in (zero, scale))
-    return {node.output[0]: ((data.astype(np.float64) - offset) * factor).astype(scale.dtype)}
+    axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
+    offset, factor = (_spread(node, part.astype(np.float64), data.shape, axis, block) for part in (zero, scale))
+    given = attributes.get("output_dtype", 0)
+    dtype = helper.tensor_dtype_to_np_dtype(given) if given else scale.dtype
+    return {node.output[0]: ((data.astype(np.float64) - offset) * factor).astype(dtype)}
+
+
+def _spread(node: onnx.NodeProto, scale: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
+    """Scales as they broadcast over data: one in all, one per element of an axis, or one per block along it."""
+    if scale.size == 1:
+        return scale.reshape(())
+    if -len(shape) <= axis < len(shape):
+        if not block and scale.shape == (shape[axis],):
+            return scale.reshape([-1 if at == axis % len(shape) else 1 for at in range(len(shape))])
+        blocks = [-(-size // block) if block and at == axis % len(shape) else size for at, size in enumerate(shape)]
+        if block > 0 and list(scale.shape) == blocks:
+            return np.repeat(scale, block, axis).take(range(shape[axis]), axis)
+    raise ModelError(f"{node_label(node)}: the scale {scale.shape} does not fit axis {axis} of {shape}")
 
 
 def _run(node: onnx.NodeProto, values: Mapping[str, Array], opset: int) -> dict[str, Array]:

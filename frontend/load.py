@@ -85,7 +85,26 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _load_file(path: Path) -> onnx.ModelProto:
+def data_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The files in which a model keeps external data; none if it is no model."""
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+        return []
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except (DecodeError, OSError):
+        return []
+    entries = [entry for tensor in _tensors(model) if uses_external_data(tensor) for entry in tensor.external_data]
+    return [path.resolve().parent / name for name in {entry.value for entry in entries if entry.key == "location"}]
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file with something in it before it is opened, because a pipe might never give anything.
+
+    Raises:
+        ModelError: It is none.
+        UnsupportedModelError: It is too large.
+    """
     try:
         size = path.stat().st_size
     except (OSError, ValueError) as error:
@@ -100,14 +119,27 @@ def _load_file(path: Path) -> onnx.ModelProto:
         raise UnsupportedModelError(
             f"the file has {size} bytes, and at most {MAX_FILE_BYTES} are read; save the weights as external data"
         )
+
+
+def _load_file(path: Path) -> onnx.ModelProto:
+    check_file(path)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError:
-        raise ModelError("this is not an ONNX model, or the file is truncated") from None
+        raise ModelError(_complaint(path)) from None
     except OSError as error:
         raise ModelError(f"the file cannot be read ({error.strerror})") from None
     _load_external_data(model, path)
     return model
+
+
+def _complaint(path: Path) -> str:
+    """What is wrong with a file that is no model."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PK\3\4":
+        return "this is a zip archive, as PyTorch and Keras save networks; export the network to ONNX"
+    return "this is not an ONNX model, or the file is truncated"
 
 
 def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
@@ -134,8 +166,16 @@ def _texts(model: onnx.ModelProto) -> Iterator[object]:
         yield from (attribute.name for attribute in node.attribute)
 
 
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every constant in a model: initializers, and attributes of nodes."""
+    yield from model.graph.initializer
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        for attribute in node.attribute:
+            yield from ((attribute.t,) if attribute.type == onnx.AttributeProto.TENSOR else attribute.tensors)
+
+
 def _check_data_is_loaded(model: onnx.ModelProto) -> None:
-    for tensor in model.graph.initializer:
+    for tensor in _tensors(model):
         if uses_external_data(tensor):
             raise ModelError(
                 f"the data of {tensor.name!r} lies in another file and is not loaded; give the model's path instead"
@@ -167,7 +207,8 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return inline_local_functions(model, convert_version=True)
     except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(f"the model's functions cannot be inlined: {first_line(error)}") from None
+        reason = first_line(error).rpartition(" failed: ")[2]  # without the place in onnx's source
+        raise ModelError(f"the model's functions cannot be inlined: {reason}") from None
 
 
 def _check_domains(model: onnx.ModelProto) -> None:

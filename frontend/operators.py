@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from onnx.defs import get_all_schemas_with_history
+from onnx.defs import get_all_schemas_with_history, get_schema
 
 from blockfuse.dtypes import COMPUTED, HALF, WHOLE
+from blockfuse.frontend.allowed import LIMITS, TEXTS
 from blockfuse.frontend.canonical import LAST_REWRITES, REWRITES
 from blockfuse.frontend.fold import FOLDABLE
 from blockfuse.frontend.load import OPSETS
@@ -24,6 +25,7 @@ class Operator:
         kind: Its name.
         versions: Operator sets that are read and in which it, or a new form of it, begins.
         types: Types of its first input that are read.
+        attributes: Those of its newest form, each with the texts or numbers it may be where the frontend limits them.
         is_folded: Whether it is evaluated while reading where its inputs are known.
         has_stage: Whether kernels can hold it.
         stage: What the stage says of itself.
@@ -33,6 +35,7 @@ class Operator:
     kind: str
     versions: tuple[int, ...]
     types: tuple[str, ...]
+    attributes: tuple[str, ...]
     is_folded: bool
     has_stage: bool
     stage: str
@@ -61,11 +64,23 @@ def _operator(kind: str, since: set[int], types: set[str]) -> Operator:
         kind,
         tuple(versions),
         tuple(name for name in ours if name in types),
+        tuple(_attribute(kind, name) for name in sorted(get_schema(kind, OPSETS[-1], "").attributes)),
         kind in FOLDABLE,
         stage is not None,
         first_line(stage) if stage is not None else "",
         tuple(line for line in map(first_line, (*REWRITES, *LAST_REWRITES)) if _is_about(kind, line)),
     )
+
+
+def _attribute(kind: str, name: str) -> str:
+    """An attribute and what it may be."""
+    texts, limits = TEXTS.get(kind, {}).get(name), LIMITS.get(kind, {}).get(name)
+    if texts:
+        return f"{name} ({', '.join(texts)})"
+    if limits is None:
+        return name
+    least, most = limits
+    return f"{name} ({least:g})" if least == most else f"{name} ({least:g} to {most:g})"
 
 
 def first_line(value: object) -> str:

@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.defs import get_schema
 
-from blockfuse.errors import ModelError, UnsupportedModelError, UsageError
+from blockfuse.errors import ModelError, UnsupportedModelError, UsageError, one_line
 from blockfuse.frontend.any_batch import check_any_batch, open_targets, settle_any_batch
 from blockfuse.frontend.checks import check_ops
 from blockfuse.frontend.load import load, node_label, opset
@@ -25,6 +25,10 @@ Model: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
 """What can be read: the path of an ``.onnx`` file, or a model in memory."""
 
 _NAMES_OF_EXPORTERS = {"", "graph", "main", "main_graph", "torch_jit", "torch-jit-export"}
+
+_SIZED = {"Expand", "Pad", "Reshape", "Resize", "Slice", "Split", "Tile", "Upsample"}
+_SIZES = {"ends", "pads", "scales", "shape", "split", "starts"}
+"""Operators that are told the size of their results, and the attributes that say it in old operator sets."""
 
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
 """Shapes of graph inputs by name."""
@@ -51,12 +55,14 @@ def read(model: Model, shape: Shapes | None = None) -> Graph:
         UnsupportedModelError: The model is valid and cannot be compiled.
         UsageError: ``shape`` does not fit the model's inputs.
     """
+    if not isinstance(model, str | os.PathLike | onnx.ModelProto):
+        raise UsageError(f"a model is the path of an ONNX file, or an onnx.ModelProto, not {type(model).__name__}")
     label = f"model {model.graph.name!r}" if isinstance(model, onnx.ModelProto) else os.fspath(model)
     try:
         return _read(model, shape or {})
     except (ModelError, UsageError) as error:
         # Names in a damaged file can hold anything, line breaks included.
-        raise type(error)(" ".join(f"{label}: {error}".split())) from None
+        raise type(error)(one_line(f"{label}: {error}")) from None
 
 
 def _read(source: Model, shape: Shapes) -> Graph:
@@ -65,7 +71,14 @@ def _read(source: Model, shape: Shapes) -> Graph:
     check_operators(draft.nodes, draft.opset)
     name = _name(model, source)
     if any(info.known_shape is None for info in draft.inputs.values()):
-        return _read_any_batch(name, draft)
+        graph = _read_any_batch(name, draft)
+    else:
+        graph = _read_fixed(name, draft)
+    _check_declared(model, graph)
+    return graph
+
+
+def _read_fixed(name: str, draft: Draft) -> Graph:
     settle(draft)
     graph = _graph(name, draft)
     graph.prune()
@@ -83,6 +96,15 @@ def _read_any_batch(name: str, draft: Draft) -> Graph:
     open_targets(graph)
     graph.batch = drafts[0].images
     return graph
+
+
+def _check_declared(model: onnx.ModelProto, graph: Graph) -> None:
+    """Refuse outputs that the model says are of another type than they are."""
+    for value in model.graph.output:
+        info, found = info_of(value), graph.tensor(value.name).dtype
+        declared = None if info is None else dtype_name(info.elem_type)
+        if declared is not None and declared != found:
+            raise ModelError(f"the output {value.name!r} is declared as {declared} and computed as {found}")
 
 
 def _name(model: onnx.ModelProto, source: Model) -> str:
@@ -197,7 +219,7 @@ def _graph(name: str, draft: Draft) -> Graph:
     for node in draft.nodes:
         outputs = [key if key in read or _is_shaped(draft, key) else "" for key in node.output]
         for key in filter(None, outputs):
-            graph.add_tensor(_tensor(key, draft.infos.get(key), node_label(node)))
+            graph.add_tensor(_tensor(key, draft.infos.get(key), node_label(node), _numbers(node, draft)))
         op_name = _unique(node.name or f"{node.op_type}_{next(filter(None, node.output), '')}", taken)
         origin = (node.name or op_name,)
         graph.add_op(Op(node.op_type, op_name, tuple(node.input), tuple(outputs), _attributes(node, draft), origin))
@@ -210,7 +232,17 @@ def _is_shaped(draft: Draft, name: str) -> bool:
     return info is not None and info.known_shape is not None
 
 
-def _tensor(name: str, info: Info | None, source: str) -> Tensor:
+def _numbers(node: onnx.NodeProto, draft: Draft) -> str:
+    """What may make a result empty: the few numbers that a node says its size with, or else a small input."""
+    given = {name: draft.values[name] for name in node.input if name in draft.values and draft.values[name].size <= 16}
+    sizes = {one.name: np.array(helper.get_attribute_value(one)) for one in node.attribute if one.name in _SIZES}
+    found = {name: value.reshape(-1).tolist() for name, value in (given | sizes).items() if value.size}
+    if node.op_type not in _SIZED or not found:
+        return "the input is too small for this model"
+    return "check " + ", ".join(f"{name!r}: {values}" for name, values in found.items())
+
+
+def _tensor(name: str, info: Info | None, source: str, cause: str = "its dimensions must be above 0") -> Tensor:
     shape = info.known_shape if info is not None else None
     dtype = dtype_name(info.elem_type) if info is not None else None
     if shape is None:
@@ -219,7 +251,7 @@ def _tensor(name: str, info: Info | None, source: str) -> Tensor:
         raise UnsupportedModelError(f"{name!r}, result of {source}, is not a tensor of numbers")
     if not all(dim >= 1 for dim in shape):
         text = "x".join(map(str, shape))
-        raise ModelError(f"{source} gives {name!r} the empty shape {text}; the input is too small for this model")
+        raise ModelError(f"{source} gives {name!r} the empty shape {text}; {cause}")
     return Tensor(name, shape, dtype)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from onnx import TensorProto, numpy_helper
 
 from blockfuse.errors import ModelError, UsageError
-from blockfuse.frontend.load import STANDARD_DOMAINS, first_line
+from blockfuse.frontend.load import STANDARD_DOMAINS, check_file, first_line
 
 _FEW = 64
 """Constants of so few elements may be shapes, axes or bounds, and stay."""
@@ -31,7 +32,10 @@ def load_whole(path: str | os.PathLike[str]) -> onnx.ModelProto:
         ModelError: It is no model file.
     """
     try:
+        check_file(Path(path))
         return onnx.load(path, format="protobuf")
+    except ModelError as error:
+        raise ModelError(f"{os.fspath(path)}: {error}") from None
     except DecodeError:
         raise ModelError(f"{os.fspath(path)}: this is not an ONNX model, so there is nothing to make smaller") from None
     except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:

@@ -18,7 +18,7 @@ from blockfuse.build.layout import TO_NHWC
 from blockfuse.build.network import Network
 from blockfuse.build.open_batch import OpenBatch, check_open
 from blockfuse.build.operands import Operands, Refusal, Writer
-from blockfuse.errors import InternalError
+from blockfuse.errors import BlockfuseError, InternalError
 from blockfuse.graph import Op
 from blockfuse.runtime.library import Layout
 
@@ -132,6 +132,8 @@ class _Trial:
     def _emit(self, op: Op, values: Sequence[Any]) -> str:
         try:
             emit_op(op, values, Layout.PLAIN, self)
-        except Exception as error:  # noqa: BLE001 - whatever TVM raises means the same here
-            return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        except BlockfuseError as error:
+            return str(error)
+        except Exception:  # noqa: BLE001 - whatever TVM raises means the same here
+            return f"there is neither a kernel for this {op.kind} nor another way to run it"
         return ""

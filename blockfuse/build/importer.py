@@ -13,6 +13,13 @@ Importer: TypeAlias = Callable[[Op], Any]
 """An op as an ``onnx.ModelProto``: computed inputs, each once and in order, as inputs, constants as initializers."""
 
 
+def imported_kinds() -> frozenset[str]:
+    """The operators that TVM's importer has a translation of, in some forms at least."""
+    from tvm.relax.frontend.onnx import onnx_frontend  # noqa: PLC0415 - as below
+
+    return frozenset(onnx_frontend._get_convert_map())  # noqa: SLF001 - there is no public list
+
+
 def call_imported(op: Op, values: Sequence[Any], importer: Importer, builder: Any) -> tuple[Any, ...]:
     """Write a call of the imported op; its results, one per output.
 

@@ -2,7 +2,8 @@
 
 A file holds the SHA-256 of the code and the code, and appears by one rename, so that several compilers may share a
 folder and a damaged file counts as missing. What was not used for longest goes first when the folder grows too large.
-A folder that cannot be written is no error: kernels are then compiled every time.
+Files of other names, and all that is no file, are somebody else's: they are neither counted nor removed. A folder that
+cannot be written is no error: kernels are then compiled every time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +22,8 @@ VARIABLE = "BLOCKFUSE_CACHE_DIR"
 
 _LIMIT = 512 << 20  # bytes
 _DIGEST = hashlib.sha256().digest_size
+_NEW = ".new-"
+_OWN = re.compile(rf"[0-9a-f]{{{2 * _DIGEST}}}|{re.escape(_NEW)}[a-z0-9_]{{8}}")  # a key, or what tempfile makes
 
 
 class KernelCache:
@@ -52,7 +57,7 @@ class KernelCache:
             return
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".new-", dir=self.folder)
+            handle, name = tempfile.mkstemp(prefix=_NEW, dir=self.folder)
             with os.fdopen(handle, "wb") as file:
                 file.write(hashlib.sha256(code).digest() + code)
             Path(name).replace(self.folder / key)
@@ -61,11 +66,11 @@ class KernelCache:
             return
 
     def sizes(self) -> tuple[int, ...]:
-        """Bytes of every file."""
+        """Bytes of every file of the cache."""
         return tuple(size for _, size, _ in self._entries())
 
     def clear(self) -> None:
-        """Remove all files.
+        """Remove all files of the cache, and nothing else in its folder.
 
         Raises:
             OSError: One cannot be removed.
@@ -74,13 +79,14 @@ class KernelCache:
             path.unlink(missing_ok=True)
 
     def _entries(self) -> list[tuple[float, int, Path]]:
-        """When every file was used last, its bytes, and where it is."""
+        """When every file of the cache was used last, its bytes, and where it is."""
         entries = []
         with contextlib.suppress(OSError):
             for path in self.folder.iterdir() if self.folder else ():
                 with contextlib.suppress(OSError):
-                    facts = path.stat()
-                    entries.append((facts.st_mtime, facts.st_size, path))
+                    facts = path.lstat()
+                    if _OWN.fullmatch(path.name) and stat.S_ISREG(facts.st_mode):
+                        entries.append((facts.st_mtime, facts.st_size, path))
         return entries
 
     def _shrink(self) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from blockfuse.cli.options import build_parser
 from blockfuse.cli.terminal import Terminal
-from blockfuse.errors import BlockfuseError, TargetError, UsageError, VerificationError
+from blockfuse.errors import BlockfuseError, TargetError, UsageError, VerificationError, one_line
 
 FAILED, WRONG_USAGE, NOT_VERIFIED, NO_TARGET, INTERRUPTED, NO_READER = 1, 2, 3, 5, 130, 141
 
@@ -71,7 +71,7 @@ def _complain(message: str, *, verbose: bool) -> None:
     """One line on standard error, after the traceback where that is wanted."""
     if verbose:
         traceback.print_exc()
-    sys.stderr.write(f"blockfuse: error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"blockfuse: error: {one_line(message)}\n")
 
 
 def _code_of(error: BlockfuseError) -> int:

@@ -13,9 +13,15 @@ from blockfuse.cli.options import COMPILING, compile_arguments
 from blockfuse.cli.terminal import Terminal
 from blockfuse.errors import BlockfuseError, UsageError
 
+_ZIP, _FIRST_MEMBER = b"PK\3\4", b"manifest.json"
+
 if TYPE_CHECKING:
     from blockfuse.runtime.executable import Executable
     from blockfuse.runtime.library import Port
+
+
+_LOCAL_HEADER = 30
+"""Bytes of a zip in front of the name of its first member."""
 
 
 def is_artifact(path: Path) -> bool:
@@ -23,10 +29,18 @@ def is_artifact(path: Path) -> bool:
     if path.suffix == ".bf" or (path / "manifest.json").is_file():
         return True
     try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PK\3\4"
+        start = _start(path, _LOCAL_HEADER + len(_FIRST_MEMBER))
     except OSError:
         return False
+    return start.startswith(_ZIP) and start[_LOCAL_HEADER:] == _FIRST_MEMBER
+
+
+def _start(path: Path, size: int) -> bytes:
+    """The first bytes of a file; none of what is no file, such as a pipe, which might never give any."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 def open_network(options: argparse.Namespace, terminal: Terminal) -> Executable:
@@ -74,14 +88,38 @@ def one_or_all(variants: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return variants[0] if len(variants) == 1 else {"variants": list(variants)}
 
 
-def check_output(path: Path) -> None:
-    """Raise :class:`UsageError` if a file cannot be written there, before work is done for it."""
+def check_output(path: Path, *sources: Path | None) -> None:
+    """Raise :class:`UsageError` if a file cannot be written there, before work is done for it.
+
+    Args:
+        path: Where to write.
+        sources: Files that are read for it, which must not be replaced; the data of a model belongs to it.
+    """
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.absolute().parent, os.W_OK):
         raise UsageError(f"cannot write {path}: permission denied")
+    for source in filter(None, sources):
+        if any(_is_same(path, part) for part in (source, *_data_of(source, path))):
+            raise UsageError(f"cannot write {path}: it would replace what is read from {source}; name another file")
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except (OSError, ValueError):  # one of them does not exist
+        return False
+
+
+def _data_of(model: Path, output: Path) -> list[Path]:
+    """The files of a model's external data; only looked up where the output replaces a file that may be one."""
+    if not output.is_file() or is_artifact(output) or is_artifact(model):
+        return []
+    from blockfuse.frontend.load import data_files  # noqa: PLC0415 - loads onnx
+
+    return data_files(model)
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -134,6 +172,7 @@ def read_inputs(named: Mapping[str, Path], ports: tuple[Port, ...]) -> dict[str,
 
 def _check_array_file(path: Path) -> None:
     """Raise :class:`ValueError` for a file that NumPy would take for a pickle: it is no array."""
-    with path.open("rb") as file:
-        if file.read(4) not in {b"\x93NUM", b"PK\3\4"}:
-            raise ValueError("it is not a .npy file")
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a file")
+    if path.exists() and _start(path, len(_ZIP)) not in {b"\x93NUM", _ZIP}:
+        raise ValueError("it is not a .npy file")

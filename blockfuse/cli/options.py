@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from blockfuse import __version__
-from blockfuse.errors import UsageError
+from blockfuse.errors import UsageError, one_line
 
 Commands: TypeAlias = Any
 """The subparsers of argparse, whose type is private."""
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with the code for wrong usage."""
-        sys.stderr.write(f"blockfuse: error: {message} (see {self.prog} --help)\n")
+        sys.stderr.write(f"blockfuse: error: {one_line(message)} (see {self.prog} --help)\n")
         sys.exit(2)
 
 
@@ -37,6 +37,7 @@ def build_parser() -> Parser:
         bench_model,
         check_machine,
         compile_model,
+        explain_model,
         explain_patterns,
         inspect_model,
         pack_artifact,
@@ -58,6 +59,7 @@ def build_parser() -> Parser:
     for module in (
         compile_model,
         inspect_model,
+        explain_model,
         run_model,
         verify_model,
         bench_model,
@@ -183,6 +185,13 @@ def seconds_argument(text: str) -> float:
     if not 0 <= seconds <= 3600:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 3600")
     return seconds
+
+
+def seed_argument(text: str) -> int:
+    """The seed of random numbers for ``type=`` of an option."""
+    if not re.fullmatch(r"\d{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -39,9 +39,7 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Reduce, write, and say how to see the failure again."""
     output = options.output or Path(f"{options.model.stem}_reduced.onnx")
-    if output.absolute() == options.model.absolute():
-        raise UsageError(f"the reduced model would replace {options.model}: name another file with -o")
-    check_output(output)
+    check_output(output, options.model, options.patterns)
     if options.patterns is not None and not options.patterns.is_file():
         raise UsageError(f"--patterns {options.patterns}: there is no such file")
 

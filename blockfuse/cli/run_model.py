@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     if len(given) < len(options.input):
         raise UsageError("--input is given twice for an input")
     if options.output is not None:
-        check_output(options.output)
+        check_output(options.output, options.network, options.patterns, *given.values())
     executable = open_network(options, terminal)
     outputs = executable.run(read_inputs(given, executable.inputs_for(options.batch)))
     if options.output is not None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from blockfuse.errors import one_line, printable
+
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
@@ -33,12 +35,12 @@ class Terminal:
             text: For people.
             data: The same for programs.
         """
-        sys.stdout.write(f"{json.dumps(data, indent=1, allow_nan=False) if self.json else text}\n")
+        sys.stdout.write(f"{json.dumps(data, indent=1, allow_nan=False) if self.json else printable(str(text))}\n")
 
     def say(self, message: str) -> None:
         """Print a message."""
         if not self.quiet:
-            sys.stderr.write(f"{message}\n")
+            sys.stderr.write(f"{printable(message)}\n")
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
@@ -66,15 +68,15 @@ def _rich_bar(title: str) -> Any:
     @contextmanager
     def bar() -> Iterator[Callable[[str, int, int], None]]:
         columns = (
-            TextColumn("{task.fields[title]}"),
+            TextColumn("{task.fields[title]}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("", total=None, title=title)
+            task = progress.add_task("", total=None, title=one_line(title))
             yield lambda what, done, total: progress.update(
-                task, description=what, completed=done, total=total, refresh=True
+                task, description=one_line(what), completed=done, total=total, refresh=True
             )
 
     return bar()

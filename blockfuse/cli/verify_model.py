@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from blockfuse.cli.files import compile_with_progress, refuse_compile_options
-from blockfuse.cli.options import Commands, add_compile_options, add_parser, shapes_of
+from blockfuse.cli.options import Commands, add_compile_options, add_parser, seed_argument, shapes_of
 from blockfuse.cli.terminal import Terminal
 from blockfuse.errors import UsageError, VerificationError
 
@@ -19,7 +19,7 @@ def add_command(commands: Commands) -> None:
         "--artifact", type=Path, metavar="FILE.bf", help="what was compiled from it (default: compile it)"
     )
     parser.add_argument("--per-block", action="store_true", help="compare the result of every block too")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the inputs (default: 0)")
+    parser.add_argument("--seed", type=seed_argument, default=0, metavar="N", help="seed of the inputs (default: 0)")
     add_compile_options(parser)
 
 

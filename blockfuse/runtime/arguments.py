@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from blockfuse.dtypes import numpy_type
 from blockfuse.errors import InputError
-from blockfuse.runtime.dlpack import DeviceArray, at_alignment
+from blockfuse.runtime.dlpack import DeviceArray, at_alignment, to_array
 from blockfuse.runtime.library import Layout, Library, Port, aligned_copy
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -71,7 +70,11 @@ def _argument(value: Any, port: Port, shape: tuple[int, ...] | None, dtype: np.d
     if isinstance(value, DeviceArray):
         return at_alignment(value, port)
     flags = value.flags
-    if flags.c_contiguous and flags.writeable and address(value) % port.alignment == 0:
+    if (
+        flags.c_contiguous
+        and flags.writeable
+        and ((flags.aligned and port.alignment <= dtype.alignment) or address(value) % port.alignment == 0)
+    ):
         return value
     return aligned_copy(value)
 
@@ -86,34 +89,26 @@ def _wrong_names(inputs: Mapping[str, Any], ports: tuple[Port, ...]) -> InputErr
     return InputError(f"the network has no input {unknown}; it takes {expected}")
 
 
-@contextmanager
-def enough_memory(library: Library, arguments: Sequence[Any]) -> Iterator[None]:
-    """A run of a network with these arguments.
-
-    Raises:
-        InputError: There is not enough memory for it.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _NO_MEMORY):
-            raise
-        images = f" for {arguments[0].shape[0]} images at a time" if library.batch else ""
-        raise InputError(f"there is not enough memory to run {library.name}{images}") from None
+def failure(error: Exception, library: Library, arguments: Sequence[Any]) -> Exception:
+    """What to raise if a run with these arguments failed: the error, or that there is not enough memory."""
+    if not isinstance(error, MemoryError) and not any(words in str(error) for words in _NO_MEMORY):
+        return error
+    images = f" for {arguments[0].shape[0]} images at a time" if library.batch else ""
+    return InputError(f"there is not enough memory to run {library.name}{images}")
 
 
-def outputs(results: Sequence[Array], ports: tuple[Port, ...], arguments: Sequence[Array]) -> dict[str, Array]:
-    """The results by name, as arrays of their own in the model's shapes."""
+def outputs(results: Iterable[Any], ports: tuple[Port, ...], arguments: Sequence[Array]) -> dict[str, Array]:
+    """The results, TVM's tensors, by name as arrays of their own in the model's shapes."""
     found: dict[str, Array] = {}
-    taken = {address(array) for array in arguments}
     for port, result in zip(ports, results, strict=True):
-        array = result
+        array = to_array(result, port.dtype)
         if port.layout is Layout.NHWC:
             array = np.ascontiguousarray(array.transpose(_FROM_NHWC))
-        if address(array) in taken or not array.flags.writeable:
+        if not array.flags.writeable or any(
+            np.may_share_memory(array, other) for other in (*arguments, *found.values())
+        ):
             array = array.copy()
-        taken.add(address(array))
-        found[port.name] = array.reshape(port.at(array.shape[0] if array.ndim else 1).shape)
+        found[port.name] = array.reshape(port.at(array.shape[0]).shape if port.any_batch else port.shape)
     return found
 
 

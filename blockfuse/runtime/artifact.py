@@ -44,6 +44,7 @@ from blockfuse.runtime.manifest import (
 )
 from blockfuse.runtime.seeded import Recipe, make_weights
 from blockfuse.runtime.variants import Variant
+from blockfuse.usage import path_of
 
 Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -63,7 +64,7 @@ def save(variants: Sequence[Variant], path: str | os.PathLike[str]) -> None:
     Raises:
         ArtifactError: The file cannot be written.
     """
-    target = Path(path)
+    target = path_of("the file to write", path)
     try:
         with _replacing(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, data in _contents(variants).items():
@@ -111,10 +112,12 @@ def load(path: str | os.PathLike[str], *, any_machine: bool = False) -> tuple[Va
     Raises:
         ArtifactError: The file cannot be read, is damaged, was written by another version, or needs another machine.
     """
-    source = Path(path)
+    source = path_of("a container", path)
     try:
         if source.is_dir():
             return _read_folder(source, any_machine=any_machine)
+        if source.exists() and not source.is_file():
+            raise ArtifactError(f"cannot read {source}: it is not a file")
         with source.open("rb") as file:
             return _read_file(source, file, any_machine=any_machine)
     except OSError as error:

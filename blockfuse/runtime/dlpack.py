@@ -24,6 +24,7 @@ from blockfuse.runtime.library import Layout, Port
 Array: TypeAlias = np.ndarray[Any, Any]
 Shape: TypeAlias = tuple[int, ...]
 
+_NOT_OF_NUMPY = "V"  # how numpy calls the kind of bfloat16
 _CPU_KINDS = (1, 3)  # plain and pinned memory
 _GPU_KINDS = (2, 13)  # memory of the GPU and managed memory
 _DEVICE = (2, 0)
@@ -155,14 +156,14 @@ def _view(tensor: Any) -> Array:
 # ---- bfloat16, which numpy does not hand over ------------------------------------------------------------------------
 def to_tensor(array: Array) -> Any:
     """TVM's tensor over the memory of a numpy array."""
-    if array.dtype.name != "bfloat16":
+    if array.dtype.kind != _NOT_OF_NUMPY:
         return tvm_ffi.from_dlpack(array)
     return _viewed(tvm_ffi.from_dlpack(array.view(np.uint16)), "bfloat16")
 
 
-def to_array(tensor: Any) -> Array:
-    """A numpy array over the memory of TVM's tensor."""
-    if str(tensor.dtype) != "bfloat16":
+def to_array(tensor: Any, dtype: str) -> Array:
+    """A numpy array over the memory of TVM's tensor of a type."""
+    if dtype != "bfloat16":
         return np.from_dlpack(tensor)
     return np.from_dlpack(_viewed(tensor, "uint16")).view(numpy_type("bfloat16"))
 

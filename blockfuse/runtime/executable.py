@@ -14,6 +14,7 @@ from blockfuse.runtime import artifact
 from blockfuse.runtime.library import Port, signature
 from blockfuse.runtime.session import Session
 from blockfuse.runtime.variants import Variant, best_for_this_machine
+from blockfuse.usage import whole_number
 
 
 class Executable:
@@ -46,7 +47,7 @@ class Executable:
         Raises:
             UsageError: The batch is fixed, and another one, or it is too large.
         """
-        limits = self._library.batch
+        limits, batch = self._library.batch, None if batch is None else whole_number("batch", batch)
         if limits is None and batch is not None and any(port.shape[:1] != (batch,) for port in self.inputs):
             shapes = ", ".join(map(str, self.inputs))
             raise UsageError(f"the batch of {self._library.name} is fixed: {shapes}")

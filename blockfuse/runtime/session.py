@@ -25,12 +25,13 @@ import numpy as np
 import tvm_ffi
 
 from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
-from blockfuse.runtime.arguments import Inputs, enough_memory, outputs
+from blockfuse.runtime.arguments import Inputs, failure, outputs
 from blockfuse.runtime.cuda import CudaMachine, load_cuda_runtime, upload
-from blockfuse.runtime.dlpack import DeviceArray, adopt, stream_of, to_array, to_tensor, wait
+from blockfuse.runtime.dlpack import DeviceArray, adopt, stream_of, to_tensor, wait
 from blockfuse.runtime.kept_memory import KeptMemory
 from blockfuse.runtime.library import ALIGNMENT, Library
 from blockfuse.target import available_cpus
+from blockfuse.usage import whole_number
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -60,8 +61,7 @@ class Session:
     """
 
     def __init__(self, library: Library, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads must be at least 1, not {threads}")
+        threads = None if threads is None else whole_number("threads", threads)
         _require_machine(library)
         folder = load_runtime().parent
         self._is_gpu = library.target.kind == "cuda"
@@ -98,7 +98,7 @@ class Session:
         """
         arguments, handle = self._arguments(inputs, stream)
         if not self._is_gpu:
-            return outputs(self._run_on_cpu(arguments), self.library.outputs, arguments)
+            return self._run_on_cpu(arguments)
         results = self._run_on_gpu(arguments, handle)
         if any(isinstance(array, DeviceArray) for array in arguments):
             return results
@@ -115,7 +115,7 @@ class Session:
         """
         arguments, handle = self._arguments(inputs, stream)
         if not self._is_gpu:
-            return lambda: outputs(self._run_on_cpu(arguments), self.library.outputs, arguments)
+            return lambda: self._run_on_cpu(arguments)
         placed = [array if isinstance(array, DeviceArray) else upload(array) for array in arguments]
         return lambda: self._run_on_gpu(placed, handle)
 
@@ -132,35 +132,44 @@ class Session:
             )
         if stream is not None and not self._is_gpu:
             raise UsageError("stream is for GPUs, and the network runs on the CPU")
-        if not isinstance(inputs, Mapping):
+        if type(inputs) is not dict and not isinstance(inputs, Mapping):
             raise InputError(f"expected a dictionary of arrays by input name, not {type(inputs).__name__}")
         handle = stream_of(stream, inputs.values()) if self._is_gpu else 0
-        adopted = {name: adopt(value, name, gpu=self._is_gpu, stream=handle) for name, value in inputs.items()}
-        arguments = self._inputs.arguments(adopted)
+        arguments = self._inputs.arguments(
+            {
+                name: value if type(value) is np.ndarray else adopt(value, name, gpu=self._is_gpu, stream=handle)
+                for name, value in inputs.items()
+            }
+        )
         if self._memory is not None:
             self._memory.prepare(arguments[0].shape[0])
         return arguments, handle
 
     def _run_on_gpu(self, arguments: Sequence[Array | DeviceArray], stream: int) -> dict[str, DeviceArray]:
-        with self._turn, enough_memory(self.library, arguments):
-            results = self._idle[0](arguments, stream)
+        try:
+            with self._turn:
+                results = self._idle[0](arguments, stream)
+        except (MemoryError, RuntimeError) as error:
+            raise failure(error, self.library, arguments) from None
         return {
             port.name: DeviceArray(result, port.at(int(result.shape[0])).shape, port.layout, stream)
             for port, result in zip(self.library.outputs, results, strict=True)
         }
 
-    def _run_on_cpu(self, arguments: list[Array]) -> list[Array]:
+    def _run_on_cpu(self, arguments: list[Array]) -> dict[str, Array]:
+        """Few calls and no context manager: after a run, Python's own code and data are no longer in the cache."""
         use_threads(self.threads)
         try:
             main = self._idle.pop()
         except IndexError:
             main = self._machine()
         try:
-            with enough_memory(self.library, arguments):
-                results = main(*map(to_tensor, arguments), *self._constants)
+            results = main(*map(to_tensor, arguments), *self._constants)
+        except (MemoryError, RuntimeError) as error:
+            raise failure(error, self.library, arguments) from None
         finally:
             self._idle.append(main)
-        return list(map(to_array, results))
+        return outputs(results, self.library.outputs, arguments)
 
     def _machine(self) -> Any:
         """A machine that runs the network: on a GPU of numpy arrays, else TVM's own, of its tensors."""

@@ -57,16 +57,16 @@ def preview(
     found = compile_model(*arguments, batch=batch, stop_after="program")
     by_name = found if isinstance(found, dict) else {machine.name: found}
     variants = {one.name: one for one in machine.variants}
-    return tuple(_report(programs, variants[name], fuse) for name, programs in by_name.items())
+    return tuple(previewed(programs, variants[name], fuse) for name, programs in by_name.items())
 
 
-def _report(programs: Programs, target: Target, fuse: FuseMode) -> Report:
-    """The report on a network with these programs."""
+def previewed(programs: Programs, machine: Target, fuse: FuseMode) -> Report:
+    """The report on what the compiler has up to its tile programs, for one target."""
     parts = programs.planned.parts
     network = assemble(parts, programs, lambda _program, _parameters: ())
     library = Library(
         name=network.name,
-        target=target,
+        target=machine,
         inputs=network.inputs,
         outputs=network.outputs,
         constants=(),

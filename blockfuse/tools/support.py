@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from blockfuse.build.emitters import EMITTERS
+from blockfuse.build.importer import imported_kinds
 from blockfuse.build.layout import CHANNELS_LAST
 from blockfuse.dtypes import HALF, WHOLE
 from blockfuse.frontend.operators import Operator, first_line, operators
@@ -21,16 +22,21 @@ How an operator runs:
 - **by itself**: code that TVM generates for it alone; right, not fast. *(NHWC)* says that it takes images as kernels
   leave them, with their channels last, so that nothing is transposed for it.
 - **constant**: evaluated while the model is read, where all it reads is known.
+- **through TVM's importer**: TVM's own translation of the operator, alone, in the forms that it knows.
 - **rewritten**: gone from the canonical form, in favour of other operators.
 
 Types are those of the first input. *half* is float16 and bfloat16, which CPUs compute in float32; *whole* are the
 integers of 8 to 64 bits. Quantized models (QuantizeLinear, DequantizeLinear) compute with dequantized float32 between
-the two. Every other operator of the standard domain is tried through TVM's own ONNX importer; what that does not know
-either is refused, all nodes at once, before anything is compiled.
+the two. Attributes are those of the newest form; behind some stands what they may be, and every other value is refused.
+Operators that are not in the table are refused, all nodes at once, before anything is compiled.
 
-| operator | opsets | runs | types | remarks |
-| --- | --- | --- | --- | --- |
+| operator | opsets | attributes | runs | types | remarks |
+| --- | --- | --- | --- | --- | --- |
 """
+
+
+_GRAPHS = {"If", "Loop", "Scan"}
+"""Operators that hold graphs, which are refused while a model is read."""
 
 
 def support() -> str:
@@ -51,6 +57,7 @@ def _row(operator: Operator) -> str:
     cells = (
         operator.kind,
         ", ".join(map(str, operator.versions)),
+        ", ".join(operator.attributes),
         "; ".join(ways),
         _types(operator),
         "<br>".join(_escaped(text) for text in dict.fromkeys(remarks) if text),
@@ -66,9 +73,16 @@ def _ways(operator: Operator) -> list[str]:
         ways.append("by itself" + (" (NHWC)" if operator.kind in CHANNELS_LAST else ""))
     if operator.is_folded:
         ways.append("constant")
+    if operator.kind not in {*EMITTERS, *_GRAPHS} and not operator.has_stage and _is_imported(operator):
+        ways.append("through TVM's importer")
     if operator.rewrites and not ways:
         ways.append("rewritten")
     return ways
+
+
+def _is_imported(operator: Operator) -> bool:
+    """Whether TVM's importer may run it; what is no tensor of numbers is refused while a model is read."""
+    return bool(operator.types) and operator.kind in imported_kinds()
 
 
 def _types(operator: Operator) -> str:

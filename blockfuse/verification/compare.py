@@ -104,7 +104,9 @@ class Comparison:
             found = f"{self.nan} NaN and {self.inf} infinite of {math.prod(self.shape)} elements"
         else:
             found = f"max error {self.max_rel:.1e} of max|reference|, {self.allowed:.1e} allowed"
-        return f"{found}; worst at {list(self.worst)}: {self.actual:.8g}, not {self.expected:.8g}"
+        is_known = math.isfinite(self.expected)
+        rest = f"not {self.expected:.8g}" if is_known else f"and the reference is no finite number: {self.expected:.8g}"
+        return f"{found}; worst at {list(self.worst)}: {self.actual:.8g}, {rest}"
 
 
 def compare(actual: Array, expected: Array, allowed: float) -> Comparison:

@@ -46,6 +46,8 @@ class Verification:
         reference: What it was compared with.
         checks: Blocks in execution order, then outputs.
         unchecked: Names of blocks whose results the model does not name, so that the reference has none.
+        moved: Where something is outside its tolerance, how far the reference's own outputs move, over the largest
+            magnitude of each, when inputs move to a neighbouring number; else None.
     """
 
     network: str
@@ -56,11 +58,17 @@ class Verification:
     reference: str
     checks: tuple[Check, ...]
     unchecked: tuple[str, ...] = ()
+    moved: float | None = None
 
     @property
     def passed(self) -> bool:
         """Whether every tensor is within its tolerance."""
         return all(check.comparison.passed for check in self.checks)
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether rounding alone moves the reference further than the tolerance, so that it cannot decide."""
+        return self.moved is not None and self.moved > max(check.comparison.allowed for check in self.outputs)
 
     @property
     def outputs(self) -> tuple[Check, ...]:

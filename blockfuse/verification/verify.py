@@ -6,7 +6,8 @@ intermediate tensor exists, and a mistake in a fusion of ONNX Runtime's own cann
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from blockfuse.graph import Graph
 from blockfuse.plan.decide import FuseMode
 from blockfuse.runtime.executable import Executable
 from blockfuse.runtime.library import Port
+from blockfuse.usage import whole_number
 from blockfuse.verification.compare import Array, Comparison, compare, tolerance
 from blockfuse.verification.depth import path_depths
 from blockfuse.verification.result import Check, Verification
@@ -73,6 +75,9 @@ def verify(
         ModelError: The model cannot be compiled, or ONNX Runtime cannot run it.
     """
     _onnxruntime()
+    whole_number("seed", seed, least=0)
+    if executable is not None and not hasattr(executable, "inputs_for"):
+        raise UsageError(f"executable must be what compile or load returns, not {type(executable).__name__}")
     if executable is None:
         executable = compile_model(model, target, dtype, shape, patterns, fuse, threads, batch=batch, taps=per_block)
     ports = executable.inputs_for(batch)
@@ -96,7 +101,7 @@ def verify(
         checks=tuple(checks),
         unchecked=tuple(blocks.get(name, name) for name in tensors if name not in compared),
     )
-    return _passed(result)
+    return _passed(result, lambda: _moved(model, graph, seeded_inputs(ports, seed)))
 
 
 def _checks(model: Model, executable: Executable, graph: Graph, ports: Sequence[Port], seed: int) -> list[Check]:
@@ -121,13 +126,35 @@ def _checks(model: Model, executable: Executable, graph: Graph, ports: Sequence[
     ]
 
 
-def _passed(result: Verification) -> Verification:
+def _passed(result: Verification, moved: Callable[[], float]) -> Verification:
     """The verification, if everything is within its tolerance."""
     first, worst = result.first_wrong, result.worst
     if first is None:
         return result
     start = "" if first is worst else f"; it starts at {f'block {first.block}' if first.block else first.tensor}"
+    result = replace(result, moved=moved())
+    if result.is_undecided:
+        start += (
+            f". The model is ill-conditioned: inputs that differ by one rounding move the reference itself by "
+            f"{result.moved:.1e} of max|reference|"
+        )
     raise VerificationError(f"{result.network}: {worst}{start}", result)
+
+
+def _moved(model: Model, graph: Graph, inputs: Mapping[str, Array]) -> float:
+    """How far outputs of the reference move, over the largest magnitude of each, if inputs move by one rounding."""
+    rng = np.random.default_rng(0)
+    nudged = {name: _nudged(array, rng) for name, array in inputs.items()}
+    once, again = (_reference(model, graph, given, ()) for given in (inputs, nudged))
+    moves = [np.abs(again[name] - value).max() / max(np.abs(value).max(), 1e-30) for name, value in once.items()]
+    return float(max(moves))
+
+
+def _nudged(array: Array, rng: np.random.Generator) -> Array:
+    """Every element replaced by a neighbour of its type, up or down at random; integers as they are."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    return np.asarray(np.nextafter(array, np.where(rng.random(array.shape) < 0.5, np.inf, -np.inf).astype(array.dtype)))
 
 
 def _check_inputs(executable: Executable, graph: Graph) -> None:
@@ -222,7 +249,7 @@ def reference_session(model: Any, threads: int, *, optimised: bool, device: str 
     if device == "cuda" and not has_gpu_reference():
         raise BlockfuseError("ONNX Runtime cannot use the GPU here: install onnxruntime-gpu in place of onnxruntime")
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its complaints are raised, too
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -57,6 +57,7 @@ from blockfuse.frontend.canonical import (
     pixels,
     pooling,
     powers,
+    quantized,
     shapes,
     shuffle,
     sums,
@@ -70,6 +71,9 @@ from blockfuse.graph import Graph
 __all__ = ["LAST_REWRITES", "REWRITES", "canonicalize", "check_canonical"]
 
 _SPELLING = (
+    quantized.dequantized_conv,
+    quantized.dequantized_matmul,
+    quantized.float_conv,
     forms.axes_as_input,
     forms.pads_as_input,
     forms.bounds_as_input,

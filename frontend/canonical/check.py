@@ -34,6 +34,11 @@ def _refuse_types(graph: Graph) -> None:
     """Floats are float32 but for inputs and outputs of half precision, which have Casts next to them."""
     ports = (*graph.inputs, *graph.outputs)
     made = [(name, f"{op} makes {name!r}") for op in graph.ops() for name in op.outputs if name]
+    for op in graph.ops():
+        for name in filter(None, op.inputs):
+            dtype = graph.tensor(name).dtype
+            if graph.tensor(name).is_constant and dtype not in {COMPUTED, "float64", *WHOLE, *HALF}:
+                raise UnsupportedModelError(f"graph {graph.name!r}: {op} reads {name!r} of type {dtype}")
     for name, what in (*((name, f"input {name!r} is") for name in graph.inputs), *made):
         dtype = graph.tensor(name).dtype
         if dtype not in {COMPUTED, *WHOLE} and not (dtype in HALF and name in ports):

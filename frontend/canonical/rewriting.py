@@ -119,12 +119,17 @@ class Steps:
         return add_constant(self._graph, f"{self._op.name}.{key}", value)
 
     def add(
-        self, kind: str, inputs: Iterable[str], shape: tuple[int, ...], attrs: Mapping[str, Any] | None = None
+        self,
+        kind: str,
+        inputs: Iterable[str],
+        shape: tuple[int, ...],
+        attrs: Mapping[str, Any] | None = None,
+        dtype: str = "",
     ) -> str:
-        """Add an op; returns the name of its result, which has the type of the replaced op's."""
+        """Add an op; returns the name of its result, by default of the type of the replaced op's."""
         label = f"{self._op.name}.{kind.lower()}{len(self._ops) or ''}"
         result = fresh(self._graph, label)
-        self._graph.add_tensor(Tensor(result, shape, self._graph.tensor(self._op.output).dtype))
+        self._graph.add_tensor(Tensor(result, shape, dtype or self._graph.tensor(self._op.output).dtype))
         name = fresh_op(self._graph, label)
         self._ops.append(Op(kind, name, tuple(inputs), (result,), attrs or {}, self._op.origin))
         return result

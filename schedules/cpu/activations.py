@@ -1,8 +1,10 @@
 """Activation functions of vectors: the one place for a new one on this target.
 
 TVM's own ``exp``, ``tanh``, ``sigmoid`` and ``erf`` become one scalar library call per lane; a function that needs one
-is written here with arithmetic alone. Relative errors are a few units in the last place; those of ``gelu`` and ``tanh``
-are relative to their largest factor, so that ``gelu`` far below zero is exact to about 1e-7 times its argument.
+is written here with arithmetic alone. Relative errors are a few units in the last place.
+
+What is not a number stays so: a bound is the *first* operand of ``max`` and ``min``, which give the second one where
+either is not a number, as the instructions of x86 do (``bound > x ? bound : x``).
 """
 
 from __future__ import annotations
@@ -19,28 +21,26 @@ from blockfuse.stages import Function
 # Cephes expf: exp(x) = 2^n exp(r), with r = x - n ln 2 subtracted in two parts, and a polynomial for exp(r).
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
-_EXP_RANGE = (-87.0, 88.0)  # beyond, float32 has no normal number for the result
+_EXP_RANGE = (-88.0, 88.8)  # at the ends the power of 2 is 0 and infinite
 
 _ARTANH = tuple(2 / (2 * power + 1) for power in reversed(range(8)))  # of squares up to 1/9: exact to 1e-8
 
-# Rational approximations of Eigen's float packets: odd numerator over even denominator, highest power first.
-_ERF_LIMIT = 3.832506856900711
-_ERF_OVER = (
-    0.00022905065861350646,
-    0.0034082910107109506,
-    0.050955695062380861,
-    0.18520832239976145,
-    1.128379143519084,
+# The normal distribution's tail is exp(-a^2 / 2) t p(t) with t = 1 / (1 + 0.3 a): minimax to 1.7e-7 up to a = 14.5,
+# highest power first. At the limit the exponential is 0.
+_TAIL_LIMIT, _TAIL_RATE = 13.265625, 0.3
+_TAIL = (
+    0.03542385943993858,
+    -0.15615893589867877,
+    0.2045575698152846,
+    -0.052034684473420294,
+    0.12769209467947001,
+    0.10017585938470355,
+    0.12071214884497336,
+    0.11963200649953312,
 )
-_ERF_UNDER = (
-    -1.1791602954361697e-7,
-    0.000023547966471313185,
-    0.0010179625278914885,
-    0.014070470171167667,
-    0.11098505178285362,
-    0.49746925110067538,
-    1.0,
-)
+_HIGH_BITS = -(1 << 12)  # the mask of a float32 whose square is exact
+
+# Rational approximation of Eigen's float packets: odd numerator over even denominator, highest power first.
 _TANH_LIMIT = 7.90531110763549805
 _TANH_OVER = (
     -2.76076847742355e-16,
@@ -55,7 +55,7 @@ _TANH_UNDER = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03,
 
 
 def _relu(x: Expr, _: Function, lanes: int) -> Expr:
-    return tirx.max(x, constant(0.0, lanes))
+    return _at_least(x, 0.0, lanes)
 
 
 def _clip(x: Expr, function: Function, lanes: int) -> Expr:
@@ -63,13 +63,11 @@ def _clip(x: Expr, function: Function, lanes: int) -> Expr:
 
 
 def _leaky_relu(x: Expr, function: Function, lanes: int) -> Expr:
-    zero = constant(0.0, lanes)
-    return tirx.max(x, zero) + tirx.min(x, zero) * constant(function.slope, lanes)
+    return _at_least(x, 0.0, lanes) + _at_most(x, 0.0, lanes) * constant(function.slope, lanes)
 
 
 def _hard_swish(x: Expr, _: Function, lanes: int) -> Expr:
-    gate = x * constant(1 / 6, lanes) + constant(0.5, lanes)
-    return x * _limited(gate, 0.0, 1.0, lanes)
+    return x * constant(1 / 6, lanes) * _limited(x + constant(3.0, lanes), 0.0, 6.0, lanes)  # x + 3 is exact near -3
 
 
 def _hard_sigmoid(x: Expr, function: Function, lanes: int) -> Expr:
@@ -89,8 +87,11 @@ def _tanh(x: Expr, _: Function, lanes: int) -> Expr:
 
 
 def _gelu(x: Expr, _: Function, lanes: int) -> Expr:
-    erf = _ratio(x * constant(0.5**0.5, lanes), _ERF_LIMIT, _ERF_OVER, _ERF_UNDER, lanes)
-    return x * constant(0.5, lanes) * (constant(1.0, lanes) + erf)
+    """The positive part of x, less the size of x times the tail of the normal distribution beyond it."""
+    size = _at_most(_abs_of(x, lanes), _TAIL_LIMIT, lanes)
+    t = constant(1.0, lanes) / (constant(1.0, lanes) + size * constant(_TAIL_RATE, lanes))
+    tail = _polynomial(t, _TAIL, lanes) * t * _exp_of_half_square(size, lanes)
+    return _at_least(x, 0.0, lanes) - size * tail
 
 
 def _gelu_tanh(x: Expr, _: Function, lanes: int) -> Expr:
@@ -101,14 +102,13 @@ def _gelu_tanh(x: Expr, _: Function, lanes: int) -> Expr:
 
 
 def _elu(x: Expr, function: Function, lanes: int) -> Expr:
-    zero = constant(0.0, lanes)
-    below = _exp_less_one(tirx.min(x, zero) * constant(function.rate, lanes), lanes)
-    return tirx.max(x, zero) * constant(function.gain, lanes) + below * constant(function.slope, lanes)
+    below = _exp_less_one(_at_most(x, 0.0, lanes) * constant(function.rate, lanes), lanes)
+    return _at_least(x, 0.0, lanes) * constant(function.gain, lanes) + below * constant(function.slope, lanes)
 
 
 def _softplus(x: Expr, _: Function, lanes: int) -> Expr:
     near = _exp(constant(0.0, lanes) - _abs_of(x, lanes), lanes)
-    return tirx.max(x, constant(0.0, lanes)) + _log_of_one_plus(near, lanes)
+    return _at_least(x, 0.0, lanes) + _log_of_one_plus(near, lanes)
 
 
 def _softsign(x: Expr, _: Function, lanes: int) -> Expr:
@@ -117,7 +117,7 @@ def _softsign(x: Expr, _: Function, lanes: int) -> Expr:
 
 def _mish(x: Expr, _: Function, lanes: int) -> Expr:
     """With e = exp(x), tanh(log(1 + e)) is e (e + 2) / (e (e + 2) + 2), which is 1 beyond 20."""
-    power = _exp(tirx.min(x, constant(20.0, lanes)), lanes)
+    power = _exp(_at_most(x, 20.0, lanes), lanes)
     square = power * (power + constant(2.0, lanes))
     return x * (square / (square + constant(2.0, lanes)))
 
@@ -127,11 +127,20 @@ def _abs(x: Expr, _: Function, lanes: int) -> Expr:
 
 
 def _abs_of(x: Expr, lanes: int) -> Expr:
-    return tirx.max(x, constant(0.0, lanes) - x)
+    integer, real = (f"{kind}x{lanes}" if lanes > 1 else kind for kind in ("int32", "float32"))
+    return tirx.reinterpret(real, tirx.reinterpret(integer, x) & constant(2**31 - 1, lanes, "int32"))
 
 
 def _limited(x: Expr, low: float, high: float, lanes: int) -> Expr:
-    return tirx.min(tirx.max(x, constant(low, lanes)), constant(high, lanes))
+    return _at_most(_at_least(x, low, lanes), high, lanes)
+
+
+def _at_least(x: Expr, low: float, lanes: int) -> Expr:
+    return tirx.max(constant(low, lanes), x)
+
+
+def _at_most(x: Expr, high: float, lanes: int) -> Expr:
+    return tirx.min(constant(high, lanes), x)
 
 
 def _polynomial(x: Expr, coefficients: Sequence[float], lanes: int) -> Expr:
@@ -148,21 +157,30 @@ def _ratio(x: Expr, limit: float, over: Sequence[float], under: Sequence[float],
 
 
 def _exp(x: Expr, lanes: int) -> Expr:
-    rest, scale = _exp_parts(x, lanes)
+    rest, scale = _exp_parts(_limited(x, *_EXP_RANGE, lanes), lanes)
+    return (rest + constant(1.0, lanes)) * scale
+
+
+def _exp_of_half_square(x: Expr, lanes: int) -> Expr:
+    """``exp(-x * x / 2)`` for x in 0 ... 13.27: the square in two parts, because its rounding would count 88-fold."""
+    integer, real = (f"{kind}x{lanes}" if lanes > 1 else kind for kind in ("int32", "float32"))
+    high = tirx.reinterpret(real, tirx.reinterpret(integer, x) & constant(_HIGH_BITS, lanes, "int32"))
+    half = constant(-0.5, lanes)
+    rest, scale = _exp_parts(high * high * half, lanes, (x - high) * (x + high) * half)
     return (rest + constant(1.0, lanes)) * scale
 
 
 def _exp_less_one(x: Expr, lanes: int) -> Expr:
     """``exp(x) - 1``, exact to a few units in the last place also near zero."""
-    rest, scale = _exp_parts(x, lanes)
+    rest, scale = _exp_parts(_limited(x, *_EXP_RANGE, lanes), lanes)
     return rest * scale + (scale - constant(1.0, lanes))
 
 
-def _exp_parts(x: Expr, lanes: int) -> tuple[Expr, Expr]:
-    """``r`` and ``s``, a power of 2, with ``exp(x) = (1 + r) * s``."""
-    x = _limited(x, *_EXP_RANGE, lanes)
+def _exp_parts(x: Expr, lanes: int, more: Expr | None = None) -> tuple[Expr, Expr]:
+    """``r`` and ``s``, a power of 2, with ``exp(x + more) = (1 + r) * s``, for x in the range and a small ``more``."""
     n = tirx.round(x * constant(_LOG2_E, lanes))
     r = x - n * constant(_LN2_HIGH, lanes) - n * constant(_LN2_LOW, lanes)
+    r = r if more is None else r + more
     integer, real = (f"{kind}x{lanes}" if lanes > 1 else kind for kind in ("int32", "float32"))
     exponent = (n.astype(integer) + constant(127, lanes, "int32")) << constant(23, lanes, "int32")
     return _polynomial(r, _EXP, lanes) * (r * r) + r, tirx.reinterpret(real, exponent)

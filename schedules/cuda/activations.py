@@ -1,4 +1,7 @@
-"""Activation functions as expressions on one float32 value: the one place to add a function for this target."""
+"""Activation functions as expressions on one float32 value: the one place to add a function for this target.
+
+What is not a number stays so. CUDA's ``fmaxf`` and ``fminf`` would return the bound, so bounds are choices here.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +16,23 @@ from blockfuse.stages import Function
 
 
 def _relu(value: Expr, _: Function) -> Expr:
-    return tirx.max(value, constant(0.0))
+    return _at_least(value, 0.0)
 
 
 def _clip(value: Expr, function: Function) -> Expr:
-    return tirx.min(tirx.max(value, constant(function.low)), constant(function.high))
+    return _limited(value, function.low, function.high)
 
 
 def _leaky_relu(value: Expr, function: Function) -> Expr:
-    zero = constant(0.0)
-    return tirx.max(value, zero) + tirx.min(value, zero) * constant(function.slope)
+    return _at_least(value, 0.0) + _at_most(value, 0.0) * constant(function.slope)
 
 
 def _hard_swish(value: Expr, _: Function) -> Expr:
-    return value * _hard_gate(value, 1 / 6, 0.5)
+    return value * constant(1 / 6) * _limited(value + constant(3.0), 0.0, 6.0)  # value + 3 is exact near -3
 
 
 def _hard_sigmoid(value: Expr, function: Function) -> Expr:
-    return _hard_gate(value, function.slope, function.offset)
-
-
-def _hard_gate(value: Expr, slope: float, offset: float) -> Expr:
-    return tirx.min(tirx.max(value * constant(slope) + constant(offset), constant(0.0)), constant(1.0))
+    return _limited(value * constant(function.slope) + constant(function.offset), 0.0, 1.0)
 
 
 def _sigmoid(value: Expr, _: Function) -> Expr:
@@ -50,7 +48,9 @@ def _tanh(value: Expr, _: Function) -> Expr:
 
 
 def _gelu(value: Expr, _: Function) -> Expr:
-    return value * constant(0.5) * (constant(1.0) + tirx.erf(value * constant(0.5**0.5)))
+    """With erfc, where 1 + erf would cancel below zero."""
+    tail = tirx.call_pure_extern("float32", "erfcf", value * constant(-(0.5**0.5)))
+    return value * constant(0.5) * tail
 
 
 def _gelu_tanh(value: Expr, _: Function) -> Expr:
@@ -60,14 +60,13 @@ def _gelu_tanh(value: Expr, _: Function) -> Expr:
 
 
 def _elu(value: Expr, function: Function) -> Expr:
-    zero = constant(0.0)
-    below = tirx.exp(tirx.min(value, zero) * constant(function.rate)) - constant(1.0)
-    return tirx.max(value, zero) * constant(function.gain) + below * constant(function.slope)
+    below = tirx.exp(_at_most(value, 0.0) * constant(function.rate)) - constant(1.0)
+    return _at_least(value, 0.0) * constant(function.gain) + below * constant(function.slope)
 
 
 def _softplus(value: Expr, _: Function) -> Expr:
     near = tirx.exp(constant(0.0) - _abs(value, _))
-    return tirx.max(value, constant(0.0)) + tirx.log(constant(1.0) + near)
+    return _at_least(value, 0.0) + tirx.log(constant(1.0) + near)
 
 
 def _softsign(value: Expr, _: Function) -> Expr:
@@ -76,13 +75,25 @@ def _softsign(value: Expr, _: Function) -> Expr:
 
 def _mish(value: Expr, _: Function) -> Expr:
     """With e = exp(x), tanh(log(1 + e)) is e (e + 2) / (e (e + 2) + 2), which is 1 beyond 20."""
-    power = tirx.exp(tirx.min(value, constant(20.0)))
+    power = tirx.exp(_at_most(value, 20.0))
     square = power * (power + constant(2.0))
     return value * (square / (square + constant(2.0)))
 
 
 def _abs(value: Expr, _: Function) -> Expr:
     return tirx.max(value, constant(0.0) - value)
+
+
+def _limited(value: Expr, low: float, high: float) -> Expr:
+    return _at_most(_at_least(value, low), high)
+
+
+def _at_least(value: Expr, low: float) -> Expr:
+    return tirx.Select(value < constant(low), constant(low), value)
+
+
+def _at_most(value: Expr, high: float) -> Expr:
+    return tirx.Select(value > constant(high), constant(high), value)
 
 
 def _one_plus_exp_of_negative(value: Expr) -> Expr:

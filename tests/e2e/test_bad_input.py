@@ -5,6 +5,7 @@ functions of :data:`FILES`; models are compiled, artifacts run.
 """
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import blockfuse as bf
 from blockfuse import cli
 from blockfuse.frontend import zoo
 from tests.onnx_models import floats, model, node
@@ -28,6 +30,18 @@ def conv(inputs="x w", weights=None, shape=(1, 4, 8, 8), **attrs):
 
 def op(kind, inputs="x", constants=None, shape=(1, 4, 8, 8), opset=17, **attrs):
     return model([node(kind, inputs, "y", "op", **attrs)], shape, constants, opset)
+
+
+SCALES = {"s": np.float32([1, 1, 2, 2])}
+
+
+def transposed(**attrs):
+    return op("ConvTranspose", "x w", {"w": floats(4, 3, 3, 3)}, **attrs)
+
+
+def quantized(scale, zero, **attrs):
+    nodes = [node("QuantizeLinear", "x s z", "q", "op", **attrs), node("DequantizeLinear", "q s z", "y", **attrs)]
+    return model(nodes, constants={"s": scale, "z": zero})
 
 
 def typed(element, shape=(1, 4, 8, 8), **options):
@@ -176,6 +190,39 @@ MODELS = [
     ("shapes that do not broadcast", op("Add", "x c", {"c": floats(3)}), "failed", "Incompatible dimensions"),
     ("reshape to another size", op("Reshape", "x s", {"s": [7, -1]}), "failed", "op"),
     ("shape that depends on data", op("NonZero"), "failed", "depends on the data"),
+    ("output_shape smaller than the image", transposed(strides=[2, 2], output_shape=[2, 2]), "failed", "smaller than"),
+    ("output_padding of a stride", transposed(strides=[2, 3], output_padding=[1, 3]), "failed", "not smaller"),
+    ("scale that is 0", quantized(np.float32(0), np.int8(0)), "failed", "is 0 or not a finite number"),
+    ("scale that is no number", quantized(np.float32(np.nan), np.int8(0)), "failed", "is 0 or not a finite number"),
+    ("scales of another length", quantized(np.ones(5, np.float32), np.zeros(5, np.int8), axis=1), "failed",
+     "a scale of shape 5 does not fit axis 1 of 1x4x8x8"),
+    ("axes named twice", op("ReduceMean", axes=[2, 3, -1]), "failed", "axes [2, 3, -1] name one twice"),
+    ("slope of other channels", op("PRelu", "x s", {"s": floats(5)}), "failed", "a slope 5 does not fit 1x4x8x8"),
+    ("layer norm of another size", op("LayerNormalization", "x s", {"s": floats(7)}), "failed", "8 elements are"),
+    ("layer norm of no axis", op("LayerNormalization", "x s", {"s": floats(8)}, axis=9), "failed", "axis 9 lies"),
+    ("norm of no axis", op("LpNormalization", axis=9), "failed", "axis 9 lies outside the 4 axes"),
+    ("norm of the third power", op("LpNormalization", p=3), "failed", "p 3 does not lie between 1 and 2"),
+    ("norm of power 0 over windows", op("LpPool", kernel_shape=[2, 2], p=0), "failed", "p 0 does not lie"),
+    ("unknown kind of padding", op("Pad", "x p", {"p": [0] * 7 + [1]}, mode="foo"), "failed", "mode 'foo' is unknown"),
+    ("unknown kind of resizing", op("Resize", "x - s", SCALES, mode="foo"), "failed", "mode 'foo' is unknown"),
+    ("unknown coordinates", op("Resize", "x - s", SCALES, coordinate_transformation_mode="foo"), "failed", "known are"),
+    ("unknown rounding", op("Resize", "x - s", SCALES, nearest_mode="foo"), "failed", "nearest_mode 'foo' is unknown"),
+    ("unknown order of pixels", op("DepthToSpace", blocksize=2, mode="FOO"), "failed", "known are DCR, CRD"),
+    ("unknown gelu", op("Gelu", opset=20, approximate="foo"), "failed", "approximate 'foo' is unknown"),
+    ("two ways of padding", conv(auto_pad="SAME_UPPER", pads=[1] * 4), "failed", "has both auto_pad SAME_UPPER"),
+    ("pads as wide as a window", op("MaxPool", kernel_shape=[2, 3], pads=[0, 3, 0, 0]), "failed", "not smaller"),
+    ("padded mean of nothing", op("AveragePool", kernel_shape=[2, 2], pads=[0, 0, 2, 0]), "failed", "not smaller"),
+    ("bound that is a vector", op("Clip", "x a", {"a": floats(8)}), "failed", "the bound 'a' has shape 8"),
+    ("instances of no image", op("InstanceNormalization", "x s s", {"s": floats(4)}, (2, 4)), "failed", "no images"),
+    ("training mode", model([node("BatchNormalization", "x s s s s", "y m v", training_mode=1)],
+     constants={"s": np.ones(4, np.float32)}), "failed", "is in training mode; export the model for inference"),
+    ("output of another type", changed(model(RELU), lambda m: m.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("y", TensorProto.INT64, None))), "failed", "declared as int64"),
+    *((f"scale of {scale}", op("Resize", "x - s", {"s": np.float32([1, 1, scale, 1])}), "failed", f"{scale}")
+      for scale in (np.nan, np.inf, 0.0, -1.0)),
+    ("negative part", model([node("Split", "x s", "y z", "op", axis=1)], constants={"s": [-3, 7]}), "failed",
+     "check 's': [-3, 7]"),
+    ("pads that take all away", op("Pad", "x p", {"p": [0, 0, -5, 0, 0, 0, -5, 0]}), "failed", "check 'p': [0, 0, -5"),
     ("normalization of other channels", op("BatchNormalization", "x a a a a", {"a": floats(5)}), "failed", "op"),
 ]  # fmt: skip
 
@@ -220,6 +267,21 @@ CALLS = [
     ("bench what is not there", ["bench", "none.bf"], "failed", "No such file"),
     ("kernels of what is no artifact", ["kernels", "random.bf"], "failed", "random.bf"),
     ("reduce what is no model", ["reduce", "random.bf"], "failed", "not an ONNX model"),
+    ("model as output", ["compile", "net.onnx", "-o", "net.onnx"], "usage", "replace what is read from net.onnx"),
+    ("model as output by another path", ["compile", "net.onnx", "-o", "../bad/net.onnx"], "usage", "would replace"),
+    ("model as output by a link", ["compile", "net.onnx", "-o", "link.onnx"], "usage", "would replace"),
+    ("data of the model as output", ["compile", "large.onnx", "-o", "large.data"], "usage", "read from large.onnx"),
+    ("patterns as output", ["compile", "net.onnx", "-o", "own.py", "--patterns", "own.py"], "usage", "from own.py"),
+    ("network as output of a run", ["run", "net.bf", "-o", "net.bf"], "usage", "would replace"),
+    ("input as output of a run", ["run", "net.bf", "--input", "input=x.npy", "-o", "x.npy"], "usage", "from x.npy"),
+    ("model as output of reduce", ["reduce", "net.onnx", "-o", "./net.onnx"], "usage", "would replace"),
+    ("pipe as model", ["compile", "pipe.onnx", "-o", "a.bf"], "failed", "not a file"),
+    ("pipe as artifact", ["run", "pipe.bf"], "failed", "not a file"),
+    ("pipe as input", ["run", "net.bf", "--input", "input=pipe.bf"], "usage", "not a file"),
+    ("pipe to reduce", ["reduce", "pipe.onnx"], "failed", "not a file"),
+    ("archive as model", ["compile", "arrays.npz", "-o", "a.bf"], "failed", "a zip archive"),
+    ("archive to inspect", ["inspect", "arrays.npz"], "failed", "a zip archive"),
+    ("negative seed", ["verify", "tiny.onnx", "--seed", "-1"], "usage", "'-1' is not a whole number"),
 ]  # fmt: skip
 
 
@@ -243,7 +305,8 @@ def flipped(part):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with a good model and artifact, and all that the calls name."""
-    path = tmp_path_factory.mktemp("bad")
+    path = tmp_path_factory.mktemp("base") / "bad"
+    path.mkdir()
     onnx.save(zoo.resnet18(size=32, width=0.125, classes=5), path / "net.onnx")
     onnx.save(model(RELU), path / "tiny.onnx")
     assert cli.main(["compile", str(path / "net.onnx"), "-o", str(path / "net.bf"), "-q", "--threads", "1"]) == 0
@@ -272,6 +335,12 @@ def folder(tmp_path_factory):
     for name, array in arrays.items():
         np.save(path / f"{name}.npy", array)
     np.save(path / "object.npy", np.array([{}]), allow_pickle=True)
+    np.savez(path / "arrays.npz", **arrays)
+    onnx.save(conv(), path / "large.onnx", save_as_external_data=True, location="large.data", size_threshold=0)
+    (path / "own.py").write_text("import blockfuse as bf\n\none = bf.pattern(lambda op, x: op.Relu(x))\n")
+    (path / "link.onnx").symlink_to("net.onnx")
+    for name in ("pipe.onnx", "pipe.bf"):
+        os.mkfifo(path / name)
     return path
 
 
@@ -314,6 +383,70 @@ def test_bad_model(complaint, folder, made, code, part):
 @pytest.mark.parametrize(("words", "code", "part"), [row[1:] for row in CALLS], ids=[row[0] for row in CALLS])
 def test_bad_call(complaint, words, code, part):
     assert part in complaint(code, *words)
+
+
+TINY = model(RELU)
+
+# ---- calls of the Python interface: what is wrong, the call, a part of the message -----------------------------------
+ARGUMENTS = [
+    ("no model", lambda: bf.compile(None), "not NoneType"),
+    ("model as bytes", lambda: bf.compile(TINY.SerializeToString()), "not bytes"),
+    ("graph as model", lambda: bf.compile(TINY.graph), "not GraphProto"),
+    ("threads as text", lambda: bf.compile(TINY, threads="two"), "threads must be a whole number, not 'two'"),
+    ("half a thread", lambda: bf.compile(TINY, threads=0.5), "threads must be a whole number, not 0.5"),
+    ("no threads", lambda: bf.compile(TINY, threads=0), "threads must be at least 1, not 0"),
+    ("batch as text", lambda: bf.compile(TINY, batch="3"), "batch must be a whole number, not '3'"),
+    ("shape of fractions", lambda: bf.compile(TINY, shape={"x": (1.5, 4, 8, 8)}), "shape of 'x' must be a whole"),
+    ("shape of nothing", lambda: bf.compile(TINY, shape={"x": (0, 4, 8, 8)}), "shape of 'x' must be at least 1"),
+    ("progress that is no function", lambda: bf.compile(TINY, progress=3), "progress must be a function"),
+    ("dump that is no path", lambda: bf.compile(TINY, dump=3), "dump must be a path, not int"),
+    ("no artifact", lambda: bf.load(None), "must be a path, not NoneType"),
+    ("no model to explain", lambda: bf.explain(None, bf.patterns.basic_block), "not NoneType"),
+    ("no model to verify", lambda: bf.verify(None), "not NoneType"),
+    ("verify with a negative seed", lambda: bf.verify(TINY, seed=-1), "seed must be at least 0, not -1"),
+    ("verify what is no executable", lambda: bf.verify(TINY, executable="net.bf"), "not str"),
+]
+
+
+@pytest.mark.parametrize(("call", "part"), [row[1:] for row in ARGUMENTS], ids=[row[0] for row in ARGUMENTS])
+def test_bad_argument(call, part):
+    with pytest.raises(bf.UsageError) as caught:
+        call()
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_executable_checks_its_arguments():
+    executable = bf.compile(TINY, threads=1)
+    for call in (lambda: executable.save(None), lambda: executable.inputs_for("3")):
+        with pytest.raises(bf.UsageError):
+            call()
+
+
+def test_names_do_nothing_to_a_terminal(tmp_path, capsys):
+    """What a file's names hold is written out, in errors and in results."""
+    wild = "\x1b[2J\x07"
+    proto = changed(model([node("Relu", "x", "y", f"relu{wild}")]), lambda m: setattr(m.graph, "name", f"g{wild}"))
+    onnx.save(proto, tmp_path / "good.onnx")
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = f"H{wild}"
+    onnx.save(proto, tmp_path / "bad.onnx")
+    assert cli.main(["inspect", str(tmp_path / "good.onnx"), "-v"]) == 0
+    assert cli.main(["inspect", str(tmp_path / "bad.onnx")]) == CODES["failed"]
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err):
+        assert r"\x1b[2J\x07" in text
+        assert all(one.isprintable() or one == "\n" for one in text)
+
+
+def test_data_beside_a_model_in_memory_is_asked_for(tmp_path):
+    """A constant in a node may lie in another file as an initializer may."""
+    onnx.save(conv(), tmp_path / "a.onnx", save_as_external_data=True, location="a.data", size_threshold=0)
+    proto = onnx.load(tmp_path / "a.onnx", load_external_data=False)
+    constant = helper.make_node("Constant", [], ["w"], value=next(t for t in proto.graph.initializer if t.name == "w"))
+    del proto.graph.initializer[:]
+    proto.graph.node.insert(0, constant)
+    with pytest.raises(bf.ModelError, match="data of 'w' lies in another file"):
+        bf.compile(proto)
 
 
 def test_there_are_enough_of_them():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from blockfuse import cli
 from blockfuse.errors import VerificationError
 from blockfuse.frontend.zoo import resnet18
 from blockfuse.verification.verify import verify
+from tests.onnx_models import floats, model, node
 from tests.open_batch import open_batch
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +129,32 @@ def test_inspect_says_the_same_of_a_model_and_of_its_artifact(run):
     code, out, _ = run("inspect", "net.bf", "-v")
     assert "left apart" in out or "fused" in out
     assert "basic_block_0: conv 3x3 -> 16 | relu | conv 3x3 -> 16 | add | relu" in out
+
+
+def test_explain_says_why_every_operator_is_where_it_is(run, tmp_path):
+    nodes = [
+        node("Conv", "x w", "c", "c1", pads=[1] * 4),
+        node("Relu", "c", "r", "relu"),
+        node("LRN", "r", "l", "lrn", size=3),
+        node("Conv", "l v", "d", "c2"),
+        node("Conv", "d v", "e", "c3"),
+        node("Add", "e l", "y", "add"),
+    ]
+    onnx.save(model(nodes, constants={"w": floats(4, 4, 3, 3), "v": floats(4, 4, 1, 1)}), tmp_path / "odd.onnx")
+    code, out, _ = run("explain", tmp_path / "odd.onnx", "--json", "--threads", "1")
+    ops = {one["op"]: one for one in json.loads(out)["ops"]}
+    assert code == 0
+    assert set(ops) == {"c1", "relu", "lrn", "c2", "c3", "add"}
+    assert ops["lrn"]["runs"] == "by itself"
+    assert "has no stage" in ops["lrn"]["why"]
+    assert "no pattern matches more than one operator" in ops["lrn"]["why"]
+    assert re.search(r"nearest is \w+, \d+ operators alike: at ", ops["add"]["why"])
+    code, out, _ = run("explain", "net.onnx", "--threads", "1")
+    assert code == 0
+    assert "basic_block matches" in out
+    code, _, err = run("explain", "net.bf")
+    assert code == 2
+    assert "compiled already" in err
 
 
 def test_patterns_of_a_file_come_before_the_built_in_ones(run):
@@ -275,7 +303,7 @@ def test_demo_shows_one_table(run, monkeypatch):
 def test_help_and_version(run):
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("compile", "inspect", "run", "verify", "bench", "patterns", "cache", "doctor", "demo"):
+    for command in ("compile", "inspect", "explain", "run", "verify", "bench", "patterns", "cache", "doctor", "demo"):
         assert f"    {command} " in out
         assert run(command, "--help")[0] == 0
     assert run("--version")[1].startswith("blockfuse 0.")

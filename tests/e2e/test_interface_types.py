@@ -1,5 +1,6 @@
 """Inputs and outputs that are no float32, quantized models, and inputs anywhere in memory."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -84,6 +85,71 @@ def test_quantized_models_compute_with_dequantized_numbers(per_channel):
     assert (difference > 1e-4).mean() < 0.01
     alone = [record.kind for record in executable.report().steps if not record.kernels]
     assert alone.count("QuantizeLinear") == alone.count("DequantizeLinear") == 2  # the weight's is folded
+
+
+RNG = np.random.default_rng(3)
+STEPS = {"s": np.float32(0.02), "z": np.uint8(100), "t": np.float32(0.1), "u": np.uint8(120)}
+WHOLE_FILTER = {"w": RNG.integers(-100, 100, (6, 4, 3, 3)).astype(np.int8), "v": np.float32(0.004), "n": np.int8(3)}
+SCALES = {"v": np.linspace(0.002, 0.01, 6, dtype=np.float32), "n": np.zeros(6, np.int8)}
+MATRIX = {"w": RNG.integers(-100, 100, (7, 5)).astype(np.int8), "v": np.float32(0.01), "n": np.int8(-2)}
+INTO, BACK = node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "r t u", "y")
+WINDOW = {"strides": [2, 1], "pads": [1, 0, 0, 2]}
+WHOLE_MODELS = {
+    "conv": (
+        [INTO, node("QLinearConv", "q s z w v n t u b", "r", **WINDOW), BACK],
+        {**WHOLE_FILTER, "b": RNG.integers(-500, 500, 6).astype(np.int32)},
+    ),
+    "conv with a scale per channel": (
+        [INTO, node("QLinearConv", "q s z w v n t u", "r"), BACK],
+        {**WHOLE_FILTER, **SCALES},
+    ),
+    "matmul": ([INTO, node("QLinearMatMul", "q s z w v n t u", "r"), BACK], MATRIX),
+    "whole conv": ([INTO, node("ConvInteger", "q w z n", "r", **WINDOW), node("Cast", "r", "y", to=1)], WHOLE_FILTER),
+    "whole conv of a scale that is computed": (
+        [
+            node("DynamicQuantizeLinear", "x", "q k l"),
+            node("ConvInteger", "q w l", "r"),
+            node("Cast", "r", "c", to=1),
+            node("Mul", "c k", "y"),
+        ],
+        WHOLE_FILTER,
+    ),
+    "whole matmul": ([INTO, node("MatMulInteger", "q w z n", "r"), node("Cast", "r", "y", to=1)], MATRIX),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_MODELS)
+def test_operators_on_whole_numbers(name):
+    nodes, constants = WHOLE_MODELS[name]
+    proto = model(nodes, (2, 4, 9, 7), {**STEPS, **constants})
+    x = floats(2, 4, 9, 7)
+    actual, wanted = bf.compile(proto, threads=1).run({"x": x})["y"], run(proto, {"x": x})["y"]
+    difference = np.abs(actual - wanted)
+    if nodes[-1] is BACK:  # a sum next to the middle between two steps may round either way
+        assert difference.max() < 1.01 * STEPS["t"]
+        assert (difference > 1e-4).mean() < 0.01
+        return
+    assert (difference <= 1e-6 * np.abs(wanted).max()).all()
+
+
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "float8_e4m3fn", "float8_e5m2", "int8"])
+@pytest.mark.parametrize("block", [0, 3])
+def test_weights_of_few_bits(dtype, block):
+    weight = RNG.integers(0, 7, (8, 6)).astype(np.float32).astype(getattr(ml_dtypes, dtype, dtype))
+    scale = np.abs(floats(3, 6)) if block else np.float32(0.1)
+    attrs = {"axis": 0, "block_size": block} if block else {}
+    nodes = [node("DequantizeLinear", "w s", "d", **attrs), node("MatMul", "x d", "y")]
+    proto = model(nodes, (5, 8), {"w": weight, "s": scale}, opset=21)
+    x = floats(5, 8)
+    factors = np.repeat(scale, 3, 0)[:8] if block else scale
+    close(bf.compile(proto, threads=1).run({"x": x})["y"], x @ (weight.astype(np.float32) * factors))
+
+
+def test_few_bits_that_are_computed_are_refused():
+    constants = {"s": np.float32(0.1), "z": np.zeros((), ml_dtypes.float8_e4m3fn)}
+    nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s", "y")]
+    with pytest.raises(bf.UnsupportedModelError, match="reads 'z' of type float8_e4m3fn"):
+        bf.compile(model(nodes, constants=constants, opset=21))
 
 
 @pytest.mark.parametrize("offset", [1, 3, 5])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from blockfuse.block import Block
@@ -12,7 +13,9 @@ from blockfuse.machine import Engine
 from blockfuse.plan.cuda_rules import Limits, apply_rules
 from blockfuse.plan.fold import fold
 from blockfuse.stages import Activation, Conv, Depthwise, Grouped, ImageShape, Norm, Stage, Window
-from tests.cuda_kernels import Built, build, built_as, rounded_weights, run
+from tests.cuda_kernels import Built, build, built_as, grid, inputs_of, kernel_arguments, rounded_weights, run
+from tests.emulated.emulator import emulate
+from tests.random_blocks import FUNCTIONS
 from tests.residual_blocks import (
     SILU,
     basic,
@@ -30,6 +33,7 @@ from tests.residual_blocks import (
     single,
     squeeze_excite,
 )
+from tests.slots import out_of_slot
 
 # A vector access whose alignment TVM cannot prove becomes one load per element, silently.
 GATHER = re.compile(r"make_(?:half|uint|float|bfloat16)\w*\(\w+\[|make_uint\d\(\(\(uint")
@@ -219,6 +223,24 @@ def test_several_images_in_a_cta(block, images, split, engine):
     built = build(block, None, 4, engine=engine, split=split, images=images)
     assert built.program.together == images
     assert_right(built)
+
+
+NAN_FUNCTIONS = [one for one in FUNCTIONS if one.kind in {"relu", "clip", "leaky_relu", "hard_swish", "gelu", "mish"}]
+
+
+@pytest.mark.parametrize("function", NAN_FUNCTIONS, ids=str)
+def test_what_is_not_a_number_stays_so(function):
+    """CUDA's max and min would make a number of it."""
+    stages = [Conv("conv", (0,), 12, Window(1, 1)), Activation("act", (1,), function)]
+    built = build(finished("nan", ImageShape(5, 7, 16), stages, 2), (4, 4))
+    (image,) = inputs_of(built.block)
+    image[1, 3, 2, 5] = np.nan
+    arguments = kernel_arguments(built.program, [image], built.block.parameters)
+    shared = 2 * built.program.arena
+    emulate(built.source, arguments, outputs={"result"}, grid=grid(built.program), shared_bytes=shared)
+    missing = np.isnan(out_of_slot(built.program.output, arguments["result"]))
+    assert missing[1, 3, 2].all()
+    assert missing.sum() == 12
 
 
 def test_the_order_of_threads_does_not_matter():

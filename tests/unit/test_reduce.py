@@ -141,7 +141,7 @@ def test_what_is_no_model_cannot_be_reduced(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"\xff" * 100)
     with pytest.raises(ModelError, match=r"a\.onnx: this is not an ONNX model"):
         shrink.load_whole(tmp_path / "a.onnx")
-    with pytest.raises(ModelError, match=r"b\.onnx: the file cannot be read"):
+    with pytest.raises(ModelError, match=r"b\.onnx: the file cannot be opened"):
         shrink.load_whole(tmp_path / "b.onnx")
     with pytest.raises(UsageError, match="'z'"):
         shrink.with_shapes(model([node("Relu", "x", "y")]), {"z": (1,)})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
+import blockfuse
 from blockfuse.errors import BlockfuseError, UsageError, VerificationError
 from blockfuse.frontend import canonicalize, with_outputs
 from blockfuse.frontend.reading import read
@@ -110,6 +111,7 @@ def test_one_element_that_is_not_finite_fails(value, counts):
     assert document["max_rel"] is None
     assert document["passed"] is False
     assert "infinite of 24 elements; worst at [1, 2, 3]" in str(found)
+    assert f"{value:g}, and the reference is no finite number: {value:g}" in str(compare(actual, actual, 1e9))
 
 
 def test_zeros_are_equal_to_zeros_only():
@@ -264,6 +266,25 @@ def test_the_error_also_says_where_it_starts():
 def test_an_element_that_was_never_written_is_found(value):
     with pytest.raises(VerificationError, match="of 8 elements; worst at"):
         verify(model(), executable=Replay(add("y", (0, 5, 0, 0), value), taps=()))
+
+
+def cancelling(offset):
+    """y = (x + offset) - offset, of 200,000 numbers, so that some lie beside a half of a step."""
+    nodes = [helper.make_node("Add", ["x", "c"], ["t"]), helper.make_node("Sub", ["t", "c"], ["y"])]
+    x, y = (helper.make_tensor_value_info(name, 1, [1, 8, 160, 160]) for name in "xy")
+    constant = numpy_helper.from_array(np.float32(offset), "c")
+    graph = helper.make_graph(nodes, "net", [x], [y], [constant])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_where_rounding_alone_moves_the_reference_the_error_says_so():
+    with pytest.raises(VerificationError, match="ill-conditioned: inputs that differ by one rounding") as caught:
+        verify(cancelling(4096.0), executable=blockfuse.compile(cancelling(8192.0)))
+    assert caught.value.verification.is_undecided
+    with pytest.raises(VerificationError) as caught:
+        verify(model(), executable=Replay(add("y", (0, 3, 0, 0), 0.5), taps=()))
+    assert not caught.value.verification.is_undecided
+    assert "ill-conditioned" not in str(caught.value)
 
 
 def test_an_error_just_above_rounding_is_found():
