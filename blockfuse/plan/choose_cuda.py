@@ -33,7 +33,7 @@ _RESIDENT = 0.4  # share of shared memory up to which an input is kept whole
 
 # Depth of the weight stream, bytes of an item, channels of a chunk, the part of the usual share that an input may have,
 # and channels of an input that arrive together. The first are the usual limits, by which candidates are compared; the
-# next two save steps, later ones save memory, where one of the first ones does not fit.
+# next two save steps, later ones save memory.
 _LIMITS = (
     (3, 20480, 64, 1.0, 0),
     (3, 40960, 128, 1.0, 0),
@@ -44,7 +44,6 @@ _LIMITS = (
     (2, 10240, 32, 0.6, 0),
     (2, 5120, 16, 0.3, 0),
 )
-_GENEROUS = 3
 _SPREAD = 1.2  # how much less other limits than the usual ones may take, for a candidate to be tried
 _WORTH = 0.97  # how much less a plan with other limits must take than one that fits, to be preferred
 
@@ -142,16 +141,13 @@ def _fitted(
 ) -> list[tuple[float, CudaPlan]]:
     """A candidate's plans, with their predicted seconds, that fit and take less time than a known one."""
     found: list[tuple[float, CudaPlan]] = []
-    has_last, saves = False, False  # whether the last plan that was tried fits, and whether one did not
-    for number, limits in enumerate(_limits(device, grid.engine or Engine.MMA, _size(folded))):
-        if number == _GENEROUS and not saves:
-            break
+    has_last = False  # whether the last plan that was tried fits
+    for limits in _limits(device, grid.engine or Engine.MMA, _size(folded)):
         plan = grid.plan(folded, limits)
         seconds = predict(folded, plan, device).seconds
         if seconds >= known * (_WORTH if has_last else 1):
             continue
         has_last = obstacles.has_none(plan)
-        saves = saves or not has_last
         if has_last:
             found.append((seconds, plan))
             known = seconds
