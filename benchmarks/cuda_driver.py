@@ -55,7 +55,7 @@ class Kernel:
         self._launch = (grid, threads, shared_bytes)
 
     def __call__(self, pointers: Sequence[int], stream: int = 0) -> None:
-        """Launch it on arrays of the device, in the order of its parameters."""
+        """Launch it on arrays of the device, or whole numbers in their places, in the order of its parameters."""
         grid, threads, shared_bytes = self._launch
         config = _LaunchConfig((grid, 1, 1), (threads, 1, 1), shared_bytes, stream or None, None, 0)
         values = [ctypes.c_void_p(pointer) for pointer in pointers]

@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", default=list(zoo.__all__), choices=zoo.__all__)
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=["auto", "always", "never"])
-    parser.add_argument("--target", default="sm_90")
+    parser.add_argument("--target", default="sm_90a")
     parser.add_argument("--dtype", default="float16")
     parser.add_argument("--size", type=int, default=224, help="height and width of the images")
     parser.add_argument("--width", type=float, default=1.0, help="multiplier of all channel counts")
@@ -89,7 +89,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--wheel", action="append", type=Path, default=[], help="apache-tvm-ffi for another Python than this one"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if len(parse_target(options.target).variants) > 1:
+        parser.error(f"a benchmark runs on one machine: give one target, not {options.target}")
+    return options
 
 
 def export_network(name: str, batch: int, options: argparse.Namespace) -> None:
@@ -131,8 +134,9 @@ def export_container(model: Any, constants: Constants, policy: Any, folder: Path
     folder.mkdir()
     with tempfile.TemporaryDirectory() as name:
         bf.compile(model, **chosen).save(Path(name) / "network.bf")
-        library, report = artifact.load(Path(name) / "network.bf", any_machine=True)
-    artifact.save_folder(library, report, folder)
+        (variant,) = artifact.load(Path(name) / "network.bf", any_machine=True)
+    artifact.save_folder([variant], folder)
+    library = variant.library
     (folder / "weights.bin").unlink()
     weights = PackedWeights(constants)
     known = packed_constants(programs, backend_of(target, options.dtype).pack)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from blockfuse.build.cubin import compile_kernels
-from blockfuse.machine import Loop, Program
+from blockfuse.machine import Loop, LoopKind, Program
 from blockfuse.program.check import stream_length
 from blockfuse.schedules.cuda import cuda_source, lower
 from blockfuse.schedules.cuda.packing import vector_layout
@@ -23,15 +23,21 @@ _WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 def launch_of(program: Program, source: str) -> Json:
-    """How a kernel is launched: its name, parameters in order, CTAs, threads and bytes of shared memory."""
+    """How a kernel is launched: its name, parameters in order, CTAs, threads and bytes of shared memory.
+
+    Of parameters that are no arrays, ``scalars`` has the values.
+    """
     found = _SIGNATURE.search(source)
     if found is None:
         raise ValueError(f"the source of {program.name} has no kernel")
-    trips = [node.count for node in program.walk() if isinstance(node, Loop) and node.kind.is_parallel]
+    loops = [node for node in program.walk() if isinstance(node, Loop) and node.kind.is_parallel]
+    is_open = [program.any_batch and loop.kind is LoopKind.IMAGE for loop in loops]
+    trips = [program.batch if is_any else loop.count for loop, is_any in zip(loops, is_open, strict=True)]
     image = program.output.image
     return {
         "kernel": found[2],
-        "parameters": re.findall(r"(\w+)_ptr", found[3]),
+        "parameters": [words.split()[-1].removesuffix("_ptr") for words in found[3].split(",")],
+        "scalars": {"batch": program.batch} if program.any_batch else {},
         "grid": math.prod(trips),
         "threads": int(found[1]),
         "shared_bytes": _WIDTHS[program.dtype] * program.arena,

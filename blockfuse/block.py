@@ -7,12 +7,14 @@ the block.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import networkx as nx
 import numpy as np
 
+from blockfuse.dtypes import item_size
 from blockfuse.errors import InternalError
 from blockfuse.stages import Array, Conv, Depthwise, Grouped, ImageShape, Norm, Stage
 
@@ -54,6 +56,13 @@ class Block:
         for stage in self.stages:
             shapes.append(stage.output_shape([shapes[i] for i in stage.inputs]))
         return tuple(shapes)
+
+    @functools.cached_property
+    def global_bytes(self) -> int:
+        """Bytes that a kernel for the whole batch must move: inputs and parameters once, the result once."""
+        images = sum(shape.elements for shape in (*self.inputs, self.output)) * self.batch
+        constants = sum(math.prod(shape) for shape in self.parameter_shapes().values())
+        return (images + constants) * item_size(self.dtype)
 
     @property
     def output(self) -> ImageShape:

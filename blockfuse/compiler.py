@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
 from blockfuse.build.assemble import alone, assemble, describe
@@ -16,6 +16,7 @@ from blockfuse.graph import Graph
 from blockfuse.plan.decide import FUSE_MODES, FuseMode
 from blockfuse.plan.device import device_of
 from blockfuse.runtime.executable import Executable
+from blockfuse.runtime.variants import Variant
 from blockfuse.steps import plan_steps, segment_cost, write_programs
 from blockfuse.target import Target, parse_target
 from blockfuse.usage import whole_number
@@ -81,10 +82,12 @@ def compile(  # noqa: A001
 ) -> Any:
     """Compile an ONNX model into one executable.
 
+    For several GPU architectures, each gets its own plans and code, and the executable has a variant for each.
+
     Args:
         model: Path of an ONNX file, or a model in memory.
         target: ``cpu`` (the best class of instructions this machine has), ``cpu:avx512``, ``cpu:avx2``,
-            ``cpu:generic``; ``cuda`` (this machine's GPU), or GPU architectures such as ``sm_90`` or ``sm_80,sm_90``.
+            ``cpu:generic``; ``cuda`` (this machine's GPU), or GPU architectures such as ``sm_90a`` or ``sm_80,sm_90a``.
         dtype: Type to compute in, ``float32``, ``float16`` or ``bfloat16``; by default the model's own, on a CPU
             always ``float32``. Inputs and outputs stay as the model has them.
         shape: Shapes of inputs, by name, for models that leave dimensions open. Where only the first one of every
@@ -98,7 +101,8 @@ def compile(  # noqa: A001
         taps: Also return the result of every block, as further outputs under their names in the model.
         cuda_graph: On a GPU, record the launches of the first run, and repeat them as one in later runs.
         keep_sources: Keep the tile programs and the generated code of all kernels as texts, also in saved files.
-        stop_after: Return the result of this step instead of an executable.
+        stop_after: Return the result of this step instead of an executable; of a step that comes once for each of
+            several architectures, a dictionary of the results.
 
     Raises:
         ModelError: The model cannot be read or compiled; the message names the node or tensor.
@@ -109,7 +113,7 @@ def compile(  # noqa: A001
     if cuda_graph and machine.kind != "cuda":
         raise UsageError(f"cuda_graph is for GPUs, and the target is {target}")
     batch = None if batch is None else whole_number("batch", batch)
-    watch = Watch(dump, progress, stop_after)
+    watch = Watch(dump, progress, stop_after, len(machine.variants))
     try:
         options = {"taps": taps, "cuda_graph": cuda_graph, "keep_sources": keep_sources}
         return _run(watch, model, machine, dtype, shape, patterns, fuse, batch=batch, **options)
@@ -132,8 +136,6 @@ def _run(
     keep_sources: bool,
 ) -> Executable:
     from blockfuse import frontend  # noqa: PLC0415 - loads onnx
-    from blockfuse.frontend.partition import partition  # noqa: PLC0415
-    from blockfuse.frontend.patterns import all as built_in  # noqa: PLC0415
     from blockfuse.frontend.reading import read  # noqa: PLC0415 - frontend.read is the module once that is imported
 
     with watch("read") as done:
@@ -141,10 +143,33 @@ def _run(
     dtype = _computed_type(target, dtype, frontend.own_dtype(graph))
     with watch("canonicalize") as done:
         graph = done(_planned_for(frontend.canonicalize(graph), batch, cuda_graph=cuda_graph))
-    device = device_of(target)
+    kernels = _Kernels(patterns, fuse, dtype, taps=taps, cuda_graph=cuda_graph, keep_sources=keep_sources)
+    variants = watch.each({one.name: one for one in target.variants}, lambda one: _variant(watch, graph, one, kernels))
+    return Executable(variants, target.threads)
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """What kernels of a graph are to be, whatever they are for: the arguments of :func:`compile` of these names."""
+
+    patterns: Sequence[Pattern] | None
+    fuse: FuseMode
+    dtype: str
+    taps: bool
+    cuda_graph: bool
+    keep_sources: bool
+
+
+def _variant(watch: Watch, graph: Graph, target: Target, kernels: _Kernels) -> Variant:
+    """The network for one target, which has one device."""
+    from blockfuse import frontend  # noqa: PLC0415 - loads onnx
+    from blockfuse.frontend.partition import partition  # noqa: PLC0415
+    from blockfuse.frontend.patterns import all as built_in  # noqa: PLC0415
+
+    fuse, dtype, device = kernels.fuse, kernels.dtype, device_of(target)
     with watch("partition") as done:
         cost = None if fuse == "never" else segment_cost(graph, device, dtype)
-        parts = done(partition(graph, built_in() if patterns is None else patterns, cost=cost))
+        parts = done(partition(graph, built_in() if kernels.patterns is None else kernels.patterns, cost=cost))
     with watch("plan") as done:
         steps = done(plan_steps(parts, device, fuse, dtype))
     with watch("program") as done:
@@ -158,13 +183,13 @@ def _run(
     with watch("lower") as done:
         functions = done({name: backend.lower(program) for name, program in programs.by_name.items()})
     with watch("build"):
-        network, added = backend.border(assemble(parts, programs, backend.pack, taps=taps))
+        network, added = backend.border(assemble(parts, programs, backend.pack, taps=kernels.taps))
         importer = lambda op: frontend.to_onnx(alone(network, op))  # noqa: E731
         target = replace(target, shared_bytes=programs.shared_bytes)
-        library = build(network, functions | added, target, importer, cuda_graph=cuda_graph)
-    if keep_sources:
+        library = build(network, functions | added, target, importer, cuda_graph=kernels.cuda_graph)
+    if kernels.keep_sources:
         library = replace(library, sources=texts_of(programs.by_name, functions, cuda=target.kind == "cuda"))
-    return Executable(library, describe(parts, programs, library, fuse, watch.seconds), target.threads)
+    return Variant(library, describe(parts, programs, library, fuse, watch.seconds))
 
 
 def _shapes(shape: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
@@ -197,8 +222,9 @@ def _checked(target: str, threads: int | None, fuse: str, stop_after: str | None
         raise UsageError(f"stop_after must be one of {', '.join(STAGES)}, not {stop_after!r}")
     machine = parse_target(target, threads)
     if machine.kind == "cuda":
-        machine = machine if machine.archs else parse_target(this_gpu().arch, threads)
-        device_of(machine)
+        machine = machine if machine.archs else parse_target(this_gpu().target, threads)
+        for variant in machine.variants:
+            device_of(variant)
         find_compiler()
     return machine
 

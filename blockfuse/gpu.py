@@ -9,7 +9,8 @@ from typing import Any
 from blockfuse.errors import TargetError
 
 _DRIVER = "libcuda.so.1"
-_MAJOR, _MINOR, _SHARED_OPT_IN = 75, 76, 97  # CUdevice_attribute
+_CORES, _MAJOR, _MINOR, _SHARED_OPT_IN = 16, 75, 76, 97  # CUdevice_attribute
+_OWN_INSTRUCTIONS = {"sm_90": "sm_90a"}  # wgmma
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,18 @@ class Gpu:
         name: As the driver gives it.
         arch: Its architecture, such as ``sm_90``.
         shared_bytes: Shared memory that one CTA may use.
+        cores: Streaming multiprocessors; 0 where that was not asked for.
     """
 
     name: str
     arch: str
     shared_bytes: int
+    cores: int = 0
+
+    @property
+    def target(self) -> str:
+        """What code for this GPU alone is made for: with the suffix where that gives instructions that kernels use."""
+        return _OWN_INSTRUCTIONS.get(self.arch, self.arch)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.arch})"
@@ -48,8 +56,9 @@ def this_gpu() -> Gpu:
     _call(driver, "cuDeviceGet", ctypes.byref(device), 0)
     name = ctypes.create_string_buffer(256)
     _call(driver, "cuDeviceGetName", name, len(name), device)
-    major, minor, shared = (_attribute(driver, device, number) for number in (_MAJOR, _MINOR, _SHARED_OPT_IN))
-    return Gpu(name.value.decode(errors="replace"), f"sm_{major}{minor}", shared)
+    asked = (_MAJOR, _MINOR, _SHARED_OPT_IN, _CORES)
+    major, minor, shared, cores = (_attribute(driver, device, number) for number in asked)
+    return Gpu(name.value.decode(errors="replace"), f"sm_{major}{minor}", shared, cores)
 
 
 def _attribute(driver: Any, device: Any, number: int) -> int:

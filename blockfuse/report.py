@@ -100,6 +100,7 @@ class Report:
         dtype: Type that is computed in.
         signature: Inputs and outputs with their types and shapes.
         planned_batch: Where any batch can be run, the one that plans and predictions are for; else None.
+        device: The GPU that plans and predictions are for, and whose figures they use; empty on a CPU.
     """
 
     network: str
@@ -113,6 +114,7 @@ class Report:
     dtype: str = "float32"
     signature: str = ""
     planned_batch: int | None = None
+    device: str = ""
 
     @property
     def blocks(self) -> tuple[StepRecord, ...]:
@@ -161,7 +163,8 @@ class Report:
             f"{self.saved_bytes / 1e6:.1f} MB of intermediates stay on the chip; {self.layout_changes} layout changes"
         )
         rows = [_HEADER, *(_row(step) for step in self.steps)]
-        return "\n".join((head, *([self.signature] if self.signature else []), *table(rows)))
+        device = f"predicted for {self.device}" if self.device else ""
+        return "\n".join((head, *filter(None, (self.signature, device)), *table(rows)))
 
 
 _HEADER = ("step", "kind", "kernels", "predicted us", "bound", "plan")

@@ -56,6 +56,13 @@ class Target:
         available = cpu_features()
         return tuple(feature for feature in self.features if feature not in available)
 
+    @property
+    def variants(self) -> tuple[Target, ...]:
+        """A target for every GPU architecture, each of which gets its own plans and code; for a CPU itself."""
+        if self.kind == "cpu" or len(self.archs) < 2:
+            return (self,)
+        return tuple(replace(self, name=arch, archs=(arch,)) for arch in dict.fromkeys(self.archs))
+
     def __str__(self) -> str:
         return self.name
 
@@ -97,25 +104,45 @@ def parse_target(text: str, threads: int | None = None) -> Target:
     raise TargetError(f"unknown target {text!r}; known are {known}")
 
 
+def arch_number(arch: str) -> int:
+    """The number of a GPU architecture, such as 90 of ``sm_90a``."""
+    return int(re.sub(r"\D", "", arch))
+
+
 def newest_plain(archs: Sequence[str]) -> int | None:
     """The number of the newest architecture without a suffix: code for it runs, as PTX, on all newer GPUs."""
-    return max((int(arch[3:]) for arch in archs if arch[3:].isdecimal()), default=None)
+    return max((arch_number(arch) for arch in archs if arch[3:].isdecimal()), default=None)
 
 
 def runs_on(archs: Sequence[str], gpu: str) -> bool:
-    """Whether code made for some architectures runs on a GPU of another, such as ``sm_89``.
+    """Whether code made for some architectures runs on a GPU of another, such as ``sm_89``."""
+    return match_of(archs, gpu) is not None
 
-    Machine code runs on its own generation from its own number on, with a suffix on nothing but its own number; PTX of
-    the newest architecture without a suffix runs on that and everything newer.
+
+def match_of(archs: Sequence[str], gpu: str) -> tuple[int, int] | None:
+    """How well code made for some architectures matches a GPU of another, such as ``sm_89``; larger is better.
+
+    Machine code runs on its own generation from its own number on; with the suffix ``a`` on nothing but its own number,
+    with ``f`` on its family, the newer ones of its generation. PTX of the newest architecture without a suffix runs on
+    that and everything newer, if nothing else does.
+
+    Returns:
+        What kind of code it is (2: for this very GPU's instructions, 1: for its generation, 0: PTX) and the number of
+        the architecture; None if it does not run.
     """
-    here = int(gpu[3:].rstrip("abcdefghijklmnopqrstuvwxyz"))
-    newest = newest_plain(archs)
+    here, newest = arch_number(gpu), newest_plain(archs)
+    found = [match for arch in archs if (match := _match(arch, here)) is not None]
     if newest is not None and newest <= here:
-        return True
-    plain = [int(arch[3:]) for arch in archs if arch[3:].isdecimal()]
-    if any(number // 10 == here // 10 and number <= here for number in plain):
-        return True
-    return any(int(arch[3:-1]) == here for arch in archs if not arch[3:].isdecimal())
+        found.append((0, newest))
+    return max(found, default=None)
+
+
+def _match(arch: str, here: int) -> tuple[int, int] | None:
+    """How well machine code of one architecture matches a GPU of a number."""
+    number = arch_number(arch)
+    if arch.endswith("a"):
+        return (2, number) if number == here else None
+    return (1, number) if number // 10 == here // 10 and number <= here else None
 
 
 def best_cpu() -> Target:

@@ -14,9 +14,11 @@ from blockfuse.usage import path_of
 
 Stage: TypeAlias = Literal["read", "canonicalize", "partition", "plan", "program", "lower", "build"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+_ONCE = STAGES.index("partition")  # steps before it come once for all variants
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is done next, how many steps are done, and how many there are."""
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _SENTENCES: dict[Stage, str] = {
@@ -45,13 +47,18 @@ class Watch:
         folder: Receives the result of every step as text; created if it does not exist.
         progress: Called before every step, and once at the end.
         stop_after: Name of the step to stop after.
+        variants: How often the steps after ``canonicalize`` come, see :meth:`each`.
 
     Raises:
         UsageError: The folder is no path, or what is called is no function.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str] | None, progress: Progress | None, stop_after: Stage | None
+        self,
+        folder: str | os.PathLike[str] | None,
+        progress: Progress | None,
+        stop_after: Stage | None,
+        variants: int = 1,
     ) -> None:
         if progress is not None and not callable(progress):
             raise UsageError(f"progress must be a function of what, done and total, not {progress!r}")
@@ -59,13 +66,32 @@ class Watch:
         self.progress = progress
         self.stop_after = stop_after
         self.seconds: dict[str, float] = {}
+        self._done, self._count, self._variant = 0, _ONCE + variants * (len(STAGES) - _ONCE), ""
+
+    def each(self, variants: Mapping[str, S], run: Callable[[S], T]) -> list[T]:
+        """What the remaining steps make of every variant of several, in turn; of the only one, if there is no other.
+
+        Raises:
+            StoppedAfter: With the result of the only variant, or the results of all by their names.
+        """
+        times, results, stopped = dict(self.seconds), [], {}
+        for name, variant in variants.items():
+            self._variant, self.seconds = name if len(variants) > 1 else "", dict(times)
+            try:
+                results.append(run(variant))
+            except StoppedAfter as stop:
+                stopped[name] = stop.result
+        if stopped:
+            raise StoppedAfter(stopped if len(variants) > 1 else next(iter(stopped.values())))
+        return results
 
     @contextmanager
     def __call__(self, stage: Stage) -> Iterator[Callable[[T], T]]:
         """Time a step; the caller passes the step's result through the function given."""
         number = STAGES.index(stage)
         if self.progress:
-            self.progress(_SENTENCES[stage], number, len(STAGES))
+            for_one = f" for {self._variant}" if self._variant else ""
+            self.progress(_SENTENCES[stage] + for_one, self._done, self._count)
         started = time.perf_counter()
         results: list[Any] = []
 
@@ -75,10 +101,11 @@ class Watch:
 
         yield done
         self.seconds[stage] = round(time.perf_counter() - started, 4)
+        self._done += 1
         if self.folder is not None and results:
-            self._dump(self.folder, f"{number + 1}_{stage}", results[0])
-        if self.progress and number == len(STAGES) - 1:
-            self.progress("done", len(STAGES), len(STAGES))
+            self._dump(self.folder / self._variant, f"{number + 1}_{stage}", results[0])
+        if self.progress and self._done == self._count:
+            self.progress("done", self._done, self._count)
         if stage == self.stop_after:
             raise StoppedAfter(results[0] if results else None)
 

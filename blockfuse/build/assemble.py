@@ -104,6 +104,7 @@ def describe(
         signature=signature(library),
         planned_batch=parts.graph.batch,
         dtype=programs.planned.dtype,
+        device=programs.planned.device.name if programs.planned.device.kind == "cuda" else "",
     )
 
 

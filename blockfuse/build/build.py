@@ -24,12 +24,12 @@ from tvm import relax
 from tvm.support.cc import get_cc
 
 from blockfuse.build import pipeline, schedule_ops
-from blockfuse.build.cubin import compile_kernels
+from blockfuse.build.cubin import compile_kernels, find_compiler
 from blockfuse.build.entry import Entry
 from blockfuse.build.fallback import complaint, survey
 from blockfuse.build.importer import Importer
 from blockfuse.build.imports import packer
-from blockfuse.build.kernel_cache import KernelCache, default_cache, key_of
+from blockfuse.build.kernel_cache import default_cache, key_of
 from blockfuse.build.layout import Layouts, assign
 from blockfuse.build.network import OPEN_BATCH, Call, Network
 from blockfuse.build.pipeline import relax_pipeline, tir_pipeline
@@ -124,15 +124,16 @@ def _planned(network: Network, port: Port) -> Port:
 
 # ---- compiling -------------------------------------------------------------------------------------------------------
 def _compile(module: Any, target: Target, *, cuda_graph: bool) -> bytes:
-    """The shared library of a Relax module; for a CPU the one made of the same module before, if it is still there."""
+    """The shared library of a Relax module: the one made of the same module before, if it is still there."""
     if get_cc() is None:
         raise TargetError("linking needs a C++ compiler: put g++ or clang++ on the path")
     machine = _tvm_target(target)
-    cache = default_cache() if target.kind == "cpu" else KernelCache(None)
+    cache = default_cache()
     if cache.folder is None:
         return _compiled(module, target, machine, cuda_graph=cuda_graph)
     passes = "".join(inspect.getsource(each) for each in (pipeline, schedule_ops))
-    parts = (tvm.ir.save_json(module), str(machine), str(target.threads), tvm.__version__, passes)
+    kernels = (*target.archs, find_compiler().version, str(cuda_graph)) if target.kind == "cuda" else ()
+    parts = (tvm.ir.save_json(module), str(machine), str(target.threads), tvm.__version__, passes, *kernels)
     key = key_of(parts)
     code = cache.get(key)
     if code is None:

@@ -74,8 +74,8 @@ def find_compiler() -> Compiler:
         library = find_nvrtc()
     if library is None:
         raise TargetError(
-            "compiling for GPUs needs nvcc or NVRTC: put nvcc on the path, set CUDA_HOME, or pip install "
-            "nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
+            "compiling for GPUs needs nvcc or NVRTC: put nvcc on the path, set CUDA_HOME, or "
+            "pip install 'blockfuse[cuda]'"
         )
     return library
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from blockfuse.cli.files import check_output, compile_with_progress
+from blockfuse.cli.files import check_output, compile_with_progress, one_or_all
 from blockfuse.cli.options import Commands, add_compile_options, add_parser
 from blockfuse.cli.terminal import Terminal
 
@@ -37,7 +37,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     executable = compile_with_progress(options.model, options, terminal, **more)
     executable.save(options.output)
     size = options.output.stat().st_size
-    report = executable.report()
-    terminal.result(report, {"output": str(options.output), "bytes": size, "report": report.to_dict()})
+    reports = executable.reports()
+    data = {"output": str(options.output), "bytes": size, "report": one_or_all([one.to_dict() for one in reports])}
+    terminal.result("\n\n".join(map(str, reports)), data)
     terminal.say(f"wrote {options.output}, {f'{size / 1e6:.1f} MB' if size >= 1e6 else f'{size / 1e3:.1f} kB'}")
     return 0

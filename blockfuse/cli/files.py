@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -71,8 +71,8 @@ def compile_with_progress(model: Path, options: argparse.Namespace, terminal: Te
     with terminal.progress(f"compiling {model.name}") as progress:
         executable: Executable = compile_model(model, progress=progress, **arguments)
     if terminal.verbose:
-        seconds = executable.report().seconds or {}
-        terminal.say("; ".join(f"{stage} {time:.2f} s" for stage, time in seconds.items()))
+        for report in executable.reports():
+            terminal.say("; ".join(f"{stage} {time:.2f} s" for stage, time in (report.seconds or {}).items()))
     return executable
 
 
@@ -81,6 +81,11 @@ def refuse_compile_options(options: argparse.Namespace, artifact: Path, *useful:
     given = [name for name in COMPILING if name not in useful and getattr(options, name, None) is not None]
     if given:
         raise UsageError(f"--{given[0]} says how to compile a model; {artifact} is compiled already")
+
+
+def one_or_all(variants: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What JSON holds of a network for one target, or of all for several."""
+    return variants[0] if len(variants) == 1 else {"variants": list(variants)}
 
 
 def check_output(path: Path, *sources: Path | None) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockfuse.cli.files import is_artifact, refuse_compile_options
+from blockfuse.cli.files import is_artifact, one_or_all, refuse_compile_options
 from blockfuse.cli.options import Commands, add_compile_options, add_parser, compile_arguments
 from blockfuse.cli.terminal import Terminal
 
@@ -22,21 +22,24 @@ def add_command(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Print the report; a model is planned for it, not compiled."""
-    report = _report(options)
-    steps = "".join(f"\n{step.name}: {' | '.join(step.stages) or step.kind}\n    {step.note}" for step in report.steps)
-    terminal.result(f"{report}{steps}" if terminal.verbose else report, report.to_dict())
+    """Print the report for every target; a model is planned for it, not compiled."""
+    reports = _reports(options)
+    texts = [f"{report}{_steps(report)}" if terminal.verbose else str(report) for report in reports]
+    terminal.result("\n\n".join(texts), one_or_all([report.to_dict() for report in reports]))
     return 0
 
 
-def _report(options: argparse.Namespace) -> Report:
+def _steps(report: Report) -> str:
+    """What every block is made of, and what decided on its kernels."""
+    return "".join(f"\n{step.name}: {' | '.join(step.stages)}\n    {step.note}" for step in report.steps if step.stages)
+
+
+def _reports(options: argparse.Namespace) -> tuple[Report, ...]:
     if not is_artifact(options.network):
         from blockfuse.tools.preview import preview  # noqa: PLC0415 - loads much
 
         return preview(options.network, **compile_arguments(options))
-    from blockfuse.report import Report  # noqa: PLC0415
     from blockfuse.runtime import artifact  # noqa: PLC0415 - loads numpy
 
     refuse_compile_options(options, options.network)
-    _, data = artifact.load(options.network, any_machine=True)
-    return Report.from_dict(data)
+    return tuple(variant.report for variant in artifact.load(options.network, any_machine=True))

@@ -93,7 +93,7 @@ def add_compile_options(parser: argparse.ArgumentParser, *, dtype: bool = True) 
     group.add_argument(
         "--target",
         help="cpu (default: this machine's best class), cpu:avx512, cpu:avx2, cpu:generic; cuda (this machine's GPU), "
-        "or GPU architectures such as sm_80,sm_90",
+        "or GPU architectures such as sm_80,sm_90a, each with plans of its own",
     )
     if dtype:
         group.add_argument("--dtype", help="type to compute in (default: the model's; on a CPU float32)")

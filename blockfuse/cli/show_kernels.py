@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockfuse.cli.files import is_artifact, refuse_compile_options
+from blockfuse.cli.files import is_artifact, one_or_all, refuse_compile_options
 from blockfuse.cli.options import Commands, add_compile_options, add_parser, compile_arguments
 from blockfuse.cli.terminal import Terminal
 
@@ -33,18 +34,27 @@ def add_command(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Print all kernels, or the texts of one."""
-    kernels = _kernels(options)
+    """Print all kernels, or the texts of one, for every target."""
+    variants = _kernels(options)
     if options.source is None:
-        terminal.result(kernels, kernels.to_dict())
+        data = [kernels.to_dict() for kernels in variants]
+        terminal.result("\n\n".join(map(str, variants)), one_or_all(data))
         return 0
-    texts = kernels.sources(options.source)
+    texts = _texts(variants, options.source)
     parts = [f"==== {name}\n{text.rstrip()}" for name, text in texts.items()]
     terminal.result("\n".join(parts), {"kernel": options.source, "sources": texts})
     return 0
 
 
-def _kernels(options: argparse.Namespace) -> Kernels:
+def _texts(variants: Sequence[Kernels], name: str) -> dict[str, str]:
+    """The texts of the kernels of a name, which not every target need have."""
+    having = [kernels for kernels in variants if name in kernels.names] or variants[:1]
+    if len(variants) == 1:
+        return having[0].sources(name)
+    return {f"{kernels.report.target}/{key}": text for kernels in having for key, text in kernels.sources(name).items()}
+
+
+def _kernels(options: argparse.Namespace) -> tuple[Kernels, ...]:
     from blockfuse.tools.counts import read_counts  # noqa: PLC0415 - loads much
     from blockfuse.tools.kernels import kernels_of_artifact, kernels_of_model  # noqa: PLC0415 - loads much
 

@@ -8,24 +8,26 @@ and of other blocks the smallest need is reported.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
 
 from blockfuse.machine import Engine
 from blockfuse.plan.cuda import CudaPlan
-from blockfuse.plan.cuda_cost import largest_tile, predict
+from blockfuse.plan.cuda_bound import Bound
+from blockfuse.plan.cuda_cost import predict
 from blockfuse.plan.cuda_direct import can_be_direct, direct
 from blockfuse.plan.cuda_grids import MAX_TILE, USUAL_TILE, Grid, grids
 from blockfuse.plan.cuda_rules import Limits
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded
 from blockfuse.plan.infeasible import Infeasible
-from blockfuse.program.cuda import draft_cuda
-from blockfuse.program.registers import live_registers
+from blockfuse.program.cuda_needs import least_elements, needs
 
 _HALF = 2  # bytes
 _REGISTER_FILE = 65536  # per SM
 _OTHER_REGISTERS = 56  # addresses, loop variables, what the compiler keeps
 _REMEDY = "cut the block"
+_SHARED_MEMORY = "shared memory"
 _MAX_FITTING = 6  # candidates that fit, of which the cheapest is taken
 _MAX_INPUTS = 10  # kernel parameters are ordered by name
 
@@ -102,29 +104,33 @@ def _best(folded: Folded, device: Device, wish: Grid, least: int) -> CudaPlan | 
 
 def _cheapest(folded: Folded, candidates: list[Grid], device: Device) -> CudaPlan | Infeasible:
     """The cheapest of the plans that fit, of the first few candidates that have one."""
-    failures: list[Infeasible | CudaPlan] = []
+    obstacles = _Obstacles(folded, device)
     best: tuple[float, CudaPlan] | None = None
-    fitting = 0
-    hopes = [(_hope(folded, grid, device), grid) for grid in candidates]
-    for hope, grid in sorted(hopes, key=lambda pair: pair[0]):
-        if best and (hope >= _SPREAD * best[0] or fitting == _MAX_FITTING):
+    fitting, bound = 0, Bound(folded, device)
+    for hope, grid in _by_hope(folded, candidates, device, bound):
+        if best and (hope >= _SPREAD * best[0] or fitting == _MAX_FITTING or best[0] <= bound.least):
             break
-        found = _fitted(folded, grid, device, best[0] if best else float("inf"))
-        failures += [one for one in found if not isinstance(one, tuple)]
-        plans = [one for one in found if isinstance(one, tuple)]
+        if best and bound.seconds(grid) >= best[0]:
+            continue
+        plans = _fitted(folded, grid, device, best[0] if best else float("inf"), obstacles)
         best = min([*([best] if best else []), *plans], key=lambda pair: pair[0], default=None)
         fitting += bool(plans)
-    return best[1] if best else _smallest(folded, failures, device)
+    return best[1] if best else obstacles.smallest()
 
 
-def _smallest(folded: Folded, failures: list[Infeasible | CudaPlan], device: Device) -> Infeasible:
-    """The smallest need of plans that do not fit; of those that are known to without a program, the least hopeless."""
-    known = [failure for failure in failures if isinstance(failure, Infeasible)]
-    hopeless = [failure for failure in failures if isinstance(failure, CudaPlan)]
-    if hopeless and not known:
-        obstacle = _obstacle(folded, min(hopeless, key=lambda plan: largest_tile(folded, plan)), device)
-        known = [obstacle] if obstacle is not None else []
-    return min(known, key=lambda failure: (failure.limit, failure.need))
+def _by_hope(folded: Folded, candidates: list[Grid], device: Device, bound: Bound) -> Iterator[tuple[float, Grid]]:
+    """The candidates with their hopes, least first; those that are not asked for are never planned.
+
+    A heap holds every candidate with its bound or, once that was the least of all, with its hope in its place.
+    """
+    heap = [(bound.seconds(grid), index, False) for index, grid in enumerate(candidates)]
+    heapify(heap)
+    while heap:
+        value, index, is_hope = heappop(heap)
+        if is_hope:
+            yield value, candidates[index]
+        else:
+            heappush(heap, (_hope(folded, candidates[index], device), index, True))
 
 
 def _hope(folded: Folded, grid: Grid, device: Device) -> float:
@@ -133,42 +139,67 @@ def _hope(folded: Folded, grid: Grid, device: Device) -> float:
     return predict(folded, grid.plan(folded, limits), device).seconds
 
 
-_Fitted: TypeAlias = list[tuple[float, CudaPlan] | Infeasible | CudaPlan]
-
-
-def _fitted(folded: Folded, grid: Grid, device: Device, known: float) -> _Fitted:
-    """A candidate's plans, with their predicted seconds, that fit and take less time than a known one; failures.
-
-    A failure is a plan alone where a single tile is too large.
-    """
-    found: _Fitted = []
+def _fitted(
+    folded: Folded, grid: Grid, device: Device, known: float, obstacles: _Obstacles
+) -> list[tuple[float, CudaPlan]]:
+    """A candidate's plans, with their predicted seconds, that fit and take less time than a known one."""
+    found: list[tuple[float, CudaPlan]] = []
+    has_last = False  # whether the last plan that was tried fits
     for limits in _limits(device, grid.engine or Engine.MMA, _size(folded)):
         plan = grid.plan(folded, limits)
         seconds = predict(folded, plan, device).seconds
-        if seconds >= known * (_WORTH if found and isinstance(found[-1], tuple) else 1):
+        if seconds >= known * (_WORTH if has_last else 1):
             continue
-        if largest_tile(folded, plan) * _HALF * _size(folded) > device.local_bytes:
-            found.append(plan)
-            continue
-        obstacle = _obstacle(folded, plan, device)
-        if obstacle is not None:
-            found.append(obstacle)
-        else:
+        has_last = obstacles.has_none(plan)
+        if has_last:
             found.append((seconds, plan))
             known = seconds
     return found
 
 
-def _obstacle(folded: Folded, plan: CudaPlan, device: Device) -> Infeasible | None:
-    """What a plan needs more of than there is, or None."""
-    registers = min(device.registers, _REGISTER_FILE // (32 * plan.warps)) - _OTHER_REGISTERS
-    program = draft_cuda(folded, plan, "candidate")
-    need, live = program.arena * _HALF * _size(folded), live_registers(program)
-    if need > device.local_bytes:
-        return Infeasible("shared memory", need, device.local_bytes, "bytes", _REMEDY)
-    if live > registers:
-        return Infeasible("sums and fragments", live, registers, "registers per thread", _REMEDY)
-    return None
+class _Obstacles:
+    """What plans for a block need more of than there is; equal plans are looked at once."""
+
+    def __init__(self, folded: Folded, device: Device) -> None:
+        self._folded, self._device = folded, device
+        self._known: dict[CudaPlan, bool] = {}
+        self._smallest: dict[str, Infeasible] = {}
+        self._too_large: tuple[int, CudaPlan] | None = None  # by its bound, the plan that needs least of those
+
+    def has_none(self, plan: CudaPlan) -> bool:
+        """Whether a plan fits."""
+        if plan not in self._known:
+            self._known[plan] = self._fits(plan)
+        return self._known[plan]
+
+    def smallest(self) -> Infeasible:
+        """Of the plans that did not fit, what the one that needs least needs; some are compared by their bounds."""
+        if self._too_large is not None:
+            self._has_room(*needs(self._folded, self._too_large[1]), self._too_large[1].warps)
+        return self._smallest[min(self._smallest)]
+
+    def _fits(self, plan: CudaPlan) -> bool:
+        least = least_elements(self._folded, plan)
+        if least * _HALF * _size(self._folded) <= self._device.local_bytes:
+            return self._has_room(*needs(self._folded, plan), plan.warps)
+        if self._too_large is None or least < self._too_large[0]:
+            self._too_large = least, plan
+        return False
+
+    def _has_room(self, elements: int, live: int, warps: int) -> bool:
+        device, width = self._device, _HALF * _size(self._folded)
+        if width * elements > device.local_bytes:
+            return self._note(Infeasible(_SHARED_MEMORY, width * elements, device.local_bytes, "bytes", _REMEDY))
+        registers = min(device.registers, _REGISTER_FILE // (32 * warps)) - _OTHER_REGISTERS
+        if live > registers:
+            return self._note(Infeasible("sums and fragments", live, registers, "registers per thread", _REMEDY))
+        return True
+
+    def _note(self, obstacle: Infeasible) -> bool:
+        known = self._smallest.get(obstacle.limit)
+        if known is None or obstacle.need < known.need:
+            self._smallest[obstacle.limit] = obstacle
+        return False
 
 
 def _size(folded: Folded) -> int:

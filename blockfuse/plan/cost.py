@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from blockfuse.block import Block
 from blockfuse.dtypes import item_size
 from blockfuse.plan.fold import Folded
 
@@ -38,14 +35,6 @@ class Cost:
     seconds: float
     bound: str
     cache_bytes: int = 0
-
-
-def global_bytes(block: Block) -> int:
-    """Bytes that a kernel for the whole block must move: inputs and parameters once, the result once."""
-    size = item_size(block.dtype)
-    images = sum(shape.elements for shape in (*block.inputs, block.output)) * block.batch
-    constants = sum(int(np.prod(shape)) for shape in block.parameter_shapes().values())
-    return (images + constants) * size
 
 
 def interior_bytes(folded: Folded) -> int:

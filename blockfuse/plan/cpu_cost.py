@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blockfuse.plan.cost import Cost, global_bytes
+from blockfuse.plan.cost import Cost
 from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cpu_tiling import FLOAT, is_narrow, tile_cycles
 from blockfuse.plan.device import Device
@@ -78,7 +78,7 @@ def predict(folded: Folded, plan: CpuPlan, device: Device) -> Cost:
     seconds = arithmetic + cache + 0.5 * memory + overhead
     bound = max((arithmetic, "arithmetic"), (cache, "cache"), (memory, "memory"))[1]
     recompute = done / work if work else 1.0
-    return Cost(int(work), recompute, global_bytes(folded.block), local, seconds, bound)
+    return Cost(int(work), recompute, folded.block.global_bytes, local, seconds, bound)
 
 
 def _parts(folded: Folded, plan: CpuPlan, device: Device) -> list[_Part]:

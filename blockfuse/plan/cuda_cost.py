@@ -15,7 +15,7 @@ from blockfuse.errors import InternalError
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps
 from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
-from blockfuse.plan.cost import Cost, global_bytes
+from blockfuse.plan.cost import Cost
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
 from blockfuse.plan.cuda_direct import predict_direct
 from blockfuse.plan.cuda_groups import is_sum, narrow_block, summed_channels, wide_block
@@ -30,13 +30,13 @@ from blockfuse.stages import Window
 _FLOAT = 4  # bytes
 _CORE = 16  # channels of an mma tile
 _ITEM = 64  # elements that an item of the stream is a multiple of
-_TENSOR_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of Hopper's tensor peak, that an engine reaches at best
+TENSOR_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of Hopper's tensor peak, that an engine reaches at best
 _STEP_SECONDS = 0.15e-6  # assumed: a barrier, and the wait for an item
-_TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEPTHWISE
+TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEPTHWISE
 
 
 @dataclass
-class _Work:
+class Work:
     """What one CTA does."""
 
     tensor: float = 0.0  # operations
@@ -52,7 +52,7 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     if plan.direct:
         return predict_direct(folded, plan, device)
     operations = sum(folded.operations(index) for index in range(len(folded.units))) * folded.block.batch
-    moved, folded = global_bytes(folded.block), over_stacks(folded, plan.images)
+    moved, folded = folded.block.global_bytes, over_stacks(folded, plan.images)
     prints = footprints(folded, plan.tile_p, plan.tile_q)
     if isinstance(prints, str):
         raise InternalError(f"block {folded.block.name}: {prints}")
@@ -78,31 +78,9 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     )
 
 
-def largest_tile(folded: Folded, plan: CudaPlan) -> int:
-    """Elements of the largest tile, or filter of a depthwise unit, that a plan has in shared memory."""
-    folded = over_stacks(folded, plan.images)
-    prints = footprints(folded, plan.tile_p, plan.tile_q)
-    if isinstance(prints, str):
-        raise InternalError(f"block {folded.block.name}: {prints}")
-    read = {term.source for unit in folded.units for term in unit.terms}
-    sizes = [
-        prints[value].rows.size
-        * prints[value].cols.size
-        * (folded.shapes[value].channels if home.whole else home.chunk)
-        for value, home in enumerate(plan.homes[:-1])
-        if value in read and not home.registers and not home.by_taps
-    ]
-    filters = [
-        plan.depth * unit.terms[0].window.taps * plan.homes[folded.value(index)].chunk
-        for index, unit in enumerate(folded.units)
-        if unit.kind == "depthwise"
-    ]
-    return max([*sizes, *filters], default=0)
-
-
-def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> _Work:
+def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> Work:
     """What one CTA in the middle of an image does."""
-    work, size = _Work(), item_size(folded.block.dtype)
+    work, size = Work(), item_size(folded.block.dtype)
     for value in range(folded.input_count):
         bytes_in = _pixels_read(folded, plan, prints, value) * folded.shapes[value].channels * size
         work.cache += bytes_in
@@ -154,7 +132,7 @@ def _rate(folded: Folded, plan: CudaPlan, device: Device) -> float:
     """Operations per second of sums: float32 has no tensor cores here."""
     if folded.block.dtype == "float32":
         return device.vector_peak
-    return device.tensor_peak * _TENSOR_SHARE[plan.engine]
+    return device.tensor_peak * TENSOR_SHARE[plan.engine]
 
 
 def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:
@@ -166,7 +144,7 @@ def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:
     return held
 
 
-def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
+def _add_unit(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
     value = folded.value(index)
     pixels, channels, size = prints[value].pixels, _made(folded, plan, value), item_size(folded.block.dtype)
     work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * size
@@ -179,7 +157,7 @@ def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
         _add_grouped(work, folded, plan, prints, value, unit)
         return
     window = Window() if unit.kind == "border" else unit.terms[0].window  # a framed pixel is one pixel
-    work.vector += 2 * _TAP_OPERATIONS * pixels * channels * window.taps
+    work.vector += 2 * TAP_OPERATIONS * pixels * channels * window.taps
     segment = plan.units[index].segment
     rows = (segment - 1) * window.stride_h + window.extent_h if unit.kind == "depthwise" else window.r
     work.local += pixels * channels * size * window.s * rows / segment
@@ -192,7 +170,7 @@ def _add_unit(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
 
 
 def _add_contraction(
-    work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit
+    work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit
 ) -> None:
     """Fragments of pixels are read by every warp along the channels, those of weights by every one along the pixels."""
     chosen: UnitPlan = plan.units[value - folded.input_count]
@@ -226,7 +204,7 @@ def _stored(folded: Folded, plan: CudaPlan, value: int) -> int:
     return -(-tiles * _CORE // chunk) * chunk
 
 
-def _add_grouped(work: _Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit) -> None:
+def _add_grouped(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit) -> None:
     """Blocks of groups are dense; every one loads its pixels for every step of two taps or 16 channels.
 
     A share of the result counts the time of all channels, as long as nothing was measured; of bytes it counts its own.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from blockfuse.dtypes import item_size
-from blockfuse.plan.cost import Cost, global_bytes
+from blockfuse.plan.cost import Cost
 from blockfuse.plan.cuda import CudaPlan, Home, UnitPlan
 from blockfuse.plan.device import Device
 from blockfuse.plan.footprint import footprints
@@ -52,9 +52,9 @@ def predict_direct(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     times = {
         "arithmetic": swept / (_SHARE * device.vector_peak),
         "cache": moved / device.cache_bandwidth,
-        "memory": global_bytes(block) / device.memory_bandwidth,
+        "memory": block.global_bytes / device.memory_bandwidth,
     }
     bound = max(times, key=lambda name: times[name])
     waves = -(-ctas // device.cores) * device.cores / ctas
     seconds = device.launch_seconds + max(times["memory"], waves * times[bound])
-    return Cost(operations, 1.0, global_bytes(block), 0, seconds, bound, moved)
+    return Cost(operations, 1.0, block.global_bytes, 0, seconds, bound, moved)

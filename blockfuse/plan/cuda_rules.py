@@ -67,7 +67,7 @@ class _Units:
             case "contract" | "grouped" if is_sum(self.folded, unit):
                 return self._contraction(unit, value)
             case "depthwise":
-                return UnitPlan(segment=max(d for d in range(1, min(rows, _MAX_STRIP) + 1) if rows % d == 0))
+                return UnitPlan(segment=strip(rows))
             case "grouped":
                 return UnitPlan(segment=self._group_tiles(unit, value))
         return UnitPlan()
@@ -127,6 +127,11 @@ class _Units:
         parts = self._home(value).chunk // 8 // wide
         most = max(1, _GROUP_SUMS // (4 * wide))
         return max((m for m in range(1, most + 1) if parts * -(-tiles // m) >= self.warps), default=1)
+
+
+def strip(rows: int) -> int:
+    """Output rows that one thread of DEPTHWISE makes of so many."""
+    return max(d for d in range(1, min(rows, _MAX_STRIP) + 1) if rows % d == 0)
 
 
 def _by_pieces(split: WarpTiling, channels: int) -> WarpTiling:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from blockfuse.errors import TargetError
-from blockfuse.target import Target
+from blockfuse.errors import InternalError, TargetError
+from blockfuse.gpu import this_gpu
+from blockfuse.target import Target, arch_number
 
 
 @dataclass(frozen=True)
@@ -111,27 +112,63 @@ GPUS: dict[str, Device] = {
     "sm_89": _gpu("RTX 4090", 128, 165.2, 82.6, 1008, 99, 72),
     "sm_90": _gpu("H200", 132, 989, 66.9, 4800, 227, 50),
 }
-"""A well-known GPU of each architecture (data-sheet figures); plans for an architecture are made for it."""
+"""A well-known GPU of each architecture (data-sheet figures), oldest first; plans are made for it."""
 
-_WGMMA = "sm_90a"  # code of this architecture runs on nothing else, so only a kernel that is for it alone may need it
+_WGMMA = "sm_90a"  # the only architecture that has it, and whose code runs on nothing else
+_OLDEST = 80
+_SHARED_KIB = {87: 163, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
+"""Shared memory that a CTA may use, of architectures without a row above (CUDA programming guide)."""
+_LEAST_SHARED_KIB = 99  # of any architecture so far
 
 
 def device_of(target: Target) -> Device:
-    """The device that plans for a target are made for: of several architectures the first one, with the least memory.
+    """The device that plans for a target are made for.
 
     Raises:
-        TargetError: No figures are known for the architecture.
+        TargetError: Kernels need instructions that the architecture does not have.
+        InternalError: There are several architectures, each of which has its own plans.
     """
     if target.kind == "cpu":
         return cpu_device(target)
-    unknown = [arch for arch in target.archs if _figures_of(arch) not in GPUS]
-    if unknown:
-        raise TargetError(f"no device figures for {', '.join(unknown)}; known are {', '.join(GPUS)}")
-    devices = [GPUS[_figures_of(arch)] for arch in target.archs or ("sm_90",)]
-    wgmma = bool(target.archs) and all(arch == _WGMMA for arch in target.archs)
-    return replace(devices[0], local_bytes=min(device.local_bytes for device in devices), wgmma=wgmma)
+    if len(target.archs) != 1:
+        raise InternalError(f"plans are made for one architecture, not for {', '.join(target.archs) or 'none'}")
+    return gpu_device(target.archs[0])
 
 
-def _figures_of(arch: str) -> str:
-    """The architecture without the suffix for its own instructions."""
-    return arch.rstrip("af")
+def gpu_device(arch: str) -> Device:
+    """The device of an architecture: its row, or the nearest older one with what is known of this architecture.
+
+    Args:
+        arch: Such as ``sm_80`` or ``sm_90a``.
+
+    Raises:
+        TargetError: Kernels need instructions that the architecture does not have.
+    """
+    number = arch_number(arch)
+    if number < _OLDEST:
+        raise TargetError(
+            f"{arch} is too old: kernels use mma.sync m16n8k16 and cp.async, which need sm_{_OLDEST} or newer"
+        )
+    known = GPUS.get(f"sm_{number}")
+    return replace(known or _like_the_nearest(number), wgmma=arch == _WGMMA)
+
+
+def _like_the_nearest(number: int) -> Device:
+    """Figures of the nearest older architecture for one without a row; sizes are this machine's GPU's if it is one."""
+    nearest = GPUS[max((name for name in GPUS if arch_number(name) <= number), key=arch_number)]
+    name, shared = f"sm_{number} by the figures of {nearest.name}", _SHARED_KIB.get(number, _LEAST_SHARED_KIB) * _KIB
+    try:
+        here = this_gpu()
+    except TargetError:
+        return replace(nearest, name=name, local_bytes=shared)
+    if here.arch != f"sm_{number}":
+        return replace(nearest, name=name, local_bytes=shared)
+    name = f"{here} by the figures of {nearest.name}, scaled to {here.cores} SMs"
+    return replace(_with_cores(nearest, here.cores), name=name, local_bytes=here.shared_bytes)
+
+
+def _with_cores(device: Device, cores: int) -> Device:
+    """A device of another number of SMs at the same clock; memory stays as it is."""
+    scaled = ("tensor_peak", "vector_peak", "cache_bandwidth", "local_bandwidth")
+    rates = {name: getattr(device, name) * cores / device.cores for name in scaled}
+    return replace(device, cores=cores, **rates)

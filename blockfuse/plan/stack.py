@@ -29,6 +29,13 @@ def stacked(folded: Folded, images: int) -> Folded | str:
     """
     if images == 1:
         return folded
+    if images not in folded.over_images:
+        folded.over_images[images] = _stacked(folded, images)
+    found: Folded | str = folded.over_images[images]
+    return found
+
+
+def _stacked(folded: Folded, images: int) -> Folded | str:
     if folded.block.any_batch:
         return "the number of images is not known"
     steps = _row_steps(folded)

@@ -177,12 +177,28 @@ class Folded:
         """What :func:`blockfuse.plan.footprint.footprints` found, by the size of the tile."""
         return {}
 
+    @functools.cached_property
+    def over_images(self) -> dict[int, Any]:
+        """What :func:`blockfuse.plan.stack.stacked` found, by the number of images."""
+        return {}
+
     def value(self, unit: int) -> int:
         """Number of the value a unit makes."""
         return self.input_count + unit
 
     def depth(self, unit: int) -> int:
         """Products that are summed for one element of a unit's result."""
+        return self._depths[unit]
+
+    def operations(self, unit: int) -> int:
+        """Arithmetic operations of one unit for one image; a multiply-accumulate counts two."""
+        return 2 * self._depths[unit] * self.units[unit].shape.elements
+
+    @functools.cached_property
+    def _depths(self) -> tuple[int, ...]:
+        return tuple(self._depth(index) for index in range(len(self.units)))
+
+    def _depth(self, unit: int) -> int:
         this = self.units[unit]
         match this.kind:
             case "contract" | "grouped":
@@ -190,7 +206,3 @@ class Folded:
             case "depthwise":
                 return this.terms[0].window.taps
         return 0
-
-    def operations(self, unit: int) -> int:
-        """Arithmetic operations of one unit for one image; a multiply-accumulate counts two."""
-        return 2 * self.depth(unit) * self.units[unit].shape.elements

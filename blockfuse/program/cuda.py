@@ -63,17 +63,21 @@ def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
     Raises:
         InternalError: The plan does not fit the block, or the program breaks a rule of :mod:`blockfuse.program.check`.
     """
-    program = draft_cuda(folded, plan, name)
+    program = _program(folded, plan, name, draft=False)
     check(program)
     return program
 
 
 def draft_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
-    """The same without the checks, to see what a plan would need.
+    """The same without numbers of items, barriers and checks, to see what a plan would need.
 
     Raises:
         InternalError: The plan does not fit the block.
     """
+    return _program(folded, plan, name, draft=True)
+
+
+def _program(folded: Folded, plan: CudaPlan, name: str, *, draft: bool) -> Program:
     if plan.direct:
         return draft_direct(folded, plan, name)
     batch, folded = folded.block.batch, over_stacks(folded, plan.images)
@@ -81,9 +85,10 @@ def draft_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
     nodes = builder.nodes()
     line = WGMMA_ALIGNMENT // 2 if plan.engine is Engine.WGMMA else ALIGNMENT
     ring = Ring(plan.depth, rounded(builder.slot, line), alignment=line) if builder.slot else None
-    number(nodes)
     size = arena(nodes, ring)
-    barriers(nodes, ring)
+    if not draft:
+        number(nodes)
+        barriers(nodes, ring)
     return Program(
         name,
         "cuda",

@@ -1,7 +1,8 @@
-"""The ``.bf`` container: a compiled network in one file.
+"""The ``.bf`` container: a compiled network in one file, with a variant for every target it was compiled for.
 
-An uncompressed zip with three members in this order: ``manifest.json``, ``library.so`` and ``weights.bin``; after them
-may come ``sources/``, the texts that kernels were made from. The manifest describes the others and holds their SHA-256.
+An uncompressed zip whose first member is ``manifest.json``. Of a network for one target, ``library.so`` and
+``weights.bin`` follow, and there may be ``sources/``, the texts that kernels were made from; for several, these are in
+a folder per target, and equal files are stored once. The manifest describes the others and holds their SHA-256.
 Everything is checked before any of it is used. The code inside is native code: load only containers from people you
 trust, as with any program.
 
@@ -18,7 +19,7 @@ import os
 import struct
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from io import BufferedReader
@@ -27,27 +28,37 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 
-from blockfuse.errors import ArtifactError
+from blockfuse.errors import ArtifactError, InternalError
+from blockfuse.report import Report
 from blockfuse.runtime.library import Library, aligned_empty
-from blockfuse.runtime.manifest import SCHEMA, Manifest, Member, parse_manifest
+from blockfuse.runtime.manifest import (
+    CODE,
+    SCHEMA,
+    SOURCES,
+    WEIGHTS,
+    Described,
+    Manifest,
+    Member,
+    is_member,
+    parse_manifest,
+)
 from blockfuse.runtime.seeded import Recipe, make_weights
+from blockfuse.runtime.variants import Variant
 from blockfuse.usage import path_of
 
 Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
-_MANIFEST, _CODE, _WEIGHTS, _SOURCES, _RECIPE = "manifest.json", "library.so", "weights.bin", "sources/", "seeded.json"
-_MEMBERS = (_MANIFEST, _CODE, _WEIGHTS)
+_MANIFEST, _RECIPE = "manifest.json", "seeded.json"
 _MAX_MANIFEST = 64 << 20
 _TIME = (1980, 1, 1, 0, 0, 0)  # equal networks give equal files
 _LOCAL_HEADER = struct.Struct("<26xHH")  # ..., length of the name, length of the extra field
 
 
-def save(library: Library, report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def save(variants: Sequence[Variant], path: str | os.PathLike[str]) -> None:
     """Write a container; an existing file is replaced only once the new one is complete.
 
     Args:
-        library: The network.
-        report: What the compiler reports about it, as data JSON can hold.
+        variants: The network for every target.
         path: Where to.
 
     Raises:
@@ -56,7 +67,7 @@ def save(library: Library, report: Mapping[str, Any], path: str | os.PathLike[st
     target = path_of("the file to write", path)
     try:
         with _replacing(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in _contents(library, report).items():
+            for name, data in _contents(variants).items():
                 info = zipfile.ZipInfo(name, _TIME)
                 info.file_size = len(data)
                 with archive.open(info, "w") as member:
@@ -65,22 +76,21 @@ def save(library: Library, report: Mapping[str, Any], path: str | os.PathLike[st
         raise ArtifactError(f"cannot write {target}: {error.strerror or error}") from None
 
 
-def save_folder(library: Library, report: Mapping[str, Any], folder: Path, recipe: Recipe | None = None) -> None:
+def save_folder(variants: Sequence[Variant], folder: Path, recipes: Sequence[Recipe] = ()) -> None:
     """Write the files of a container into a new folder, which is not removed on an error.
 
     Args:
-        library: The network.
-        report: As for :func:`save`.
+        variants: As for :func:`save`.
         folder: Where to.
-        recipe: What the weights were made by, to be written in their place.
+        recipes: What the weights of every variant were made by, to be written in their place.
 
     Raises:
         ArtifactError: It cannot be written.
     """
-    contents = _contents(library, report)
-    if recipe is not None:
-        del contents[_WEIGHTS]
-        contents[_RECIPE] = memoryview(recipe.to_json().encode())
+    contents = _contents(variants)
+    for files, recipe in zip(files_of(variants) if recipes else (), recipes, strict=True):
+        contents.pop(files[WEIGHTS], None)
+        contents[_recipe_of(files[WEIGHTS])] = memoryview(recipe.to_json().encode())
     try:
         for name, data in contents.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +99,7 @@ def save_folder(library: Library, report: Mapping[str, Any], folder: Path, recip
         raise ArtifactError(f"cannot write {folder}: {error.strerror or error}") from None
 
 
-def load(path: str | os.PathLike[str], *, any_machine: bool = False) -> tuple[Library, dict[str, Any]]:
+def load(path: str | os.PathLike[str], *, any_machine: bool = False) -> tuple[Variant, ...]:
     """Read and check a container; nothing in it is run.
 
     Args:
@@ -97,7 +107,7 @@ def load(path: str | os.PathLike[str], *, any_machine: bool = False) -> tuple[Li
         any_machine: Also read what this machine cannot run.
 
     Returns:
-        The network and what the compiler reported about it.
+        The network for every target.
 
     Raises:
         ArtifactError: The file cannot be read, is damaged, was written by another version, or needs another machine.
@@ -112,6 +122,15 @@ def load(path: str | os.PathLike[str], *, any_machine: bool = False) -> tuple[Li
             return _read_file(source, file, any_machine=any_machine)
     except OSError as error:
         raise ArtifactError(f"cannot read {error.filename or source}: {error.strerror or error}") from None
+
+
+def files_of(variants: Sequence[Variant]) -> list[dict[str, str]]:
+    """For every variant the names of its files' members, by their own names; equal files are one member."""
+    known: dict[str, str] = {}
+    return [
+        {name: known.setdefault(_hash(data), _folder_of(variant, variants) + name) for name, data in _files(variant)}
+        for variant in variants
+    ]
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -133,24 +152,51 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def _contents(library: Library, report: Mapping[str, Any]) -> dict[str, memoryview]:
+def _contents(variants: Sequence[Variant]) -> dict[str, memoryview]:
     """What to write, by the names of the members."""
-    sources = {_SOURCES + name: memoryview(text.encode()) for name, text in sorted(library.sources.items())}
-    members = {_CODE: memoryview(library.code), _WEIGHTS: library.weights.data, **sources}
+    names = files_of(variants)
+    members: dict[str, memoryview] = {}
+    for variant, files in zip(variants, names, strict=True):
+        members |= {files[name]: data for name, data in _files(variant) if files[name] not in members}
     manifest = {
         "schema": SCHEMA,
         "versions": {name: _version(name) for name in ("blockfuse", "apache-tvm", "apache-tvm-ffi")},
-        "name": library.name,
+        "name": variants[0].library.name,
+        "variants": [_description(variant, files) for variant, files in zip(variants, names, strict=True)],
+        "members": {name: {"size": len(data), "sha256": _hash(data)} for name, data in members.items()},
+    }
+    return {_MANIFEST: memoryview(json.dumps(manifest, indent=1, allow_nan=False).encode()), **members}
+
+
+def _files(variant: Variant) -> Iterator[tuple[str, memoryview]]:
+    """A variant's files."""
+    yield CODE, memoryview(variant.library.code)
+    yield WEIGHTS, variant.library.weights.data
+    for name, text in sorted(variant.library.sources.items()):
+        yield SOURCES + name, memoryview(text.encode())
+
+
+def _folder_of(variant: Variant, variants: Sequence[Variant]) -> str:
+    return f"{variant.name}/" if len(variants) > 1 else ""
+
+
+def _recipe_of(weights: str) -> str:
+    """The file that stands for a member with weights."""
+    return weights.replace(WEIGHTS, _RECIPE)
+
+
+def _description(variant: Variant, files: Mapping[str, str]) -> dict[str, Any]:
+    library = variant.library
+    return {
         "target": asdict(library.target),
         "inputs": [asdict(port) for port in library.inputs],
         "outputs": [asdict(port) for port in library.outputs],
         "constants": [asdict(constant) for constant in library.constants],
         "layout_changes": library.layout_changes,
         "batch": None if library.batch is None else asdict(library.batch),
-        "members": {name: {"size": len(data), "sha256": _hash(data)} for name, data in members.items()},
-        "report": dict(report),
+        "files": dict(files),
+        "report": variant.report.to_dict(),
     }
-    return {_MANIFEST: memoryview(json.dumps(manifest, indent=1, allow_nan=False).encode()), **members}
 
 
 def _version(package: str) -> str:
@@ -165,7 +211,7 @@ def _hash(data: Any) -> str:
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
-def _read_file(source: Path, file: BufferedReader, *, any_machine: bool) -> tuple[Library, dict[str, Any]]:
+def _read_file(source: Path, file: BufferedReader, *, any_machine: bool) -> tuple[Variant, ...]:
     try:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
@@ -177,58 +223,70 @@ def _read_file(source: Path, file: BufferedReader, *, any_machine: bool) -> tupl
     if [info.filename for info in infos[1:]] != list(manifest.members):
         raise ArtifactError(f"{source} is damaged: its manifest lists other members than are inside")
     contents = {info.filename: _read_member(source, file, info, manifest) for info in infos[1:]}
-    return _library(manifest, contents), manifest.report
+    return _variants(source, manifest, contents)
 
 
-def _read_folder(source: Path, *, any_machine: bool) -> tuple[Library, dict[str, Any]]:
+def _read_folder(source: Path, *, any_machine: bool) -> tuple[Variant, ...]:
     size = (source / _MANIFEST).stat().st_size
     if size > _MAX_MANIFEST:
         raise ArtifactError(f"{source} is damaged: its manifest has {size} bytes")
     manifest = _checked_manifest(source, (source / _MANIFEST).read_bytes(), any_machine=any_machine)
     contents = {}
     for name, expected in manifest.members.items():
-        if name == _WEIGHTS and not (source / name).exists() and (source / _RECIPE).is_file():
-            data = _made_weights(source, manifest)
+        if name.endswith(WEIGHTS) and not (source / name).exists() and (source / _recipe_of(name)).is_file():
+            data = _made_weights(source, manifest, name)
         else:
             with (source / name).open("rb") as file:
                 _check_size(source, name, os.fstat(file.fileno()).st_size, expected)
                 data = _read_bytes(file, expected.size)
         _check_hash(source, name, data, expected)
         contents[name] = data
-    return _library(manifest, contents), manifest.report
+    return _variants(source, manifest, contents)
 
 
-def _made_weights(source: Path, manifest: Manifest) -> Bytes:
+def _made_weights(source: Path, manifest: Manifest, name: str) -> Bytes:
     """The weights that a recipe stands for."""
+    constants = next(one.constants for one in manifest.variants if one.files[WEIGHTS] == name)
     try:
-        recipe = Recipe.from_json((source / _RECIPE).read_bytes())
-        return make_weights(recipe, manifest.constants, manifest.members[_WEIGHTS].size)
+        recipe = Recipe.from_json((source / _recipe_of(name)).read_bytes())
+        return make_weights(recipe, constants, manifest.members[name].size)
     except ValueError as error:
-        raise ArtifactError(f"{source} is damaged: {_RECIPE} makes no weights: {error}") from None
+        raise ArtifactError(f"{source} is damaged: {_recipe_of(name)} makes no weights: {error}") from None
 
 
-def _library(manifest: Manifest, contents: Mapping[str, Bytes]) -> Library:
-    sources = {name: data for name, data in contents.items() if name.startswith(_SOURCES)}
+def _variants(source: Path, manifest: Manifest, contents: Mapping[str, Bytes]) -> tuple[Variant, ...]:
+    try:
+        return tuple(
+            Variant(_library(manifest.name, one, contents), Report.from_dict(one.report)) for one in manifest.variants
+        )
+    except InternalError as error:
+        raise ArtifactError(f"{source} is damaged: {error}") from None
+
+
+def _library(name: str, one: Described, contents: Mapping[str, Bytes]) -> Library:
+    texts = {file[len(SOURCES) :]: contents[member] for file, member in one.files.items() if file.startswith(SOURCES)}
     return Library(
-        name=manifest.name,
-        target=manifest.target,
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        constants=manifest.constants,
-        layout_changes=manifest.layout_changes,
-        batch=manifest.batch,
-        code=contents[_CODE].tobytes(),
-        weights=contents[_WEIGHTS],
-        sources={name[len(_SOURCES) :]: data.tobytes().decode(errors="replace") for name, data in sources.items()},
+        name=name,
+        target=one.target,
+        inputs=one.inputs,
+        outputs=one.outputs,
+        constants=one.constants,
+        layout_changes=one.layout_changes,
+        batch=one.batch,
+        code=contents[one.files[CODE]].tobytes(),
+        weights=contents[one.files[WEIGHTS]],
+        sources={file: data.tobytes().decode(errors="replace") for file, data in texts.items()},
     )
 
 
 def _check_structure(source: Path, infos: list[zipfile.ZipInfo]) -> None:
     names = [info.filename for info in infos]
-    others = [name for name in names[len(_MEMBERS) :] if not name.startswith(_SOURCES)]
-    if names[: len(_MEMBERS)] != list(_MEMBERS) or others:
-        shown = ", ".join(repr(name) for name in (*names[: len(_MEMBERS)], *others[:2])) or "nothing"
-        raise ArtifactError(f"{source} is not a container: expected {', '.join(_MEMBERS)} inside, found {shown}")
+    has_all = all(any(name.endswith(part) for name in names) for part in (CODE, WEIGHTS))
+    if names[:1] != [_MANIFEST] or not has_all or not all(map(is_member, names[1:])) or len(set(names)) < len(names):
+        shown = ", ".join(map(repr, names[:6])) or "nothing"
+        raise ArtifactError(
+            f"{source} is not a container: expected {_MANIFEST}, {CODE}, {WEIGHTS} inside, found {shown}"
+        )
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise ArtifactError(f"{source} is not a container: {info.filename} is compressed or encrypted")
@@ -238,10 +296,11 @@ def _check_structure(source: Path, infos: list[zipfile.ZipInfo]) -> None:
 
 def _checked_manifest(source: Path, text: bytes, *, any_machine: bool) -> Manifest:
     manifest = parse_manifest(source, text)
-    missing = () if any_machine else manifest.target.missing_features()
+    target = manifest.variants[0].target  # others are for the same processor, and other GPUs
+    missing = () if any_machine else target.missing_features()
     if missing:
         raise ArtifactError(
-            f"{source} was compiled for {manifest.target} and cannot run here: this machine lacks {', '.join(missing)}"
+            f"{source} was compiled for {target} and cannot run here: this machine lacks {', '.join(missing)}"
         )
     return manifest
 

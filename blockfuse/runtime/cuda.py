@@ -18,10 +18,8 @@ import numpy as np
 import tvm_ffi
 
 from blockfuse.errors import TargetError
-from blockfuse.gpu import this_gpu
 from blockfuse.runtime.dlpack import DeviceArray, order, wait
 from blockfuse.runtime.library import Library, Port
-from blockfuse.target import runs_on
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -85,20 +83,6 @@ def upload(array: Array) -> DeviceArray:
     tensor = _allocate(array.shape, array.dtype.name)
     _copy_in(tensor, array)
     return DeviceArray(tensor, array.shape)
-
-
-def require_gpu(library: Library) -> None:
-    """Raise :class:`TargetError` unless this machine's GPU runs a network's code."""
-    gpu = this_gpu()
-    archs = library.target.archs
-    if not runs_on(archs, gpu.arch):
-        raise TargetError(f"{library.name} was compiled for {', '.join(archs)}, and this GPU is {gpu}")
-    need = library.target.shared_bytes
-    if need > gpu.shared_bytes:
-        raise TargetError(
-            f"{library.name} was planned for {', '.join(archs)} and needs {need:,} bytes of shared memory; this GPU, "
-            f"{gpu}, has {gpu.shared_bytes:,}"
-        )
 
 
 @functools.cache

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blockfuse.errors import ArtifactError, InputError, InternalError, UsageError
+from blockfuse.errors import InputError, TargetError, UsageError
 from blockfuse.report import Report
 from blockfuse.runtime import artifact
-from blockfuse.runtime.library import Library, Port, signature
+from blockfuse.runtime.library import Port, signature
 from blockfuse.runtime.session import Session
+from blockfuse.runtime.variants import Variant, best_for_this_machine
 from blockfuse.usage import whole_number
 
 
@@ -19,15 +21,14 @@ class Executable:
     """A compiled network: call it, save it, ask what it consists of.
 
     Args:
-        library: The network.
-        report: What the compiler says about it.
+        variants: The network for every target it was compiled for.
         threads: Threads to run with; by default what it was planned for. Other numbers are right, only slower.
 
     """
 
-    def __init__(self, library: Library, report: Report, threads: int | None = None) -> None:
-        self._library = library
-        self._report = report
+    def __init__(self, variants: Sequence[Variant], threads: int | None = None) -> None:
+        self._variants = tuple(variants)
+        self._library = self._variants[0].library  # as all others seen from outside
         self._threads = threads
 
     @property
@@ -66,7 +67,7 @@ class Executable:
 
     @functools.cached_property
     def _session(self) -> Session:
-        return Session(self._library, self._threads)
+        return Session(best_for_this_machine(self._variants).library, self._threads)
 
     def run(self, inputs: Mapping[str, Any], stream: Any = None) -> dict[str, Any]:
         """Outputs for inputs, both by name; several threads may call at once.
@@ -99,8 +100,18 @@ class Executable:
         return outputs if len(outputs) > 1 else outputs[self.outputs[0].name]
 
     def report(self) -> Report:
-        """What the network consists of."""
-        return self._report
+        """What the network consists of, where it was compiled for several targets in the variant for this machine.
+
+        That is the first one if none runs here; :meth:`reports` has those of all.
+        """
+        if len(self._variants) > 1:
+            with contextlib.suppress(TargetError):
+                return best_for_this_machine(self._variants).report
+        return self._variants[0].report
+
+    def reports(self) -> tuple[Report, ...]:
+        """What the network consists of, for every target it was compiled for."""
+        return tuple(variant.report for variant in self._variants)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network into one file; an existing file is replaced only once the new one is complete.
@@ -108,10 +119,11 @@ class Executable:
         Raises:
             ArtifactError: The file cannot be written.
         """
-        artifact.save(self._library, self._report.to_dict(), path)
+        artifact.save(self._variants, path)
 
     def __repr__(self) -> str:
-        return f"<Executable {self._library.name} for {self._library.target}: {signature(self._library)}>"
+        targets = ", ".join(variant.name for variant in self._variants)
+        return f"<Executable {self._library.name} for {targets}: {signature(self._library)}>"
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Executable:
@@ -125,11 +137,6 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Executable
         ArtifactError: The file cannot be read, is damaged, was written by another version, or needs another machine.
         TargetError: TVM's runtime library is not found.
     """
-    library, report = artifact.load(path)
-    try:
-        parsed = Report.from_dict(report)
-    except InternalError as error:
-        raise ArtifactError(f"{os.fspath(path)} is damaged: {error}") from None
-    executable = Executable(library, parsed, threads)
+    executable = Executable(artifact.load(path), threads)
     executable.start()
     return executable

@@ -12,13 +12,22 @@ from blockfuse.errors import ArtifactError
 from blockfuse.runtime.library import ALIGNMENT, Batch, Constant, Layout, Port
 from blockfuse.target import Target
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the container; a reader takes no other."""
+
+CODE, WEIGHTS, SOURCES = "library.so", "weights.bin", "sources/"
+"""Names of a variant's files; those of sources begin like that."""
 
 _T = TypeVar("_T")
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-_SOURCE = re.compile(r"sources/\w[\w.-]{0,199}")
+_FILE = re.compile(r"library\.so|weights\.bin|sources/\w[\w.-]{0,199}")
+_MEMBER = re.compile(rf"(?:sm_\d{{2,3}}[a-z]?/)?(?:{_FILE.pattern})")
 _DTYPES = frozenset((*_INTEGERS, "bool", "float16", "bfloat16", "float32", "float64"))
+
+
+def is_member(name: str) -> bool:
+    """Whether another file than the manifest may have that name."""
+    return _MEMBER.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -30,18 +39,31 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What a manifest says; the attributes are those of :class:`blockfuse.runtime.library.Library`."""
+class Described:
+    """What a manifest says of one variant; most attributes are those of :class:`blockfuse.runtime.library.Library`.
 
-    name: str
+    Attributes:
+        files: Names of the members that are its files; equal files of several variants are one member.
+        report: What the compiler reported about it.
+    """
+
     target: Target
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     constants: tuple[Constant, ...]
     layout_changes: int
-    members: dict[str, Member]
-    report: dict[str, Any]
     batch: Batch | None
+    files: dict[str, str]
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest says of a network, its variants, and the other files."""
+
+    name: str
+    variants: tuple[Described, ...]
+    members: dict[str, Member]
 
 
 class _FieldError(Exception):
@@ -78,23 +100,30 @@ def _writer(data: dict[str, Any]) -> str:
 
 
 def _manifest(data: dict[str, Any]) -> Manifest:
-    members = _members(_get(data, "members", dict))
+    members = {name: _member(name, value) for name, value in _get(data, "members", dict).items()}
+    variants = tuple(_variant(item, members) for item in _get(data, "variants", list))
+    if not variants:
+        raise _FieldError("describes no variant")
+    return Manifest(_get(data, "name", str), variants, members)
+
+
+def _variant(data: Any, members: dict[str, Member]) -> Described:
+    files = _files(data, members)
     constants = tuple(_constant(item) for item in _get(data, "constants", list))
     for constant in constants:
-        if constant.offset + constant.nbytes > members["weights.bin"].size:
+        if constant.offset + constant.nbytes > members[files[WEIGHTS]].size:
             raise _FieldError("places a constant behind the end of the weights")
     batch = _batch(data)
     ports = {name: tuple(_port(item, batch) for item in _get(data, name, list)) for name in ("inputs", "outputs")}
-    return Manifest(
-        name=_get(data, "name", str),
+    return Described(
         target=_target(_get(data, "target", dict)),
         inputs=ports["inputs"],
         outputs=ports["outputs"],
         constants=constants,
         layout_changes=_get(data, "layout_changes", int),
-        members=members,
-        report=_get(data, "report", dict),
         batch=batch,
+        files=files,
+        report=_get(data, "report", dict),
     )
 
 
@@ -106,9 +135,9 @@ def _target(data: dict[str, Any]) -> Target:
     return Target(**strings, **numbers, **lists)  # type: ignore[arg-type] # the three groups have one type each
 
 
-def _batch(data: dict[str, Any]) -> Batch | None:
+def _batch(data: Any) -> Batch | None:
     """How many images the network takes; null where all shapes are fixed."""
-    if "batch" in data and data["batch"] is None:
+    if isinstance(data, dict) and "batch" in data and data["batch"] is None:
         return None
     found = _get(data, "batch", dict)
     batch = Batch(_natural(found, "planned"), _natural(found, "most"))
@@ -138,16 +167,22 @@ def _constant(data: Any) -> Constant:
     return Constant(offset, _shape(data), _dtype(data))
 
 
-def _members(data: dict[str, Any]) -> dict[str, Member]:
-    """The library, the weights, and sources if there are any."""
-    sources = sorted(data.keys() - {"library.so", "weights.bin"})
-    for name in sources:
-        if not _SOURCE.fullmatch(name):
-            raise _FieldError(f"names the unknown member {name!r}")
-    return {name: _member(_get(data, name, dict)) for name in ("library.so", "weights.bin", *sources)}
+def _files(data: Any, members: dict[str, Member]) -> dict[str, str]:
+    """The library, the weights, and sources if there are any; each is a member."""
+    files = _get(data, "files", dict)
+    for name, member in files.items():
+        if not _FILE.fullmatch(name):
+            raise _FieldError(f"names the unknown file {name!r}")
+        if not isinstance(member, str) or member not in members:
+            raise _FieldError(f"has no member that is the file {name!r}")
+    for name in (CODE, WEIGHTS):
+        _get(files, name, str)
+    return files
 
 
-def _member(data: dict[str, Any]) -> Member:
+def _member(name: str, data: Any) -> Member:
+    if not is_member(name):
+        raise _FieldError(f"names the unknown member {name!r}")
     digest = _get(data, "sha256", str)
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise _FieldError("holds a malformed SHA-256")

@@ -26,7 +26,7 @@ import tvm_ffi
 
 from blockfuse.errors import ArtifactError, InputError, TargetError, UsageError
 from blockfuse.runtime.arguments import Inputs, failure, outputs
-from blockfuse.runtime.cuda import CudaMachine, load_cuda_runtime, require_gpu, upload
+from blockfuse.runtime.cuda import CudaMachine, load_cuda_runtime, upload
 from blockfuse.runtime.dlpack import DeviceArray, adopt, stream_of, to_tensor, wait
 from blockfuse.runtime.kept_memory import KeptMemory
 from blockfuse.runtime.library import ALIGNMENT, Library
@@ -221,8 +221,6 @@ def _require_machine(library: Library) -> None:
     missing = library.target.missing_features()
     if missing:
         raise TargetError(f"{library.name} was compiled for {library.target}, which needs {', '.join(missing)}")
-    if library.target.kind == "cuda":
-        require_gpu(library)
 
 
 @functools.cache

@@ -160,7 +160,8 @@ def _nvcc() -> Finding:
         library = find_nvrtc()
         if library is not None:
             return Finding("nvcc", "missing", f"{library.path} is used in its place")
-        return Finding("nvcc", "missing", "CUDA code cannot be compiled; set CUDA_HOME or put nvcc on the path")
+        detail = "CUDA code cannot be compiled; set CUDA_HOME, put nvcc on the path, or pip install 'blockfuse[cuda]'"
+        return Finding("nvcc", "missing", detail)
     return Finding("nvcc", "ok", f"{path}, {_first_line(path, '--version', last=True)}")
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from blockfuse.build.border import CAST
 from blockfuse.build.sources import texts_of
 from blockfuse.compiler import compile as compile_model
-from blockfuse.errors import InternalError, UsageError
+from blockfuse.errors import UsageError
 from blockfuse.plan.decide import FuseMode
 from blockfuse.report import KernelRecord, Report, StepRecord
 from blockfuse.runtime import artifact
-from blockfuse.target import parse_target
+from blockfuse.target import Target, parse_target
 from blockfuse.tools.counts import Counts
 from blockfuse.tools.machine_code import Code, codes_of
 from blockfuse.tools.preview import preview
@@ -122,15 +122,19 @@ class Kernels:
         """How many operators of each kind run by themselves; no time is predicted for them."""
         return Counter(step.kind for step in self.alone)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the kernels."""
+        return tuple(one.record.name for one in self.kernels)
+
     def sources(self, name: str) -> dict[str, str]:
         """The texts of one kernel, by name and kind.
 
         Raises:
             UsageError: There is no such kernel, or its texts were not kept.
         """
-        names = [one.record.name for one in self.kernels]
-        if name not in names:
-            raise UsageError(f"there is no kernel {name!r}; there are {', '.join(names) or 'none'}")
+        if name not in self.names:
+            raise UsageError(f"there is no kernel {name!r}; there are {', '.join(self.names) or 'none'}")
         found = {key: text for key, text in self.texts.items() if key.rpartition(".")[0] == name}
         if not found:
             raise UsageError(f"the artifact has no sources of {name}: compile it with --keep-sources")
@@ -158,8 +162,10 @@ class Kernels:
         return "\n".join((head, *rest, *map(str, self.kernels), *map(str, self.others), *map(str.rstrip, alone), *last))
 
 
-def kernels_of_artifact(path: str | os.PathLike[str], counts: Counts | None = None, *, code: bool = True) -> Kernels:
-    """The kernels of a container, of any machine's.
+def kernels_of_artifact(
+    path: str | os.PathLike[str], counts: Counts | None = None, *, code: bool = True
+) -> tuple[Kernels, ...]:
+    """The kernels of a container, of any machine's, for each of its targets.
 
     Args:
         path: The container.
@@ -169,14 +175,13 @@ def kernels_of_artifact(path: str | os.PathLike[str], counts: Counts | None = No
     Raises:
         ArtifactError: It cannot be read or is damaged.
     """
-    library, data = artifact.load(path, any_machine=True)
-    try:
-        report = Report.from_dict(data)
-    except InternalError as error:
-        raise UsageError(f"{os.fspath(path)}: {error}") from None
-    codes = codes_of(library.code) if code and library.target.archs else []
-    note = _NO_CODE if code and library.target.archs and not codes else ""
-    return kernels_of(report, library.sources, codes, counts, note)
+    found = []
+    for one in artifact.load(path, any_machine=True):
+        library = one.library
+        codes = codes_of(library.code) if code and library.target.archs else []
+        note = _NO_CODE if code and library.target.archs and not codes else ""
+        found.append(kernels_of(one.report, library.sources, codes, counts, note))
+    return tuple(found)
 
 
 def kernels_of_model(
@@ -191,8 +196,8 @@ def kernels_of_model(
     batch: int | None = None,
     sources: bool = False,
     counts: Counts | None = None,
-) -> Kernels:
-    """The kernels a model will have; nothing is built, and only with ``sources`` anything lowered.
+) -> tuple[Kernels, ...]:
+    """The kernels a model will have for each of its targets; nothing is built, and only with ``sources`` lowered.
 
     Args:
         model: Path of an ONNX file, or a model in memory.
@@ -211,16 +216,24 @@ def kernels_of_model(
         UsageError: An argument is wrong.
         TargetError: There is no such target.
     """
-    machine = parse_target(target, threads)
-    report = preview(model, target, shape, patterns, fuse, threads, dtype, batch=batch)
-    note = _OF_MODELS if machine.archs else ""
+    variants = parse_target(target, threads).variants
+    reports = preview(model, target, shape, patterns, fuse, threads, dtype, batch=batch)
+    notes = [_OF_MODELS if one.archs else "" for one in variants]
     if not sources:
-        return kernels_of(report, counts=counts, note=note)
+        return tuple(kernels_of(report, counts=counts, note=note) for report, note in zip(reports, notes, strict=True))
     arguments = (model, target, dtype, shape, patterns, fuse, threads)
-    programs = compile_model(*arguments, batch=batch, stop_after="program").by_name
-    functions = compile_model(*arguments, batch=batch, stop_after="lower")
-    texts = texts_of(programs, functions, cuda=machine.kind == "cuda")
-    return kernels_of(report, texts, counts=counts, note=note)
+    programs = _each(compile_model(*arguments, batch=batch, stop_after="program"), variants)
+    functions = _each(compile_model(*arguments, batch=batch, stop_after="lower"), variants)
+    found = []
+    for report, note, one in zip(reports, notes, variants, strict=True):
+        texts = texts_of(programs[one.name].by_name, functions[one.name], cuda=one.kind == "cuda")
+        found.append(kernels_of(report, texts, counts=counts, note=note))
+    return tuple(found)
+
+
+def _each(found: Any, variants: Sequence[Target]) -> dict[str, Any]:
+    """What the compiler gives after a step, by the names of targets."""
+    return dict(found) if len(variants) > 1 else {variants[0].name: found}
 
 
 def kernels_of(

@@ -99,7 +99,7 @@ def _run(folder: Path, options: argparse.Namespace) -> tuple[list[str], dict[str
     data = {"network": report.network, "target": report.target, "threads": threads, "load_ms": 1e3 * seconds}
     data["outputs"] = summary
     if options.verify:
-        data["verify"] = checks = _verify(folder, pack, outputs)
+        data["verify"] = checks = _verify(folder, pack["reference"]["variants"][report.target], outputs)
         lines += [f"{name}: verified, max error {one['max_rel']:.1e} of max|reference|" for name, one in checks.items()]
     if options.bench:
         data["bench"] = times = _bench(network, inputs, options.seconds)
@@ -157,9 +157,8 @@ def _write(path: Path, outputs: Mapping[str, Array]) -> None:
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
-def _verify(folder: Path, pack: Mapping[str, Any], outputs: Mapping[str, Array]) -> dict[str, Any]:
+def _verify(folder: Path, reference: Mapping[str, Any], outputs: Mapping[str, Array]) -> dict[str, Any]:
     """Every output against its reference."""
-    reference = pack["reference"]
     if not reference["outputs"]:
         raise BlockfuseError(f"there are no reference outputs to compare with: {reference['note']}")
     checks = {}

@@ -31,8 +31,8 @@ def preview(
     dtype: str | None = None,
     *,
     batch: int | None = None,
-) -> Report:
-    """What the report on a compiled model will say; nothing is lowered or built.
+) -> tuple[Report, ...]:
+    """What the reports on a compiled model will say, one for each target; nothing is lowered or built.
 
     Args:
         model: Path of an ONNX file, or a model in memory.
@@ -45,7 +45,7 @@ def preview(
         batch: Images to plan for where any batch can be run.
 
     Returns:
-        The report. Layout changes around operators that only TVM's importer knows are not counted.
+        The reports. Layout changes around operators that only TVM's importer knows are not counted.
 
     Raises:
         ModelError: The model cannot be read or compiled.
@@ -53,12 +53,15 @@ def preview(
         TargetError: There is no such target.
     """
     arguments = (model, target, dtype, shape, patterns, fuse, threads)
-    programs: Programs = compile_model(*arguments, batch=batch, stop_after="program")
-    return previewed(programs, parse_target(target, threads), fuse)
+    machine = parse_target(target, threads)
+    found = compile_model(*arguments, batch=batch, stop_after="program")
+    by_name = found if isinstance(found, dict) else {machine.name: found}
+    variants = {one.name: one for one in machine.variants}
+    return tuple(previewed(programs, variants[name], fuse) for name, programs in by_name.items())
 
 
 def previewed(programs: Programs, machine: Target, fuse: FuseMode) -> Report:
-    """The report on what the compiler has up to its tile programs."""
+    """The report on what the compiler has up to its tile programs, for one target."""
     parts = programs.planned.parts
     network = assemble(parts, programs, lambda _program, _parameters: ())
     library = Library(

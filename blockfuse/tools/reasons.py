@@ -74,7 +74,7 @@ def reasons(
 
     Args:
         model: Path of an ONNX file, or a model in memory.
-        target: As for :func:`blockfuse.compile`, like all that follow.
+        target: As for :func:`blockfuse.compile`, like all that follow; of several architectures the first one counts.
         shape: Shapes of inputs that the model leaves open.
         patterns: Block patterns.
         fuse: When to fuse blocks.
@@ -87,10 +87,11 @@ def reasons(
         UsageError: An argument is wrong.
         TargetError: There is no such target.
     """
-    arguments = (model, target, dtype, shape, patterns, fuse, threads)
+    machine = parse_target(target, threads).variants[0]
+    arguments = (model, machine.name, dtype, shape, patterns, fuse, threads)
     programs: Programs = compile_model(*arguments, batch=batch, stop_after="program")
     parts = programs.planned.parts
-    notes = {step.name: step for step in previewed(programs, parse_target(target, threads), fuse).steps}
+    notes = {step.name: step for step in previewed(programs, machine, fuse).steps}
     found = []
     for step in parts.steps:
         ops = [parts.graph.op(name) for name in step.ops] if isinstance(step, Block) else [step]

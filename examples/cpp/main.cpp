@@ -24,8 +24,10 @@ struct Description {
   std::vector<int64_t> shape;
 };
 
-struct Network {
+struct Network {  // for one target: of several in the folder, this machine's
   std::vector<Description> values;
+  std::string target, library, weights;  // such as sm_90a, and the names of two files
+  int64_t shared_bytes = 0;              // that a CTA needs
   bool on_gpu = false;
   double tolerance = 1e-3;  // of the largest expected value
 };
@@ -62,28 +64,71 @@ char* read_array(const std::string& path, const Description& wanted) {
   return read(path, 4 * wanted.count, size);
 }
 
-Network read_network(const std::string& path) {
+// A line of network/tensors.txt; shapes that begin with N are for as many images as a line before says.
+void read_line(const std::string& line, Network& network, int64_t& most) {
+  std::string dims;
+  if (line == "device cuda") network.on_gpu = true;
+  if (line.rfind("tolerance ", 0) == 0) network.tolerance = std::stod(line.substr(10));
+  if (line.rfind("batch ", 0) == 0) most = std::stoll(line.substr(6));
+  std::istringstream words(line);
+  Description one;
+  if (!(words >> one.kind >> one.offset >> one.layout >> one.dtype >> dims)) return;
+  std::getline(words >> std::ws, one.name);
+  std::istringstream sizes(dims == "scalar" ? "" : dims);
+  while (std::getline(sizes, dims, 'x')) {
+    if (dims == "N") one.most = most;
+    one.shape.push_back(dims == "N" ? 1 : std::stoll(dims));
+  }
+  for (int64_t size : one.shape) one.count *= size;
+  network.values.push_back(one);
+}
+
+// One network for each target, which begins with a line such as "variant sm_90a 150000 library.so weights.bin".
+std::vector<Network> read_networks(const std::string& path) {
   std::ifstream file(path);
   if (!file) fail(path + " cannot be opened; DIR is a folder that blockfuse pack made");
-  Network network;
+  std::vector<Network> networks;
   int64_t most = 0;
-  for (std::string line, dims; std::getline(file, line);) {
-    if (line == "device cuda") network.on_gpu = true;
-    if (line.rfind("tolerance ", 0) == 0) network.tolerance = std::stod(line.substr(10));
-    if (line.rfind("batch ", 0) == 0) most = std::stoll(line.substr(6));
+  for (std::string line, kind; std::getline(file, line);) {
+    Network next;
     std::istringstream words(line);
-    Description one;
-    if (!(words >> one.kind >> one.offset >> one.layout >> one.dtype >> dims)) continue;
-    std::getline(words >> std::ws, one.name);
-    std::istringstream sizes(dims == "scalar" ? "" : dims);
-    while (std::getline(sizes, dims, 'x')) {
-      if (dims == "N") one.most = most;
-      one.shape.push_back(dims == "N" ? 1 : std::stoll(dims));
+    if (words >> kind >> next.target >> next.shared_bytes >> next.library >> next.weights && kind == "variant") {
+      networks.push_back(next);
+      most = 0;
+    } else if (!networks.empty()) {
+      read_line(line, networks.back(), most);
     }
-    for (int64_t size : one.shape) one.count *= size;
-    network.values.push_back(one);
   }
-  return network;
+  if (networks.empty()) fail(path + " describes no network");
+  return networks;
+}
+
+// How well code for an architecture matches a GPU: 3 where it is for that alone, 2 for its generation, 1 as PTX, else 0.
+int match(const std::string& arch, int gpu) {
+  int number = std::stoi(arch.substr(3));
+  bool same_generation = number / 10 == gpu / 10 && number <= gpu;
+  if (arch.back() == 'a') return number == gpu ? 3 : 0;
+  if (same_generation) return 2;
+  return arch.back() != 'f' && number <= gpu ? 1 : 0;
+}
+
+// The network that this machine runs best.
+const Network& best(const std::vector<Network>& networks) {
+  if (!networks[0].on_gpu) return networks[0];
+  auto ask = reinterpret_cast<int (*)(int*, int, int)>(dlsym(RTLD_DEFAULT, "cudaDeviceGetAttribute"));
+  int major = 0, minor = 0, shared_bytes = 0;
+  if (!ask || ask(&major, 75, 0) || ask(&minor, 76, 0) || ask(&shared_bytes, 97, 0)) fail("there is no GPU");
+  int gpu = 10 * major + minor;
+  auto rank = [&](const Network& one) {
+    int matches = one.shared_bytes <= shared_bytes ? match(one.target, gpu) : 0;
+    return std::pair(matches, matches ? std::stoi(one.target.substr(3)) : 0);
+  };
+  auto less = [&](const Network& one, const Network& other) { return rank(one) < rank(other); };
+  const Network& found = *std::max_element(networks.begin(), networks.end(), less);
+  if (rank(found).first) return found;
+  std::string targets = networks[0].target;
+  for (size_t i = 1; i < networks.size(); ++i) targets += ", " + networks[i].target;
+  fail("the network was compiled for " + targets + ", and this GPU is sm_" + std::to_string(gpu));
 }
 
 // Where the batch is open, it is as many images as the input file holds.
@@ -141,8 +186,7 @@ void load_runtime(const std::string& folder, bool on_gpu) {
 }
 
 ffi::Tensor run(const std::string& folder, const Network& network, char* input) {
-  load_runtime(folder, network.on_gpu);
-  ffi::Module library = ffi::Module::LoadFromFile(folder + "/network/library.so");
+  ffi::Module library = ffi::Module::LoadFromFile(folder + "/network/" + network.library);
   ffi::Module machine = library->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
   ffi::Function initialize = machine->GetFunction("vm_initialization").value();
   int cpu = kDLCPU, gpu = kDLCUDA, reused = 2;  // device, its number, whether its memory is reused
@@ -153,7 +197,7 @@ ffi::Tensor run(const std::string& folder, const Network& network, char* input) 
   std::vector<ffi::Any> arguments{tensor(network, input, the_only(all, "input"))};  // and the constants, in their order
   for (const Description& one : all) {
     if (one.kind != "constant") continue;
-    char* weights = read(folder + "/network/weights.bin", bytes_of(one), one.offset);
+    char* weights = read(folder + "/network/" + network.weights, bytes_of(one), one.offset);
     arguments.emplace_back(tensor(network, weights, one));
   }
   std::vector<ffi::AnyView> views(arguments.begin(), arguments.end());
@@ -176,7 +220,9 @@ void compare(const float* values, const float* expected, int64_t count, double t
 int main(int count, char** words) try {
   setenv("TVM_THREAD_POOL_SPIN_COUNT", "200", 0);  // else idle threads yield 300,000 times before the process can end
   if (count < 3 || count > 4) fail("usage: run_packed DIR INPUT.npy [EXPECTED.npy]");
-  Network network = read_network(words[1] + std::string("/network/tensors.txt"));
+  std::vector<Network> networks = read_networks(words[1] + std::string("/network/tensors.txt"));
+  load_runtime(words[1], networks[0].on_gpu);
+  Network network = best(networks);
   std::vector<Description>& all = network.values;
   settle_batch(all, Description(the_only(all, "input")), words[2]);
   const Description& output = the_only(all, "output");

@@ -16,6 +16,7 @@ from blockfuse.report import Report
 from blockfuse.runtime.executable import Executable, load
 from blockfuse.runtime.library import ALIGNMENT, Layout, Port
 from blockfuse.runtime.session import Session
+from blockfuse.runtime.variants import Variant
 from blockfuse.target import parse_target
 from tests import toy_networks as toy
 
@@ -31,7 +32,7 @@ def classifier():
 @pytest.fixture(scope="module")
 def saved(classifier, tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "classifier.bf"
-    Executable(classifier[0], Report("classifier", "cpu")).save(path)
+    Executable([Variant(classifier[0], Report("classifier", "cpu"))]).save(path)
     return path
 
 
@@ -235,7 +236,7 @@ def test_inconsistent_calls_are_caught(network, message):
 def test_a_network_for_another_machine_builds_and_saves_but_does_not_run(tmp_path):
     other = parse_target("cpu:generic")
     foreign = type(other)(**{**other.__dict__, "machine": "s390x"})
-    executable = Executable(build(calls(), {"scale": toy.scale_kernel()}, foreign), Report("n", "cpu"))
+    executable = Executable([Variant(build(calls(), {"scale": toy.scale_kernel()}, foreign), Report("n", "cpu"))])
     executable.save(tmp_path / "n.bf")
     with pytest.raises(TargetError, match="which needs an s390x processor"):
         executable(toy.image_input())

@@ -366,7 +366,7 @@ WRONG = [
     (1, "syntax.py fails with SyntaxError", ["patterns", "--patterns", "syntax.py"]),
     (1, "expected shape [1, 3, 32, 32], got [1, 3, 8, 8]", ["run", "net.bf", "--input", "input=small.npy"]),
     # no target: 5
-    (5, "no device figures for sm_20", ["compile", "net.onnx", "-o", "a.bf", "--target", "sm_20"]),
+    (5, "sm_20 is too old: kernels use mma.sync", ["compile", "net.onnx", "-o", "a.bf", "--target", "sm_20"]),
     (5, "unknown target 'tpu'", ["inspect", "net.onnx", "--target", "tpu"]),
 ]
 

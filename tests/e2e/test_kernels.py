@@ -13,6 +13,7 @@ from blockfuse.errors import TargetError
 from blockfuse.frontend.zoo import resnet18
 from blockfuse.report import KernelRecord, Report, StepRecord
 from blockfuse.runtime import artifact
+from blockfuse.runtime.variants import Variant
 from blockfuse.tools import machine_code, resources
 from blockfuse.tools.counts import Counts, read_counts
 from blockfuse.tools.kernels import kernels_of, kernels_of_artifact, kernels_of_model
@@ -29,7 +30,7 @@ def folder(tmp_path_factory):
     command = ["compile", str(path / "net.onnx"), "-q", "--threads", "1", "--fuse", "always", "-o"]
     assert cli.main([*command, str(path / "net.bf"), "--keep-sources"]) == 0
     kept = blockfuse.load(path / "net.bf")
-    blockfuse.Executable(replace(kept._library, sources={}), kept.report()).save(path / "plain.bf")
+    blockfuse.Executable([Variant(replace(kept._library, sources={}), kept.report())]).save(path / "plain.bf")
     return path
 
 
@@ -107,7 +108,7 @@ def test_options_for_compiling_do_not_go_with_an_artifact(run):
 
 def test_sources_survive_loading_and_saving(folder, tmp_path):
     blockfuse.load(folder / "net.bf").save(tmp_path / "again.bf")
-    assert kernels_of_artifact(tmp_path / "again.bf").texts == kernels_of_artifact(folder / "net.bf").texts
+    assert kernels_of_artifact(tmp_path / "again.bf")[0].texts == kernels_of_artifact(folder / "net.bf")[0].texts
     assert (folder / "plain.bf").stat().st_size < (folder / "net.bf").stat().st_size
 
 
@@ -187,7 +188,7 @@ def test_ctas_per_sm(arch, threads, registers, shared, ctas):
 
 
 def test_cuda_c_of_a_model(folder):
-    kernels = kernels_of_model(folder / "net.onnx", "sm_90", dtype="float16", sources=True)
+    (kernels,) = kernels_of_model(folder / "net.onnx", "sm_90", dtype="float16", sources=True)
     texts = kernels.sources("bf_basic_block_3")
     assert list(texts) == ["bf_basic_block_3.program", "bf_basic_block_3.cu"]
     source = texts["bf_basic_block_3.cu"]

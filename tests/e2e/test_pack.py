@@ -23,6 +23,7 @@ from blockfuse.frontend.zoo import resnet18
 from blockfuse.runtime import artifact
 from blockfuse.target import parse_target
 from blockfuse.tools import pack as packing
+from blockfuse.tools import pack_reference
 from blockfuse.tools import runtime_files as files
 from blockfuse.tools.pack import pack
 
@@ -184,18 +185,19 @@ def test_wheels_add_pythons(container, tmp_path):
 
 
 def test_what_cannot_run_here_is_packed_without_a_reference(container, tmp_path, monkeypatch):
-    library, report = artifact.load(container)
-    artifact.save(replace(library, target=parse_target("sm_90")), report, tmp_path / "gpu.bf")
+    (variant,) = artifact.load(container)
+    library = replace(variant.library, target=parse_target("sm_90"))
+    artifact.save([replace(variant, library=library)], tmp_path / "gpu.bf")
     (tmp_path / "lib64").mkdir()
     for number in range(11, 15):
         (tmp_path / "lib64" / f"libcudart.so.{number}").write_bytes(b"code")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    monkeypatch.setattr(packing.Executable, "run", _no_gpu)
+    monkeypatch.setattr(pack_reference.Executable, "run", _no_gpu)
     packed = pack(tmp_path / "gpu.bf", tmp_path / "net")
     assert "without reference outputs: there is no GPU" in str(packed)
     names = {path.name.split(".")[0] for path in (tmp_path / "net" / "python/blockfuse/runtime/lib").iterdir()}
     assert names == {"libtvm_runtime", "libtvm_runtime_cuda", "libcudart"}
-    assert json.loads((tmp_path / "net" / "pack.json").read_text())["reference"]["outputs"] == {}
+    assert json.loads((tmp_path / "net" / "pack.json").read_text())["reference"]["variants"]["sm_90"]["outputs"] == {}
     monkeypatch.delenv("CUDA_HOME")
     monkeypatch.setattr(files, "_TOOLKIT", str(tmp_path / "nowhere"))
     monkeypatch.setattr(files, "_module_folder", lambda _: tmp_path)
@@ -205,7 +207,7 @@ def test_what_cannot_run_here_is_packed_without_a_reference(container, tmp_path,
 
 def test_the_model_gives_a_reference_where_the_container_cannot_run(container, model, bare, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(packing.Executable, "run", _no_gpu)
+        patch.setattr(pack_reference.Executable, "run", _no_gpu)
         packed = pack(container, tmp_path / "net", model=model)
         with pytest.raises(ModelError, match="is not one of the model"):
             pack(container, tmp_path / "other", model=resnet18(size=32, width=0.25, classes=11))

@@ -164,11 +164,10 @@ def test_plans_use_wgmma_where_it_is_faster_and_there(device, expected):
     assert plan.engine is expected
 
 
-@pytest.mark.parametrize(
-    ("archs", "expected"), [("sm_90a", True), ("sm_90", False), ("sm_80,sm_90a", False), ("sm_80", False)]
-)
-def test_only_code_for_hopper_alone_may_use_wgmma(archs, expected):
-    assert device_of(parse_target(archs)).wgmma is expected
+@pytest.mark.parametrize("target", ["sm_90a", "sm_90", "sm_80,sm_90a", "sm_80", "sm_100a"])
+def test_code_for_hopper_alone_may_use_wgmma(target):
+    variants = parse_target(target).variants
+    assert [device_of(one).wgmma for one in variants] == [one.name == "sm_90a" for one in variants]
 
 
 @pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed")

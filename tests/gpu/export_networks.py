@@ -1,6 +1,6 @@
 """Writes whole networks at reduced size, with inputs and expected results, for a GPU machine without the compiler.
 
-    python -m tests.gpu.export_networks OUT [--networks NAME ...] [--fuse always never] [--target sm_90]
+    python -m tests.gpu.export_networks OUT [--networks NAME ...] [--fuse always never] [--target sm_90a]
 
 ``tests/gpu/run_networks.py OUT`` runs and checks them. OUT has the running part of blockfuse too.
 """
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--networks", nargs="+", default=list(zoo.__all__), choices=zoo.__all__)
     parser.add_argument("--fuse", nargs="+", default=["always", "never"], choices=["auto", "always", "never"])
-    parser.add_argument("--target", default="sm_90")
+    parser.add_argument("--target", default="sm_90a")
     parser.add_argument("--dtype", default="float16")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--width", type=float, default=0.25)

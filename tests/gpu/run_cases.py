@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check(cuda: Cuda, case: Row, folder: Path, repeat: int) -> Row:
     """What launching a case gave; an error of at most 1 is what rounding explains."""
+    if "rejected" in case:
+        return {"name": case["name"], "right": False, "error": None, "same": False, "note": case["rejected"]}
     try:
         with np.load(folder / f"{case['name']}.npz") as data:
             arrays = dict(data)
@@ -66,19 +68,21 @@ def check(cuda: Cuda, case: Row, folder: Path, repeat: int) -> Row:
         return {"name": case["name"], "right": False, "error": None, "same": False, "note": str(error)}
     finally:
         cuda.free()
-    difference = np.abs(widened(results[0], case["dtype"]) - arrays["expected"])
+    values, (first, count) = widened(results[0], case["dtype"]), case["channels"]
+    difference = np.abs(values[..., first : first + count] - arrays["expected"])
     error = float(difference.max() / case["allowed"])
     same = all(np.array_equal(bits(results[0]), bits(other)) for other in results[1:])
-    unwritten = int(np.isnan(difference).sum())
+    unwritten, outside = int(np.isnan(difference).sum()), written_beside(values, first, count)
     note = f"{unwritten} of {difference.size} elements are NaN" if unwritten else ""
-    right = error <= 1 and same
+    note = f"{outside} elements beside the result were written" if outside else note
+    right = error <= 1 and same and not outside
     return {"name": case["name"], "right": right, "error": finite(error), "same": same, "note": note}
 
 
 def launch(cuda: Cuda, case: Row, image: bytes, arrays: dict[str, Array], repeat: int) -> list[Array]:
     """The result of every launch."""
     kernel = cuda.load(image, case["kernel"], case["grid"], case["threads"], case["shared_bytes"])
-    places = {name: cuda.upload(arrays[name]) for name in case["parameters"]}
+    places = case["scalars"] | {name: cuda.upload(arrays[name]) for name in case["parameters"] if name in arrays}
     results = []
     for _ in range(max(1, repeat)):
         cuda.write(places["result"], arrays["result"])
@@ -86,6 +90,11 @@ def launch(cuda: Cuda, case: Row, image: bytes, arrays: dict[str, Array], repeat
         cuda.synchronize()
         results.append(cuda.download(places["result"], arrays["result"]))
     return results
+
+
+def written_beside(values: Array, first: int, count: int) -> int:
+    """Elements that were written of channels that are not the result's; all were NaN."""
+    return sum(int((~np.isnan(part)).sum()) for part in (values[..., :first], values[..., first + count :]))
 
 
 def widened(array: Array, dtype: str) -> Array:

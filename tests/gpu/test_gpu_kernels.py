@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.gpu.cases import CHOSEN
+
 ROOT = Path(__file__).parents[2]
 RUNNER = ROOT / "tests" / "gpu" / "run_cases.py"
-SANITIZED = "small or bfloat16"  # words in the names of tests: every instruction, quickly
 
 
 def export(folder: Path, arch: str, *options: str) -> Path:
@@ -23,7 +24,7 @@ def export(folder: Path, arch: str, *options: str) -> Path:
 
 @pytest.fixture(scope="session")
 def cases(gpu, tmp_path_factory) -> Path:
-    return export(tmp_path_factory.mktemp("cases"), gpu.arch)
+    return export(tmp_path_factory.mktemp("cases"), gpu.target)
 
 
 def test_every_kernel_is_right(cases):
@@ -41,7 +42,7 @@ def test_the_sanitizer_finds_nothing(tool, gpu, tmp_path):
     program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if program is None:
         pytest.skip("compute-sanitizer is not installed")
-    folder = export(tmp_path / "cases", gpu.arch, "--only", SANITIZED)
+    folder = export(tmp_path / "cases", gpu.target, "--cases", *CHOSEN)
     command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, str(RUNNER), str(folder)]
     done = subprocess.run([*command, "--repeat", "1"], capture_output=True, text=True, check=False)
     if "Device not supported" in done.stdout + done.stderr:

@@ -105,8 +105,11 @@ int arch() { return device_arch; }
 
 unsigned most_shared_bytes() {
   switch (device_arch) {
-    case 80: return 163 * 1024;
-    case 90: return 227 * 1024;
+    case 80:
+    case 87: return 163 * 1024;
+    case 90:
+    case 100:
+    case 103: return 227 * 1024;
     default: return 99 * 1024;
   }
 }

@@ -17,7 +17,8 @@ constexpr uint32_t kFatbinMagic = 0xba55ed50;
 constexpr char kTrailerMagic[] = "BFSOURCE";
 constexpr unsigned kFreeSharedBytes = 48 * 1024;
 constexpr unsigned kMostThreads = 1024;
-constexpr int kAttributeMajor = 75, kAttributeMinor = 76, kAttributeSharedOptIn = 97;
+constexpr int kAttributeCores = 16, kAttributeMajor = 75, kAttributeMinor = 76, kAttributeSharedOptIn = 97;
+constexpr int kCores = 132;
 constexpr int kFunctionSharedBytes = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 constexpr char kName[] = "stand-in device";
 
@@ -124,6 +125,7 @@ int cuDriverGetVersion(int* version) {
 
 int cuDeviceGetAttribute(int* value, int attribute, int) {
   switch (attribute) {
+    case kAttributeCores: *value = kCores; return standin::kSuccess;
     case kAttributeMajor: *value = standin::arch() / 10; return standin::kSuccess;
     case kAttributeMinor: *value = standin::arch() % 10; return standin::kSuccess;
     case kAttributeSharedOptIn: *value = standin::most_shared_bytes(); return standin::kSuccess;

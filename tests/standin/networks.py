@@ -40,6 +40,7 @@ class Run(NamedTuple):
         seconds: Of each call.
         error: What the child said if it failed, else "".
         log: What it printed.
+        ran: Name of the variant that was loaded.
     """
 
     outputs: list[dict[str, Array]]
@@ -48,6 +49,7 @@ class Run(NamedTuple):
     seconds: list[float]
     error: str
     log: str
+    ran: str = ""
 
     @property
     def findings(self) -> list[tuple[str, str, str]]:
@@ -72,7 +74,7 @@ def run_network(
         replaced: CUDA C that runs in place of a kernel's own, by the kernel's name.
         fault: What the device does wrongly, see :class:`tests.standin.libraries.StandIn`.
     """
-    _build_all([*kernel_sources(container).values(), *(replaced or {}).values()])
+    _build_all([*_texts(container), *(replaced or {}).values()])
     with tempfile.TemporaryDirectory(prefix="blockfuse-standin-") as name:
         folder = Path(name)
         (folder / "device.json").write_text(json.dumps({"replaced": replaced or {}, "fault": fault or {}}))
@@ -84,13 +86,17 @@ def run_network(
 
 
 def kernel_sources(container: Path) -> dict[str, str]:
-    """The CUDA C in a container, by the names of kernels; one source may have several."""
-    library, _ = artifact.load(container, any_machine=True)
-    found = {}
-    for match in re.finditer(b"BFSOURCE(.{8})(.{8})", library.code, re.DOTALL):
-        archs, size = (int.from_bytes(part, "little") for part in match.groups())
-        text = library.code[match.end() + archs : match.end() + archs + size].decode()
-        found |= dict.fromkeys(_KERNEL.findall(text), text)
+    """The CUDA C in a container for one target, by the names of kernels; one source may have several."""
+    return {name: text for text in _texts(container) for name in _KERNEL.findall(text)}
+
+
+def _texts(container: Path) -> set[str]:
+    """All CUDA C in a container."""
+    found = set()
+    for code in (variant.library.code for variant in artifact.load(container, any_machine=True)):
+        for match in re.finditer(b"BFSOURCE(.{8})(.{8})", code, re.DOTALL):
+            archs, size = (int.from_bytes(part, "little") for part in match.groups())
+            found.add(code[match.end() + archs : match.end() + archs + size].decode())
     return found
 
 
@@ -110,7 +116,9 @@ def _result(folder: Path, log: str, status: int) -> Run:
     for number in range(len(result["seconds"])):
         with np.load(folder / f"out_{number}.npz") as data:
             outputs.append(dict(data))
-    return Run(outputs, result["launches"], result["graph_launches"], result["seconds"], result["error"], log)
+    return Run(
+        outputs, result["launches"], result["graph_launches"], result["seconds"], result["error"], log, result["ran"]
+    )
 
 
 class OnStandIn:

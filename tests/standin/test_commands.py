@@ -72,7 +72,7 @@ def test_networks_run_and_are_right(results):
     assert document(results, "verify")["passed"]
     found = document(results, "verify blocks")
     assert found["passed"]
-    assert found["target"] == "sm_90"
+    assert found["target"] == "sm_90a"
     assert not results["findings"]
 
 
@@ -90,7 +90,7 @@ def test_times_are_those_of_the_gpu(results):
 
 def test_what_a_container_consists_of(results):
     report = document(results, "inspect")
-    assert (report["target"], report["dtype"]) == ("sm_90", "float16")
+    assert (report["target"], report["dtype"]) == ("sm_90a", "float16")
     (kernel,) = document(results, "kernels")["kernels"]
     assert kernel["threads"] >= 32
     assert kernel["grid"] >= 1

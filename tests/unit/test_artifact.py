@@ -12,11 +12,13 @@ import pytest
 
 from blockfuse import target
 from blockfuse.errors import ArtifactError
+from blockfuse.report import Report, StepRecord
 from blockfuse.runtime import artifact
 from blockfuse.runtime.library import ALIGNMENT, Batch, Constant, Layout, Library, Port, aligned_copy
-from blockfuse.target import CPU_CLASSES
+from blockfuse.runtime.variants import Variant
+from blockfuse.target import CPU_CLASSES, parse_target
 
-REPORT = {"network": "n", "blocks": [{"name": "block1", "predicted_us": 1.5}]}
+REPORT = Report("n", "cpu:generic", steps=(StepRecord("block1", "basic", "y"),), seconds={"read": 1.5})
 MEMBERS = ("manifest.json", "library.so", "weights.bin")
 
 
@@ -46,7 +48,7 @@ def any_batch():
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "net.bf"
-    artifact.save(library(), REPORT, path)
+    artifact.save([Variant(library(), REPORT)], path)
     return path
 
 
@@ -94,21 +96,25 @@ def data_offsets(path):
     return starts
 
 
+def contents(variant):
+    return variant.library.code, variant.library.weights.tobytes(), variant.report
+
+
 # ---- what is written -------------------------------------------------------------------------------------------------
 def test_everything_comes_back(path):
-    loaded, report = artifact.load(path)
-    original = library()
+    (variant,) = artifact.load(path)
+    loaded, original = variant.library, library()
     for name in ("name", "target", "inputs", "outputs", "constants", "layout_changes", "code"):
         assert getattr(loaded, name) == getattr(original, name)
     np.testing.assert_array_equal(loaded.weights, original.weights)
     assert loaded.weights.ctypes.data % ALIGNMENT == 0
-    assert report == REPORT
+    assert variant.report == REPORT
 
 
 def test_a_network_that_takes_any_batch(tmp_path):
     path = tmp_path / "n.bf"
-    artifact.save(any_batch(), REPORT, path)
-    loaded, _ = artifact.load(path)
+    artifact.save([Variant(any_batch(), REPORT)], path)
+    loaded = artifact.load(path)[0].library
     assert loaded.batch == Batch(2, 1000)
     assert str(loaded.inputs[0]) == "x float32[N, 3, 8, 8]"
     assert loaded.inputs[0].at(7).shape == (7, 3, 8, 8)
@@ -117,27 +123,30 @@ def test_a_network_that_takes_any_batch(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(batch=None), "gives 'x' another batch than the network"),
-        (lambda m: m.update(batch={"planned": 3, "most": 1000}), "gives 'x' another batch than the network"),
-        (lambda m: m["outputs"][0].update(any_batch=False), "gives 'y' another batch than the network"),
-        (lambda m: m["outputs"][0].update(shape=[]), "gives 'y' another batch than the network"),
-        (lambda m: m.update(batch={"planned": 0, "most": 1000}), "takes a batch of no images"),
-        (lambda m: m.update(batch={"planned": 2, "most": 0}), "takes a batch of no images"),
-        (lambda m: m.update(batch={"planned": 2}), "has no 'most' that is a int"),
-        (lambda m: m.pop("batch"), "has no 'batch' that is a dict"),
+        (lambda m: m["variants"][0].update(batch=None), "gives 'x' another batch than the network"),
+        (
+            lambda m: m["variants"][0].update(batch={"planned": 3, "most": 1000}),
+            "gives 'x' another batch than the network",
+        ),
+        (lambda m: m["variants"][0]["outputs"][0].update(any_batch=False), "gives 'y' another batch than the network"),
+        (lambda m: m["variants"][0]["outputs"][0].update(shape=[]), "gives 'y' another batch than the network"),
+        (lambda m: m["variants"][0].update(batch={"planned": 0, "most": 1000}), "takes a batch of no images"),
+        (lambda m: m["variants"][0].update(batch={"planned": 2, "most": 0}), "takes a batch of no images"),
+        (lambda m: m["variants"][0].update(batch={"planned": 2}), "has no 'most' that is a int"),
+        (lambda m: m["variants"][0].pop("batch"), "has no 'batch' that is a dict"),
     ],
 )
 def test_a_batch_that_contradicts_itself(tmp_path, change, message):
     path = tmp_path / "n.bf"
-    artifact.save(any_batch(), REPORT, path)
+    artifact.save([Variant(any_batch(), REPORT)], path)
     edit(path, change)
     assert message in refusal(path)
 
 
 def test_a_network_without_weights(tmp_path):
     empty = library(constants=(), weights=np.empty(0, np.uint8))
-    artifact.save(empty, REPORT, tmp_path / "n.bf")
-    assert artifact.load(tmp_path / "n.bf")[0].weights.size == 0
+    artifact.save([Variant(empty, REPORT)], tmp_path / "n.bf")
+    assert artifact.load(tmp_path / "n.bf")[0].library.weights.size == 0
 
 
 def test_the_container_is_a_plain_uncompressed_zip(path):
@@ -146,11 +155,11 @@ def test_the_container_is_a_plain_uncompressed_zip(path):
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
         manifest = json.loads(archive.read("manifest.json"))
     assert set(manifest["versions"]) == {"blockfuse", "apache-tvm", "apache-tvm-ffi"}
-    assert manifest["target"]["threads"] == 3
+    assert manifest["variants"][0]["target"]["threads"] == 3
 
 
 def test_equal_networks_give_equal_files(path, tmp_path):
-    artifact.save(library(), REPORT, tmp_path / "again.bf")
+    artifact.save([Variant(library(), REPORT)], tmp_path / "again.bf")
     assert (tmp_path / "again.bf").read_bytes() == path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         assert {info.date_time[0] for info in archive.infolist()} == {1980}
@@ -158,15 +167,15 @@ def test_equal_networks_give_equal_files(path, tmp_path):
 
 def test_relative_paths_work(path, monkeypatch):
     monkeypatch.chdir(path.parent)
-    assert artifact.load("net.bf")[0].name == "net"
-    artifact.save(library(), REPORT, "other.bf")
+    assert artifact.load("net.bf")[0].library.name == "net"
+    artifact.save([Variant(library(), REPORT)], "other.bf")
     assert (path.parent / "other.bf").exists()
 
 
 def test_permissions_follow_the_mask_of_the_process(path):
     mask = os.umask(0o027)
     try:
-        artifact.save(library(), REPORT, path)
+        artifact.save([Variant(library(), REPORT)], path)
     finally:
         os.umask(mask)
     assert path.stat().st_mode & 0o777 == 0o640
@@ -180,7 +189,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ArtifactError, match=r"cannot write .*net.bf: No space left on device"):
-        artifact.save(library(code=b"other"), REPORT, path)
+        artifact.save([Variant(library(code=b"other"), REPORT)], path)
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == ["net.bf"]
 
@@ -189,7 +198,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, monkeypatch):
 def test_places_that_cannot_be_written(tmp_path, name):
     (tmp_path / "folder.bf").mkdir()
     with pytest.raises(ArtifactError, match=r"cannot write .*: (No such file or directory|Is a directory)"):
-        artifact.save(library(), REPORT, tmp_path / name)
+        artifact.save([Variant(library(), REPORT)], tmp_path / name)
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder.bf"]
 
 
@@ -210,7 +219,7 @@ def test_a_flipped_byte_in_a_member(path, member, place):
 
 def test_flipped_bytes_between_the_members_are_refused_or_harmless(path):
     raw = path.read_bytes()
-    original, report = artifact.load(path)
+    (original,) = artifact.load(path)
     inside = {start + i for start, size in data_offsets(path).values() for i in range(size)}
     refused = 0
     for position in sorted(set(range(len(raw))) - inside):
@@ -219,12 +228,12 @@ def test_flipped_bytes_between_the_members_are_refused_or_harmless(path):
             damaged[position] ^= bit
             path.write_bytes(damaged)
             try:
-                loaded, again = artifact.load(path)
+                (loaded,) = artifact.load(path)
             except ArtifactError as error:
                 assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
                 refused += 1
                 continue
-            assert (loaded.code, loaded.weights.tobytes(), again) == (original.code, original.weights.tobytes(), report)
+            assert contents(loaded) == contents(original)
     assert refused > 100
 
 
@@ -276,13 +285,13 @@ def test_a_member_that_claims_more_bytes_than_the_file_has(path):
 
 # ---- other versions and machines -------------------------------------------------------------------------------------
 def test_a_newer_container_names_both_versions(path):
-    edit(path, lambda manifest: manifest.update(schema=3, versions={"blockfuse": "9.9"}))
-    assert refusal(path).endswith("has container version 3, written by blockfuse 9.9; this blockfuse reads version 2")
+    edit(path, lambda manifest: manifest.update(schema=4, versions={"blockfuse": "9.9"}))
+    assert refusal(path).endswith("has container version 4, written by blockfuse 9.9; this blockfuse reads version 3")
 
 
 def test_other_cpu_features(tmp_path, monkeypatch):
     path = tmp_path / "n.bf"
-    artifact.save(library(target=CPU_CLASSES["cpu:avx512"]), REPORT, path)
+    artifact.save([Variant(library(target=CPU_CLASSES["cpu:avx512"]), REPORT)], path)
     monkeypatch.setattr(target, "cpu_features", lambda: frozenset(CPU_CLASSES["cpu:avx2"].features))
     monkeypatch.setattr(target.platform, "machine", lambda: "x86_64")
     assert "compiled for cpu:avx512 and cannot run here: this machine lacks avx512f, avx512bw" in refusal(path)
@@ -290,7 +299,7 @@ def test_other_cpu_features(tmp_path, monkeypatch):
 
 def test_another_processor(tmp_path):
     path = tmp_path / "n.bf"
-    artifact.save(library(target=replace(CPU_CLASSES["cpu:generic"], machine="s390x")), REPORT, path)
+    artifact.save([Variant(library(target=replace(CPU_CLASSES["cpu:generic"], machine="s390x")), REPORT)], path)
     assert "this machine lacks an s390x processor" in refusal(path)
 
 
@@ -315,7 +324,7 @@ def test_every_field_of_the_manifest_is_checked(path):
     with zipfile.ZipFile(path) as archive:
         manifest = json.loads(archive.read("manifest.json"))
     for way in walk(manifest):
-        if not way or way[0] in ("versions", "report"):
+        if not way or way[0] == "versions" or way[2:3] == ("report",):
             continue
         for wrong in (None, -1, "odd", [], {}):
 
@@ -335,15 +344,18 @@ def test_every_field_of_the_manifest_is_checked(path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.pop("inputs"), "its manifest has no 'inputs' that is a list"),
-        (lambda m: m["inputs"][0].update(shape=[1, "a"]), "holds the shape [1, 'a']"),
-        (lambda m: m["inputs"][0].update(dtype="object"), "holds the type 'object'"),
-        (lambda m: m["inputs"][0].update(layout="NCHW16c"), "the unknown layout 'NCHW16c'"),
-        (lambda m: m["inputs"][0].update(alignment=0), "the alignment 0"),
-        (lambda m: m["constants"][1].update(offset=65), "offset 65, which is no multiple of 64"),
-        (lambda m: m["constants"][1].update(offset=128), "places a constant behind the end of the weights"),
-        (lambda m: m["target"].update(threads=-1), "holds -1 as 'threads'"),
-        (lambda m: m["target"].update(threads=True), "has no 'threads' that is a int"),
+        (lambda m: m["variants"][0].pop("inputs"), "its manifest has no 'inputs' that is a list"),
+        (lambda m: m["variants"][0]["inputs"][0].update(shape=[1, "a"]), "holds the shape [1, 'a']"),
+        (lambda m: m["variants"][0]["inputs"][0].update(dtype="object"), "holds the type 'object'"),
+        (lambda m: m["variants"][0]["inputs"][0].update(layout="NCHW16c"), "the unknown layout 'NCHW16c'"),
+        (lambda m: m["variants"][0]["inputs"][0].update(alignment=0), "the alignment 0"),
+        (lambda m: m["variants"][0]["constants"][1].update(offset=65), "offset 65, which is no multiple of 64"),
+        (
+            lambda m: m["variants"][0]["constants"][1].update(offset=128),
+            "places a constant behind the end of the weights",
+        ),
+        (lambda m: m["variants"][0]["target"].update(threads=-1), "holds -1 as 'threads'"),
+        (lambda m: m["variants"][0]["target"].update(threads=True), "has no 'threads' that is a int"),
         (lambda m: m["members"]["library.so"].update(sha256="x"), "holds a malformed SHA-256"),
     ],
 )
@@ -378,12 +390,12 @@ SOURCES = {"bf_a.program": "program bf_a: größer\n", "bf_a.cu": "__global__ vo
 @pytest.fixture
 def with_sources(tmp_path):
     path = tmp_path / "kept.bf"
-    artifact.save(library(sources=SOURCES), REPORT, path)
+    artifact.save([Variant(library(sources=SOURCES), REPORT)], path)
     return path
 
 
 def test_sources_come_back_and_are_members_of_their_own(with_sources):
-    assert artifact.load(with_sources)[0].sources == SOURCES
+    assert artifact.load(with_sources)[0].library.sources == SOURCES
     with zipfile.ZipFile(with_sources) as archive:
         assert archive.namelist() == [*MEMBERS, "sources/bf_a.cu", "sources/bf_a.program"]
         assert archive.read("sources/bf_a.cu").decode() == SOURCES["bf_a.cu"]
@@ -415,13 +427,14 @@ def test_a_source_the_manifest_does_not_list(path):
 @pytest.fixture
 def folder(tmp_path):
     path = tmp_path / "net"
-    artifact.save_folder(library(sources=SOURCES), REPORT, path)
+    artifact.save_folder([Variant(library(sources=SOURCES), REPORT)], path)
     return path
 
 
 def test_a_folder_holds_the_same(folder, with_sources):
-    (one, report), (other, _) = artifact.load(folder), artifact.load(with_sources)
-    assert report == REPORT
+    (variant,) = artifact.load(folder)
+    one, other = variant.library, artifact.load(with_sources)[0].library
+    assert variant.report == REPORT
     for name in ("name", "target", "inputs", "outputs", "constants", "layout_changes", "code", "sources"):
         assert getattr(one, name) == getattr(other, name)
     np.testing.assert_array_equal(one.weights, other.weights)
@@ -444,6 +457,63 @@ def test_a_folder_that_is_none(tmp_path):
 
 def test_another_machines_container_is_read_on_request(tmp_path):
     other = library(target=replace(CPU_CLASSES["cpu:generic"], machine="sparc"))
-    artifact.save(other, REPORT, tmp_path / "n.bf")
+    artifact.save([Variant(other, REPORT)], tmp_path / "n.bf")
     assert "an sparc processor" in refusal(tmp_path / "n.bf")
-    assert artifact.load(tmp_path / "n.bf", any_machine=True)[0].target == other.target
+    assert artifact.load(tmp_path / "n.bf", any_machine=True)[0].library.target == other.target
+
+
+# ---- several targets -------------------------------------------------------------------------------------------------
+def two(**changes):
+    """A network for two GPUs, whose code and report differ, and what is changed in the second one."""
+    one = library(target=parse_target("sm_80", 1), sources=SOURCES)
+    other = replace(one, target=parse_target("sm_90a", 1), code=b"other", **changes)
+    return [Variant(one, REPORT), Variant(other, replace(REPORT, target="sm_90a"))]
+
+
+def test_every_variant_comes_back(tmp_path):
+    weights = aligned_copy(np.arange(104, dtype=np.uint8)[::-1])
+    saved = two(weights=weights, constants=(Constant(64, (7,), "float16"),), sources={"bf_b.cu": "// b\n"})
+    artifact.save(saved, tmp_path / "n.bf")
+    artifact.save_folder(saved, tmp_path / "n")
+    for path in (tmp_path / "n.bf", tmp_path / "n"):
+        loaded = artifact.load(path)
+        assert [one.name for one in loaded] == ["sm_80", "sm_90a"]
+        for one, other in zip(saved, loaded, strict=True):
+            assert contents(one) == contents(other)
+            for name in ("name", "target", "inputs", "outputs", "constants", "sources"):
+                assert getattr(one.library, name) == getattr(other.library, name)
+
+
+def test_equal_files_are_stored_once(tmp_path):
+    artifact.save(two(), tmp_path / "n.bf")
+    with zipfile.ZipFile(tmp_path / "n.bf") as archive:
+        names = [f"sm_80/{name}" for name in (*MEMBERS[1:], *(f"sources/{name}" for name in sorted(SOURCES)))]
+        assert archive.namelist() == ["manifest.json", *names, "sm_90a/library.so"]
+    assert artifact.load(tmp_path / "n.bf")[1].library.sources == SOURCES
+
+
+@pytest.mark.parametrize(
+    "member", ["sm_80/library.so", "sm_90a/library.so", "sm_80/weights.bin", "sm_80/sources/bf_a.cu"]
+)
+def test_damage_in_any_variant_is_noticed(tmp_path, member):
+    path = tmp_path / "n.bf"
+    artifact.save(two(), path)
+    raw = bytearray(path.read_bytes())
+    raw[data_offsets(path)[member][0]] ^= 1
+    path.write_bytes(raw)
+    assert f"{member} has SHA-256" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(variants=[]), "describes no variant"),
+        (lambda m: m["variants"][0]["files"].pop("library.so"), "has no 'library.so' that is a str"),
+        (lambda m: m["variants"][0]["files"].update({"library.so": "a.so"}), "no member that is the file 'library.so'"),
+        (lambda m: m["variants"][0]["files"].update({"../a": "library.so"}), "names the unknown file '../a'"),
+        (lambda m: m["members"].update({"sm_80/../x": {}}), "names the unknown member 'sm_80/../x'"),
+    ],
+)
+def test_files_that_are_not_there(path, change, message):
+    edit(path, change)
+    assert message in refusal(path)

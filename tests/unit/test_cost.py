@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from blockfuse.block import Block
-from blockfuse.plan.cost import global_bytes, interior_bytes, waterline
+from blockfuse.plan.cost import interior_bytes, waterline
 from blockfuse.plan.device import GPUS
 from blockfuse.plan.fold import fold
 from blockfuse.stages import Conv, ImageShape, Window
@@ -58,5 +58,5 @@ def test_bytes_of_a_block():
     stages = (Conv("a", (0,), 8, window), Conv("b", (1,), 4, window))
     block = Block((ImageShape(5, 7, 4),), stages, batch=3)
     weights = 9 * 4 * 8 + 8 + 9 * 8 * 4 + 4
-    assert global_bytes(block) == 4 * (3 * 35 * (4 + 4) + weights)
+    assert block.global_bytes == 4 * (3 * 35 * (4 + 4) + weights)
     assert interior_bytes(fold(block)) == 2 * 4 * 3 * 35 * 8

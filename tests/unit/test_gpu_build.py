@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import blockfuse
 from blockfuse import gpu
 from blockfuse.build import cubin
 from blockfuse.build.border import computed_in
@@ -18,9 +19,11 @@ from blockfuse.build.kernel_cache import KernelCache
 from blockfuse.build.network import Call, Network
 from blockfuse.errors import InternalError, TargetError, UnsupportedModelError
 from blockfuse.graph import Op, Tensor
-from blockfuse.plan.device import device_of
-from blockfuse.runtime import cuda
+from blockfuse.plan import device
+from blockfuse.plan.device import GPUS, device_of, gpu_device
+from blockfuse.report import Report
 from blockfuse.runtime.library import Port
+from blockfuse.runtime.variants import Variant, best_for
 from blockfuse.target import newest_plain, parse_target, runs_on
 
 KERNEL = 'extern "C" __global__ void bf_scale_kernel(float* y) { y[threadIdx.x] *= 2; }\n'
@@ -38,6 +41,9 @@ KERNEL = 'extern "C" __global__ void bf_scale_kernel(float* y) { y[threadIdx.x] 
         ("sm_90a", "sm_90", True),
         ("sm_90a", "sm_100", False),
         ("sm_90a,sm_80", "sm_120", True),
+        ("sm_100f", "sm_103", True),
+        ("sm_100f", "sm_110", False),
+        ("sm_103f", "sm_100", False),
         ("sm_120", "sm_100", False),
     ],
 )
@@ -55,35 +61,105 @@ def test_ptx_is_made_of_the_newest_that_has_a_successor():
     ]
 
 
-def test_plans_for_several_gpus_fit_the_smallest():
-    device = device_of(parse_target("sm_90,sm_86"))
-    assert (device.name, device.local_bytes) == ("H200", 99 * 1024)
-    with pytest.raises(TargetError, match="no device figures for sm_70; known are sm_80, sm_86"):
-        device_of(parse_target("sm_80,sm_70"))
+@pytest.mark.parametrize(
+    ("archs", "here", "best"),
+    [
+        ("sm_80,sm_90,sm_90a", "sm_90", "sm_90a"),
+        ("sm_90a,sm_90,sm_80", "sm_90", "sm_90a"),
+        ("sm_80,sm_86,sm_89", "sm_89", "sm_89"),
+        ("sm_80,sm_86", "sm_89", "sm_86"),  # of its generation, the newest that is not newer
+        ("sm_86,sm_80,sm_89", "sm_87", "sm_86"),
+        ("sm_80,sm_89", "sm_90", "sm_89"),  # as PTX
+        ("sm_80,sm_90a", "sm_100", "sm_80"),
+        ("sm_80,sm_100f", "sm_103", "sm_100f"),
+        ("sm_90,sm_100a", "sm_103", "sm_90"),
+        ("sm_90,sm_120", "sm_100", "sm_90"),
+    ],
+)
+def test_the_best_match_runs(archs, here, best):
+    for order in (1, -1):
+        variants = [variant(arch) for arch in archs.split(",")][::order]
+        assert best_for(variants, gpu.Gpu("gpu", here, 232_448)).name == best
+
+
+def variant(arch, shared_bytes=0):
+    target = replace(parse_target(arch), shared_bytes=shared_bytes)
+    return Variant(SimpleNamespace(name="net", target=target), Report("net", arch))
+
+
+def test_a_variant_that_needs_too_much_shared_memory_is_passed_over():
+    variants = [variant("sm_86", 90_000), variant("sm_90", 200_000)]
+    assert best_for(variants, gpu.Gpu("large", "sm_100", 232_448)).name == "sm_90"
+    assert best_for(variants, gpu.Gpu("small", "sm_120", 101_376)).name == "sm_86"
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (gpu.Gpu("old", "sm_75", 65_536), "net was compiled for sm_80, sm_90a, and this GPU is old (sm_75)"),
+        (
+            gpu.Gpu("small", "sm_120", 101_376),
+            "net was planned for sm_80 and needs 150,000 bytes of shared memory; this GPU, small (sm_120), has 101,376",
+        ),
+    ],
+)
+def test_a_gpu_that_cannot_run_the_code_is_named_beside_it(other, message):
+    with pytest.raises(TargetError, match=f"^{re.escape(message)}$"):
+        best_for([variant("sm_80", 150_000), variant("sm_90a", 200_000)], other)
+
+
+def test_code_for_this_gpu_uses_its_own_instructions():
+    assert [gpu.Gpu("gpu", arch, 0).target for arch in ("sm_80", "sm_90", "sm_100")] == ["sm_80", "sm_90a", "sm_100"]
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+def test_every_architecture_has_its_own_plans():
+    target = parse_target("sm_90,sm_86,sm_90")
+    assert [(one.name, one.archs) for one in target.variants] == [("sm_90", ("sm_90",)), ("sm_86", ("sm_86",))]
+    assert [device_of(one).local_bytes for one in target.variants] == [227 * 1024, 99 * 1024]
+    with pytest.raises(InternalError, match="plans are made for one architecture, not for sm_90, sm_86, sm_90"):
+        device_of(target)
+
+
+@pytest.mark.parametrize(
+    ("arch", "figures", "shared"),
+    [
+        ("sm_87", "RTX 3090", 163),
+        ("sm_100", "H200", 227),
+        ("sm_103a", "H200", 227),
+        ("sm_120", "H200", 99),
+        ("sm_999", "H200", 99),  # of which nothing is known: the least of any
+    ],
+)
+def test_without_figures_those_of_the_nearest_older_one_count(monkeypatch, arch, figures, shared):
+    monkeypatch.setattr(device, "this_gpu", lambda: gpu.Gpu("other", "sm_86", 1))
+    found = gpu_device(arch)
+    nearest = next(one for one in GPUS.values() if one.name == figures)
+    number = "".join(filter(str.isdecimal, arch))
+    assert found == replace(nearest, name=f"sm_{number} by the figures of {figures}", local_bytes=shared * 1024)
+
+
+def test_sizes_of_this_machines_gpu_are_asked_for(monkeypatch):
+    monkeypatch.setattr(device, "this_gpu", lambda: gpu.Gpu("B300", "sm_103", 200_000, cores=66))
+    found, h200 = gpu_device("sm_103a"), GPUS["sm_90"]
+    assert found.name == "B300 (sm_103) by the figures of H200, scaled to 66 SMs"
+    assert (found.cores, found.local_bytes) == (66, 200_000)
+    rates = ("tensor_peak", "vector_peak", "cache_bandwidth", "local_bandwidth")
+    assert all(getattr(found, rate) == getattr(h200, rate) / 2 for rate in rates)
+    assert (found.memory_bandwidth, found.clock) == (h200.memory_bandwidth, h200.clock)
+
+
+@pytest.mark.parametrize("arch", ["sm_75", "sm_70", "sm_52"])
+def test_architectures_without_the_instructions_are_refused_with_them(arch):
+    text = f"^{arch} is too old: kernels use mma.sync m16n8k16 and cp.async, which need sm_80 or newer$"
+    with pytest.raises(TargetError, match=text):
+        blockfuse.compile("nothing.onnx", target=f"sm_80,{arch}")
 
 
 def test_no_driver_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(gpu, "_DRIVER", "libno_such_driver.so.1")
     with pytest.raises(TargetError, match=r"^there is no GPU driver on this machine: libno_such_driver.so.1 is not"):
         gpu.this_gpu()
-
-
-def test_a_gpu_that_cannot_run_the_code_is_named_beside_it(monkeypatch):
-    """The second one is newer than the code, and would translate it."""
-    target = replace(parse_target("sm_90"), shared_bytes=150_000)
-    library = SimpleNamespace(name="net", target=target)
-    for other, message in (
-        (gpu.Gpu("old", "sm_80", 166_912), "net was compiled for sm_90, and this GPU is old (sm_80)"),
-        (
-            gpu.Gpu("small", "sm_120", 101_376),
-            "net was planned for sm_90 and needs 150,000 bytes of shared memory; this GPU, small (sm_120), has 101,376",
-        ),
-    ):
-        monkeypatch.setattr(cuda, "this_gpu", lambda other=other: other)
-        with pytest.raises(TargetError, match=f"^{re.escape(message)}$"):
-            cuda.require_gpu(library)
-    monkeypatch.setattr(cuda, "this_gpu", lambda: gpu.Gpu("fine", "sm_100", 232_448))
-    cuda.require_gpu(library)
 
 
 # ---- nvcc ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 import shutil
 import struct
 import subprocess
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,9 @@ from blockfuse.build import cubin, nvrtc
 from blockfuse.build.fatbin import fat_binary
 from blockfuse.build.kernel_cache import KernelCache
 from blockfuse.errors import InternalError, TargetError
+from blockfuse.tools import doctor
+
+ROOT = Path(__file__).parents[2]
 
 KERNEL = """#include <cuda_fp16.h>
 extern "C" __global__ void scale(half* x) { x[threadIdx.x] = __hmul(x[threadIdx.x], __float2half(2.0f)); }
@@ -138,3 +143,17 @@ def test_a_real_nvrtc_makes_code_for_every_architecture():
         compiler.compile(KERNEL.replace("__hmul", "__no"), ["sm_80"])
     with pytest.raises(TargetError, match="NVRTC cannot compile for sm_12: "):
         compiler.compile(KERNEL, ["sm_12"])
+
+
+def test_without_a_compiler_the_extra_is_named(monkeypatch, tmp_path):
+    for name in ("CUDA_HOME", "CUDA_PATH", "PATH"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(doctor, "find_nvrtc", lambda: None)
+    assert "pip install 'blockfuse[cuda]'" in doctor._nvcc().detail
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cuda"]
+    assert {line.partition(">")[0] for line in extra} == {
+        "nvidia-cuda-cccl",
+        "nvidia-cuda-crt",
+        "nvidia-cuda-nvrtc",
+        "nvidia-cuda-runtime",
+    }

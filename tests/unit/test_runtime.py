@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from blockfuse.runtime import session as runtime
 from blockfuse.runtime.executable import Executable, load
 from blockfuse.runtime.library import ALIGNMENT, Port, aligned_empty
 from blockfuse.runtime.session import RUNTIME_VARIABLE, Session
+from blockfuse.runtime.variants import Variant
 from blockfuse.target import parse_target
 from tests import toy_networks as toy
 
@@ -171,14 +173,14 @@ def test_outputs_share_no_memory_with_anything():
 
 
 def test_executable_takes_and_returns_bare_arrays(library, reference):
-    executable = Executable(library, Report("classifier", "cpu"))
+    executable = Executable([Variant(library, Report("classifier", "cpu"))])
     image = toy.image_input(3)
     outputs = executable(image)
     assert list(outputs) == [port.name for port in executable.outputs] == ["probability", "features"]
-    only = Executable(features_only(library.target), Report("classifier", "cpu"))
+    only = Executable([Variant(features_only(library.target), Report("classifier", "cpu"))])
     toy.close(only(image), reference(image)["features"])
     with pytest.raises(InputError, match=r"takes 2 inputs, 'x', 'y': call run\(\) with a dictionary"):
-        Executable(two_inputs(), Report("two", "cpu"))(image)
+        Executable([Variant(two_inputs(), Report("two", "cpu"))])(image)
 
 
 def features_only(target):
@@ -283,7 +285,8 @@ def test_code_that_is_no_library(library, tmp_path, monkeypatch):
 
 
 def test_a_container_whose_report_is_no_report(library, tmp_path):
-    artifact.save(library, {"odd": 1}, tmp_path / "n.bf")
+    odd = SimpleNamespace(to_dict=lambda: {"odd": 1})
+    artifact.save([Variant(library, odd)], tmp_path / "n.bf")
     with pytest.raises(ArtifactError, match=r"n.bf is damaged: ") as caught:
         load(tmp_path / "n.bf")
     assert "\n" not in str(caught.value)
