@@ -98,7 +98,7 @@ def test_no_value_that_lives_by_chunks_is_made_twice():
 
 
 def test_what_does_not_fit_says_so_in_numbers():
-    tiny = replace(H200, local_bytes=16 * 1024)
+    tiny = replace(H200, local_bytes=4 * 1024)
     found = plan_cuda(fold(basic(14, 14, 256)), tiny, warps=4)
     assert isinstance(found, Infeasible)
     assert found.limit == "shared memory"
