@@ -44,7 +44,12 @@ BLOCKS = {
 }
 """Every residual block; the layers of DenseNet, the branches of ShuffleNet V2 and Inception, the chains of VGG."""
 
-FORMS = ("dynamo.op18.b1", "dynamo.op20.bdyn", "legacy.op17.bdyn")
+FORMS = tuple(
+    f"{exporter}.{opset}.{batch}"
+    for exporter, opsets in (("dynamo", ("op18", "op20")), ("legacy", ("op17", "op20")))
+    for opset in opsets
+    for batch in ("b1", "bdyn")
+)
 
 GATED = ("tv.efficientnet_b0", "tv.mobilenet_v3_large", "tv.regnet_y_400mf", "timm.seresnet50")
 
