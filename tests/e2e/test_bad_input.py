@@ -250,7 +250,7 @@ CALLS = [
     ("artifact of random bytes", ["run", "random.bf"], "failed", "random.bf"),
     ("archive of something else", ["run", "other.bf"], "failed", "other.bf"),
     ("artifact of a later version", ["run", "later.bf"], "failed", "later.bf"),
-    ("artifact for another machine", ["run", "machine.bf"], "failed", "machine.bf"),
+    ("artifact for another machine", ["run", "machine.bf"], "failed", "this machine lacks telepathy"),
     ("damaged library", ["run", "library.bf"], "failed", "library.bf"),
     ("damaged weights", ["run", "weights.bf"], "failed", "weights.bf"),
     ("artifact without its weights", ["run", "lost.bf"], "failed", "lost.bf"),
@@ -298,6 +298,14 @@ def with_manifest(**fields):
     return lambda name, data: json.dumps({**json.loads(data), **fields}).encode() if name == "manifest.json" else data
 
 
+def for_another_machine(name, data):
+    if name != "manifest.json":
+        return data
+    manifest = json.loads(data)
+    manifest["variants"][0]["target"]["features"] = ["telepathy"]
+    return json.dumps(manifest).encode()
+
+
 def flipped(part):
     return lambda name, data: bytes([data[0] ^ 1]) + data[1:] if part in name else data
 
@@ -321,7 +329,7 @@ def folder(tmp_path_factory):
     with zipfile.ZipFile(path / "other.bf", "w") as archive:
         archive.writestr("a.txt", "something else")
     rewritten(path / "net.bf", path / "later.bf", with_manifest(schema=999))
-    rewritten(path / "net.bf", path / "machine.bf", with_manifest(cpu_features=["telepathy"], target="cpu:telepathy"))
+    rewritten(path / "net.bf", path / "machine.bf", for_another_machine)
     rewritten(path / "net.bf", path / "library.bf", flipped(".so"))
     rewritten(path / "net.bf", path / "weights.bf", flipped("weights"))
     rewritten(path / "net.bf", path / "lost.bf", lambda name, data: None if "weights" in name else data)

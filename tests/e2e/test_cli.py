@@ -474,7 +474,7 @@ def test_a_terminal_gets_a_bar_that_vanishes_and_no_color_is_respected(folder):
 
 def test_cache_says_where_it_is_and_what_it_holds(run, monkeypatch, tmp_path):
     monkeypatch.setenv("BLOCKFUSE_CACHE_DIR", str(tmp_path))
-    (tmp_path / "kernel").write_bytes(bytes(3 << 19))
+    (tmp_path / ("0" * 64)).write_bytes(bytes(3 << 19))
     assert run("cache")[:2] == (0, f"{tmp_path}: 1 files, 1.5 of 512 MiB\n")
     code, out, _ = run("cache", "--clear", "--json")
     assert (code, json.loads(out)["files"]) == (0, 0)

@@ -146,22 +146,28 @@ def test_registers_are_those_of_the_machine_code_in_the_container(tmp_path, monk
     model = resnet18(size=32, width=0.25, classes=10)
     blockfuse.compile(model, target="sm_80,sm_90a", dtype="float16").save(path)
     monkeypatch.setattr(machine_code, "find_disassembler", lambda: None)
-    found = kernels_of_artifact(path)
-    assert not found.note
-    assert {one.name for one in found.others} == {"bf_cast_1", "bf_cast_2"}
-    for view in (*found.kernels, *found.others):
-        assert [one.arch for one in view.resources] == ["sm_80", "sm_90a"]
-        assert all(8 <= one.registers <= 255 and one.spill_bytes == 0 and one.sass is None for one in view.resources)
-    assert all(one.ctas > 0 for view in found.kernels for one in view.resources)
-    assert all(view.record.moved_bytes >= view.record.global_bytes / 2 for view in found.kernels)
+    variants = kernels_of_artifact(path)
+    assert [found.report.target for found in variants] == ["sm_80", "sm_90a"]
+    for found in variants:
+        assert not found.note
+        assert {one.name for one in found.others} == {"bf_cast_1", "bf_cast_2"}
+        for view in (*found.kernels, *found.others):
+            (one,) = view.resources
+            assert one.arch == found.report.target
+            assert 8 <= one.registers <= 255
+            assert one.spill_bytes == 0
+            assert one.sass is None
+        assert all(one.ctas > 0 for view in found.kernels for one in view.resources)
+        assert all(view.record.moved_bytes >= view.record.global_bytes / 2 for view in found.kernels)
 
 
 def test_a_container_without_machine_code_says_so(monkeypatch):
     library = replace(blockfuse.compile(resnet18(size=32, width=0.25, classes=10))._library, code=b"\x7fELF")
     library = replace(library, target=replace(library.target, archs=("sm_90",)))
     report = Report("net", "sm_90", steps=(StepRecord("a", "mbconv", "y", kernels=(RECORD,)),))
-    monkeypatch.setattr(artifact, "load", lambda *_, **__: (library, report.to_dict()))
-    assert "holds no machine code" in str(kernels_of_artifact("net.bf"))
+    monkeypatch.setattr(artifact, "load", lambda *_, **__: (Variant(library, report),))
+    (found,) = kernels_of_artifact("net.bf")
+    assert "holds no machine code" in str(found)
 
 
 def _need_nvcc():

@@ -125,11 +125,11 @@ def test_a_shape_is_written_into_the_model(run):
 @pytest.mark.parametrize(
     ("code", "message", "words"),
     [
-        (1, "none.onnx: the file cannot be read", ["none.onnx"]),
+        (1, "none.onnx: the file cannot be opened", ["none.onnx"]),
         (1, "bad.onnx: this is not an ONNX model", ["bad.onnx"]),
         (1, "compiles without failure", ["good.onnx"]),
         (1, "is verified without failure", ["good.onnx", "--check", "verify"]),
-        (2, "would replace good.onnx", ["good.onnx", "-o", "good.onnx"]),
+        (2, "it would replace what is read from good.onnx", ["good.onnx", "-o", "good.onnx"]),
         (2, "there is no folder", ["good.onnx", "-o", "nowhere/a.onnx"]),
         (2, "invalid choice: 'run'", ["good.onnx", "--check", "run"]),
         (2, "is not a number of seconds", ["good.onnx", "--time-limit", "long"]),

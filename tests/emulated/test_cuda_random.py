@@ -66,7 +66,7 @@ def test_random_block_for_any_batch(seed):
         assert_right(at_batch(built, batch))
 
 
-@pytest.mark.parametrize("seed", [400, 416, 417, 422, 432, 443, 449, 450, 456, 458])
+@pytest.mark.parametrize("seed", [400, 416, 417, 422, 432, 437, 443, 450, 456, 458])
 def test_random_block_in_little_shared_memory(seed):
     built = build(random_block(np.random.default_rng(seed), dtype="float16"), device=SMALL)
     assert built.plan.depth == 2

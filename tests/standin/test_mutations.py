@@ -12,6 +12,7 @@ import pytest
 
 import blockfuse as bf
 from blockfuse.runtime import artifact
+from blockfuse.runtime.variants import Variant
 from tests.onnx_models import floats, model, node, run
 from tests.standin import run_network
 
@@ -139,9 +140,9 @@ def test_code_for_another_architecture_than_the_manifest_says_is_noticed(compile
     executable, container = compile_to(proto, "sm_90a")
     inputs = {"x": floats(1, 4, 8, 8)}
     assert not run_network(container, [inputs]).error
-    library, _ = artifact.load(container, any_machine=True)
-    claimed = replace(library, target=replace(library.target, archs=("sm_80",)))
-    bf.Executable(claimed, executable.report()).save(tmp_path / "claimed.bf")
+    (variant,) = artifact.load(container, any_machine=True)
+    claimed = replace(variant.library, target=replace(variant.library.target, archs=("sm_80",)))
+    bf.Executable([Variant(claimed, executable.report())]).save(tmp_path / "claimed.bf")
     result = run_network(tmp_path / "claimed.bf", [inputs], arch="sm_80")
     assert result.error
     assert "stand-in device: the image has code for arch sm_90a" in result.log
