@@ -106,16 +106,14 @@ def _reason(parts: Partition, op: Op, step: Block | Op, record: StepRecord) -> R
         return Reason(op.name, op.kind, step.name, step.pattern, _joined(f"{step.pattern} matches", record.note))
     runs = "segment" if len(step.ops) > 1 else "single"
     text = parts.reasons.get(op.name, "") or f"joined with the operators around it as {step.name}"
-    decided = "" if record.note.startswith(("nearest", text)) else record.note
+    note = record.note.removesuffix(parts.nearest_to(step)).removesuffix("; ")
+    decided = "" if note.startswith(text) else note
     return Reason(op.name, op.kind, step.name, runs, _joined(text, decided, _nearest(parts, op)))
 
 
 def _nearest(parts: Partition, op: Op) -> str:
     """The pattern that matched most operators before it ended or failed at this one, and the first difference."""
-    miss = parts.nearest.get(op.name)
-    if miss is None:
-        return _NO_PATTERN
-    return f"nearest is {miss.pattern}, {miss.matched} operators alike: at {miss.op}, {miss.reason}"
+    return parts.nearest_to(op) or _NO_PATTERN
 
 
 def _joined(*texts: str) -> str:

@@ -145,6 +145,7 @@ def test_explain_says_why_every_operator_is_where_it_is(run, tmp_path):
     ops = {one["op"]: one for one in json.loads(out)["ops"]}
     assert code == 0
     assert set(ops) == {"c1", "relu", "lrn", "c2", "c3", "add"}
+    assert all(one["why"].count("nearest is") <= 1 for one in ops.values())
     assert ops["lrn"]["runs"] == "by itself"
     assert "has no stage" in ops["lrn"]["why"]
     assert "no pattern matches more than one operator" in ops["lrn"]["why"]
