@@ -131,6 +131,8 @@ def lrn_step(net: Net, x: str, _: Sequence[str]) -> str:
 
 
 def l2_norm_step(net: Net, x: str, _: Sequence[str]) -> str:
+    if len(net.shapes[x]) < 2:
+        raise Impossible("no channels")
     given, attrs = axes(net, net.pick((1,), (-1,)), 17)
     length = net.op(net.pick("ReduceL2", "ReduceL1"), [x, *given], keepdims=1, **attrs)
     return net.op("Div", [x, net.op("Add", [length, net.constant(np.float32(0.5))])])
