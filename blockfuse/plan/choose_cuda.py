@@ -104,21 +104,21 @@ def _best(folded: Folded, device: Device, wish: Grid, least: int) -> CudaPlan | 
 
 def _cheapest(folded: Folded, candidates: list[Grid], device: Device) -> CudaPlan | Infeasible:
     """The cheapest of the plans that fit, of the first few candidates that have one."""
-    obstacles = _Obstacles(folded, device)
+    obstacles, plans = _Obstacles(folded, device), _Plans(folded, device)
     best: tuple[float, CudaPlan] | None = None
     fitting, bound = 0, Bound(folded, device)
-    for hope, grid in _by_hope(folded, candidates, device, bound):
+    for hope, grid in _by_hope(candidates, bound, plans):
         if best and (hope >= _SPREAD * best[0] or fitting == _MAX_FITTING or best[0] <= bound.least):
             break
         if best and bound.seconds(grid) >= best[0]:
             continue
-        plans = _fitted(folded, grid, device, best[0] if best else float("inf"), obstacles)
-        best = min([*([best] if best else []), *plans], key=lambda pair: pair[0], default=None)
-        fitting += bool(plans)
+        found = _fitted(grid, best[0] if best else float("inf"), obstacles, plans)
+        best = min([*([best] if best else []), *found], key=lambda pair: pair[0], default=None)
+        fitting += bool(found)
     return best[1] if best else obstacles.smallest()
 
 
-def _by_hope(folded: Folded, candidates: list[Grid], device: Device, bound: Bound) -> Iterator[tuple[float, Grid]]:
+def _by_hope(candidates: list[Grid], bound: Bound, plans: _Plans) -> Iterator[tuple[float, Grid]]:
     """The candidates with their hopes, least first; those that are not asked for are never planned.
 
     A heap holds every candidate with its bound or, once that was the least of all, with its hope in its place.
@@ -130,24 +130,14 @@ def _by_hope(folded: Folded, candidates: list[Grid], device: Device, bound: Boun
         if is_hope:
             yield value, candidates[index]
         else:
-            heappush(heap, (_hope(folded, candidates[index], device), index, True))
+            heappush(heap, (plans.hope(candidates[index]), index, True))
 
 
-def _hope(folded: Folded, grid: Grid, device: Device) -> float:
-    """Predicted seconds of a candidate with the usual limits, whether or not they fit."""
-    limits = _limits(device, grid.engine or Engine.MMA, _size(folded))[0]
-    return predict(folded, grid.plan(folded, limits), device).seconds
-
-
-def _fitted(
-    folded: Folded, grid: Grid, device: Device, known: float, obstacles: _Obstacles
-) -> list[tuple[float, CudaPlan]]:
+def _fitted(grid: Grid, known: float, obstacles: _Obstacles, plans: _Plans) -> list[tuple[float, CudaPlan]]:
     """A candidate's plans, with their predicted seconds, that fit and take less time than a known one."""
     found: list[tuple[float, CudaPlan]] = []
     has_last = False  # whether the last plan that was tried fits
-    for limits in _limits(device, grid.engine or Engine.MMA, _size(folded)):
-        plan = grid.plan(folded, limits)
-        seconds = predict(folded, plan, device).seconds
+    for seconds, plan in plans.of(grid):
         if seconds >= known * (_WORTH if has_last else 1):
             continue
         has_last = obstacles.has_none(plan)
@@ -155,6 +145,37 @@ def _fitted(
             found.append((seconds, plan))
             known = seconds
     return found
+
+
+class _Plans:
+    """Plans for the ways to divide a block's output, with predicted seconds; equal plans are predicted once."""
+
+    def __init__(self, folded: Folded, device: Device) -> None:
+        self._folded, self._device = folded, device
+        self._seconds: dict[CudaPlan, float] = {}
+        self._first: dict[Grid, tuple[float, CudaPlan]] = {}
+
+    def hope(self, grid: Grid) -> float:
+        """Predicted seconds of a candidate with the usual limits, whether or not they fit."""
+        if grid not in self._first:
+            self._first[grid] = self._with(grid, self._limits(grid)[0])
+        return self._first[grid][0]
+
+    def of(self, grid: Grid) -> Iterator[tuple[float, CudaPlan]]:
+        """All plans of a candidate, the one with the usual limits first."""
+        self.hope(grid)
+        yield self._first[grid]
+        for limits in self._limits(grid)[1:]:
+            yield self._with(grid, limits)
+
+    def _limits(self, grid: Grid) -> list[Limits]:
+        return _limits(self._device, grid.engine or Engine.MMA, _size(self._folded))
+
+    def _with(self, grid: Grid, limits: Limits) -> tuple[float, CudaPlan]:
+        plan = grid.plan(self._folded, limits)
+        if plan not in self._seconds:
+            self._seconds[plan] = predict(self._folded, plan, self._device).seconds
+        return self._seconds[plan], plan
 
 
 class _Obstacles:

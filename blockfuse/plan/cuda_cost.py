@@ -7,6 +7,7 @@ memory takes to move every tensor once.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from math import ceil
 
@@ -113,6 +114,7 @@ def _under_taps(folded: Folded, plan: CudaPlan, made: Footprint, term: Term) -> 
     return rows * cols
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def _mean_inside(extent: Extent, tile: int, out: int, size: int) -> float:
     """Positions of an image of ``size`` under the tiles of an axis, on average."""
     firsts = range(-extent.before, -(-out // tile) * tile * extent.step - extent.before, max(1, tile * extent.step))
