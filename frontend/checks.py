@@ -156,6 +156,8 @@ def _check_transpose(graph: Graph, op: Op) -> None:
 
 def _check_gather(graph: Graph, op: Op) -> None:
     shape, indices = graph.tensor(op.inputs[0]).shape, graph.constant(op.inputs[1])
+    if not -len(shape) <= op.attrs["axis"] < len(shape):
+        return  # which is said next
     size = shape[op.attrs["axis"]]
     if indices is not None and indices.size and not (-size <= indices.min() and indices.max() < size):
         worst = max(indices.reshape(-1).tolist(), key=abs)
