@@ -86,6 +86,9 @@ def _check_conv_transpose(graph: Graph, op: Op) -> None:
 
 def _check_gemm(graph: Graph, op: Op) -> None:
     first, second = (graph.tensor(name).shape for name in op.inputs[:2])
+    for name in ("transA", "transB"):
+        if op.attrs.get(name, 0) not in (0, 1):
+            raise ModelError(f"{op}: {name} is {op.attrs[name]}, neither 0 nor 1")
     if first[1 - op.attrs.get("transA", 0)] != second[op.attrs.get("transB", 0)]:
         raise ModelError(f"{op}: matrices {_times(first)} and {_times(second)} cannot be multiplied")
 

@@ -184,6 +184,7 @@ MODELS = [
     ("split in a trillion parts", op("Split", opset=18, num_outputs=2**40), "failed", "num_outputs says"),
     ("reflection beyond the image", op("Pad", "x p", {"p": [0, 0, 99, 0, 0, 0, 0, 0]}, mode="reflect"), "failed",
      "too few elements"),
+    ("gemm transposed thrice", op("Gemm", "x w", {"w": floats(5, 8)}, (1, 8), transB=3), "failed", "transB is 3"),
     ("gather along no axis", op("Gather", "x i", {"i": np.array(0)}, axis=1 << 62), "failed",
      "lies outside the 4 axes"),
     ("index outside its axis", op("Gather", "x i", {"i": np.array(4)}, axis=1), "failed", "index 4 lies outside"),
