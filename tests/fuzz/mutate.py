@@ -244,7 +244,7 @@ def _new_value(rng: np.random.Generator, tensor: TensorProto) -> None:
     """Absurd numbers in a small constant, which may be a shape, an axis or a pad."""
     try:
         value = numpy_helper.to_array(tensor).copy()
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, onnx.checker.ValidationError):  # the last: data in a file, of no name
         return
     if value.size and value.dtype.kind in "iu":
         value.reshape(-1)[int(rng.integers(value.size))] = np.array(_absurd(rng)).astype(value.dtype)
