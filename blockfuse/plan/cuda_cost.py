@@ -83,9 +83,9 @@ def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> Work:
     """What one CTA in the middle of an image does."""
     work, size = Work(), item_size(folded.block.dtype)
     for value in range(folded.input_count):
-        bytes_in = _pixels_read(folded, plan, prints, value) * folded.shapes[value].channels * size
+        bytes_in = _pixels_read(folded, plan, prints, value) * _channels_read(folded, plan, value) * size
         work.cache += bytes_in
-        work.local += bytes_in
+        work.local += 0 if folded.stays_in_memory(value) else bytes_in
     for index, unit in enumerate(folded.units):
         _add_unit(work, folded, plan, prints, index, unit)
     last = len(folded.shapes) - 1
@@ -246,6 +246,13 @@ def _pixels_read(folded: Folded, plan: CudaPlan, prints: list[Footprint], value:
             / unit.shape.channels
         )
     return read
+
+
+def _channels_read(folded: Folded, plan: CudaPlan, value: int) -> float:
+    """Channels of an input that a CTA reads: of one that stays in memory, those of what it makes with them."""
+    if not folded.stays_in_memory(value):
+        return folded.shapes[value].channels
+    return max(_made(folded, plan, folded.value(i)) for i, unit in enumerate(folded.units) if value in unit.added)
 
 
 def _conflicts(prints: list[Footprint], term: Term, value: int) -> float:

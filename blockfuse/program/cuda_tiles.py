@@ -26,7 +26,7 @@ def place(folded: Folded, plan: CudaPlan) -> dict[int, Tile]:
         InternalError: Two paths through the block move over a value at different steps.
     """
     places = _Places(folded, plan)
-    return {value: places.tile(value) for value in range(len(folded.shapes)) if not places.is_read_from_memory(value)}
+    return {value: places.tile(value) for value in range(len(folded.shapes)) if not folded.stays_in_memory(value)}
 
 
 def stored_channels(folded: Folded, plan: CudaPlan, value: int) -> int:
@@ -115,17 +115,6 @@ class _Places:
         self.prints = footprints_of(folded, plan)
         self.names = names(folded)
         self.stored = [stored_channels(folded, plan, value) for value in range(len(self.shapes))]
-
-    def is_read_from_memory(self, value: int) -> bool:
-        """Whether a value is an input that no unit needs on the chip.
-
-        That is a gate of one pixel, or what the last unit alone adds or multiplies by: it is read while storing.
-        """
-        terms = [term for unit in self.folded.units for term in unit.terms]
-        if value >= self.folded.input_count or any(term.source == value for term in terms):
-            return False
-        readers = [unit for unit in self.folded.units if value in unit.reads]
-        return readers == [self.folded.units[-1]] or all(unit.is_gate(value, self.shapes[value]) for unit in readers)
 
     def tile(self, value: int) -> Tile:
         home, shape, place = self.plan.homes[value], self.shapes[value], self.prints[value]
