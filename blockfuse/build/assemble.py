@@ -45,6 +45,7 @@ def assemble(parts: Partition, programs: Programs, *, taps: bool = False) -> Net
             steps.append(step)
         else:
             steps += [_call(kernel, next(names), programs) for kernel in step.kernels]
+    read = {name for step in steps if isinstance(step, Op) for name in step.inputs}
     outputs = list(graph.outputs)
     if taps:
         outputs += [block.tensors[-1] for block in parts.blocks if block.pattern and block.tensors[-1] not in outputs]
@@ -53,7 +54,7 @@ def assemble(parts: Partition, programs: Programs, *, taps: bool = False) -> Net
         inputs=tuple(_port(graph, name) for name in graph.inputs),
         outputs=tuple(_port(graph, name) for name in outputs),
         steps=tuple(steps),
-        tensors={tensor.name: tensor for tensor in graph.tensors},
+        tensors={one.name: one for one in graph.tensors if not one.is_constant or one.name in read},
         placement=programs.planned.placement,
         batch=batch,
     )

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from blockfuse.block import ParameterKey
 from blockfuse.build.assemble import Pack
 from blockfuse.build.border import Cast, check_range, computed_in
@@ -51,7 +53,8 @@ def backend_of(target: Target, dtype: str) -> Backend:
         return Backend(_lower_cpu, _pack_cpu, lambda network: (network, {}))
 
     def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Array, ...]:
-        check_range(parameters, dtype, f"a weight of kernel {program.name!r}")
+        for data in parameters.values():
+            check_range(np.asarray(data), dtype, f"a weight of kernel {program.name!r}")
         return cuda.pack(program, parameters)
 
     return Backend(_lower_cuda, pack, lambda network: computed_in(network, dtype))
