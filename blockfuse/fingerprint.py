@@ -58,7 +58,7 @@ class _Text:
             self._all("<", sorted(text_of(item, compared=self.compared) for item in value))
         elif isinstance(value, np.ndarray | np.generic):
             self._array(np.asarray(value))
-        elif dataclasses.is_dataclass(value):
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             self._dataclass(value)
         else:
             raise InternalError(f"a {type(value).__name__} cannot be told from another one by text")

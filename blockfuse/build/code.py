@@ -94,16 +94,17 @@ class Code:
         """
         try:
             (size,) = _SIZE.unpack_from(data)
-        except struct.error:
-            raise ValueError("there is no description") from None
-        found = from_data(_Description, json.loads(data[_SIZE.size : _SIZE.size + size]))
+            found = from_data(_Description, json.loads(data[_SIZE.size : _SIZE.size + size]))
+            types = [None if isinstance(each, Weights) else numpy_type(each.dtype) for each in found.constants]
+        except (struct.error, TypeError) as error:
+            raise ValueError(f"there is no description: {error}") from None
         constants: list[Weights | Array] = []
         place = _SIZE.size + size
-        for each in found.constants:
+        for each, dtype in zip(found.constants, types, strict=True):
             if isinstance(each, Weights):
                 constants.append(each)
                 continue
-            array = np.frombuffer(data, numpy_type(each.dtype), math.prod(each.shape), place).reshape(each.shape)
+            array = np.frombuffer(data, dtype, math.prod(each.shape), place).reshape(each.shape)
             constants.append(array)
             place += array.nbytes
         return cls(data[place:], tuple(constants), found.alignments, found.layouts, found.layout_changes)

@@ -58,7 +58,7 @@ class Book:
         name = hashlib.sha256(text_of((block, planar), compared=True).encode()).hexdigest()
         try:
             return self._read(block, *self._entries[name])
-        except (KeyError, TypeError, ValueError):  # not there, or damaged
+        except (ArithmeticError, LookupError, TypeError, ValueError):  # not there, or damaged
             found = chosen(block, self.device, planar)
         value = found.plan if isinstance(found, Choice) else found
         self._entries[name] = [type(value).__name__, to_data(value)]
