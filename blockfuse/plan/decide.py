@@ -6,14 +6,13 @@ every block that can be one kernel; ``never`` gives every convolution, pool or f
 
 from __future__ import annotations
 
-import functools
 import itertools
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.errors import InternalError, UnsupportedModelError
-from blockfuse.plan.choose import Choice, choose
+from blockfuse.plan.book import planned
 from blockfuse.plan.cost import Cost, interior_bytes
 from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cuda import CudaPlan
@@ -161,14 +160,8 @@ def best(block: Block, device: Device, planar: frozenset[str] = frozenset()) -> 
     """The plan predicted to be fastest for the block as one kernel."""
     names = block.tensors[: len(block.inputs)]
     flags = tuple(name in planar for name in names) if names else (False,) * len(block.inputs)
-    found = _planned(replace(block, parameters={}, tensors=()), device, flags)
+    found = planned(replace(block, parameters={}, tensors=()), device, flags)
     return found if isinstance(found, Infeasible) else Kernel(block, found.plan, found.cost)
-
-
-@functools.lru_cache(maxsize=4096)
-def _planned(block: Block, device: Device, planar: tuple[bool, ...]) -> Choice | Infeasible:
-    """What is chosen for a block without its data; equal blocks are planned once."""
-    return choose(fold(block), device, planar)
 
 
 def _kernels(block: Block, device: Device, planar: frozenset[str]) -> tuple[Kernel, ...]:
