@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from blockfuse.machine.banks import BANK_BYTES, BANKS
 from blockfuse.machine.layout import Layout
-from blockfuse.plan.banks import BANK_BYTES, BANKS, DepthwiseReads
+from blockfuse.plan.banks import DepthwiseReads
 from blockfuse.plan.footprint import Footprint
 from blockfuse.plan.units import Folded, Term
 
@@ -159,8 +160,8 @@ def apart(folded: Folded, value: int) -> tuple[int, int]:
 
 
 def filled(folded: Folded, prints: list[Footprint], value: int) -> Walk | None:
-    """How sums fill the tile of a value; None where something else does."""
-    if value < folded.input_count or folded.units[value - folded.input_count].kind in _VECTORS:
+    """How a unit fills the tile of a value, 8 neighbours at a time; None where it comes from memory."""
+    if value < folded.input_count:
         return None
     place = prints[value]
     top, left = place.rows.before - place.made_rows.before, place.cols.before - place.made_cols.before
@@ -183,8 +184,30 @@ def matrix_layout(folded: Folded, prints: list[Footprint], value: int, pitch: in
     return laid_out(Layout(rows, cols, pitch, *kept), (*walks, *([fill] if fill else [])))
 
 
+def vector_layout(folded: Folded, prints: list[Footprint], value: int, channels: int) -> Layout:
+    """The layout of a tile without room between pixels: what follows the last pixel of a row begins the next one."""
+    plain = Layout(prints[value].rows.size, prints[value].cols.size, channels, *apart(folded, value))
+    paddings = [gathered(prints, folded.value(i), term).padding(plain) for i, term in readers(folded, value)]
+    return _padded(plain, next((padding for padding in paddings if padding), 0))
+
+
+def is_summed(folded: Folded, value: int) -> bool:
+    """Whether sums fill a value's tile."""
+    return value >= folded.input_count and folded.units[value - folded.input_count].kind not in _VECTORS
+
+
 def is_in_vectors(folded: Folded, value: int) -> bool:
-    """Whether nothing reads or fills a value's tile but what works on pixels one by one."""
+    """Whether a tile is best without room between pixels: sums neither read nor fill it, nor what is made of it.
+
+    Units that work on pixels one by one go through two tiles in the same order. DEPTHWISE has an order of its own.
+    """
+    made = [folded.value(i) for i, unit in enumerate(folded.units) if value in unit.reads and unit.kind != "depthwise"]
+    makers = folded.units[value - folded.input_count :][:1] if value >= folded.input_count else ()
+    sources = [term.source for unit in makers if unit.kind != "depthwise" for term in unit.terms]
+    return all(_has_no_sums(folded, one) for one in (value, *made, *sources))
+
+
+def _has_no_sums(folded: Folded, value: int) -> bool:
     units = [unit for unit in folded.units if value in unit.reads]
     units += folded.units[value - folded.input_count :][:1] if value >= folded.input_count else ()
     return all(unit.kind in _VECTORS for unit in units)

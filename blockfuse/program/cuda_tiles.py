@@ -14,7 +14,16 @@ from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_groups import is_sum, wide_block
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
-from blockfuse.plan.layouts import apart, depthwise_layout, filled, is_in_vectors, matrix_layout, readers
+from blockfuse.plan.layouts import (
+    apart,
+    depthwise_layout,
+    filled,
+    is_in_vectors,
+    is_summed,
+    matrix_layout,
+    readers,
+    vector_layout,
+)
 from blockfuse.program.passes import rounded
 
 CORE = 16  # channels of an mma tile
@@ -185,7 +194,7 @@ class _Places:
         if kinds == {"depthwise"} and len(reads) == 1:
             return self._depthwise_layout(value, channels, *reads[0])
         if is_in_vectors(self.folded, value):
-            return Layout(rows, cols, channels, *apart(self.folded, value))
+            return vector_layout(self.folded, self.prints, value, channels)
         return matrix_layout(self.folded, self.prints, value, matrix_pitch(channels))
 
     def _depthwise_layout(self, value: int, channels: int, index: int, term: Term) -> Layout:
@@ -202,7 +211,7 @@ class _Places:
             window.stride_w,
             window.r,
         )
-        fill = filled(self.folded, self.prints, value)
+        fill = filled(self.folded, self.prints, value) if is_summed(self.folded, value) else None
         makers = self.folded.units[value - self.folded.input_count :][:1] if value >= self.folded.input_count else ()
         in_vectors = not makers or makers[0].kind == "norm"  # LOAD and NORM write 16 bytes at a time
         return depthwise_layout(pattern, channels, apart(self.folded, value), fill, multiple=8 if in_vectors else 4)

@@ -14,6 +14,7 @@ from blockfuse.machine import Map
 from blockfuse.schedules.cuda.emitter import fp32
 from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_constants, load_values
 from blockfuse.schedules.cuda.kernel import Kernel, clamped, placed
+from blockfuse.schedules.cuda.sweep import Access, sweep
 from blockfuse.schedules.emit import Index, framed, larger, load
 
 
@@ -21,13 +22,16 @@ def lower(kernel: Kernel, node: Map) -> None:
     """Emit the loop over pixels and channel groups."""
     emit, lanes, region = kernel.emit, kernel.program.lanes, node.region
     cols, groups = region.cols.size.const, region.channels.size.const // lanes
-    total = region.rows.size.const * cols * groups
+    order = sweep(
+        kernel, region, groups, lanes, [Access(tile) for tile in (node.source, node.target) if not node.frame]
+    )
     held = kernel.elements("halves")
-    with emit.loop(-(-total // kernel.threads), "i") as i:
+    with emit.loop(-(-order.total // kernel.threads), "i") as i:
         number = emit.bind("number", i * kernel.threads + emit.thread)
-        with emit.when(total % kernel.threads == 0 or number < total):
-            channel = emit.bind("channel", number % groups * lanes)
-            row, col = emit.bind("row", number // groups // cols), emit.bind("col", number // groups % cols)
+        pixel, group = order.split(number)
+        with emit.when(order.exists(kernel.threads, number, pixel)):
+            channel = emit.bind("channel", group * lanes)
+            row, col = emit.bind("row", pixel // cols), emit.bind("col", pixel % cols)
             constants = load_constants(kernel, node.steps, region.channels.low, channel, lanes)
             values = load_values(
                 kernel,

@@ -17,6 +17,7 @@ from blockfuse.machine.affine import Affine
 from blockfuse.schedules.cuda.emitter import fp32
 from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_constants, load_values
 from blockfuse.schedules.cuda.kernel import Kernel, placed
+from blockfuse.schedules.cuda.sweep import Access, sweep
 from blockfuse.schedules.emit import Buffer, Expr, Index, constant, load
 
 LOWEST = {"float16": -65504.0, "bfloat16": -3.38e38, "float32": -3.4e38}
@@ -27,11 +28,12 @@ def lower(kernel: Kernel, node: Reduce) -> None:
     """Emit the loop over pixels and channel groups."""
     emit, lanes, region = kernel.emit, kernel.program.lanes, node.region
     cols, groups = region.cols.size.const, region.channels.size.const // lanes
-    total = region.rows.size.const * cols * groups
-    with emit.loop(-(-total // kernel.threads), "i") as i:
+    order = sweep(kernel, region, groups, lanes, [Access(node.source, node.window), Access(node.target)])
+    with emit.loop(-(-order.total // kernel.threads), "i") as i:
         number = emit.bind("number", i * kernel.threads + emit.thread)
-        with emit.when(total % kernel.threads == 0 or number < total):
-            pixel, channel = number // groups, number % groups * lanes
+        pixel, group = order.split(number)
+        with emit.when(order.exists(kernel.threads, number, pixel)):
+            channel = emit.bind("channel", group * lanes)
             row, col = emit.bind("row", pixel // cols), emit.bind("col", pixel % cols)
             best, count = _window(kernel, node, (row, col, channel))
             _store(kernel, node, (row, col, channel), best, count)

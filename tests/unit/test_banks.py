@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from blockfuse.machine.banks import wavefronts
 from blockfuse.machine.layout import Layout
-from blockfuse.plan.banks import DepthwiseReads, matrix_pitch, wavefronts
+from blockfuse.plan.banks import DepthwiseReads, matrix_pitch
 from blockfuse.plan.layouts import Walk, cost, depthwise_layout, laid_out
 
 
