@@ -182,6 +182,16 @@ class Folded:
         """What :func:`blockfuse.plan.stack.stacked` found, by the number of images."""
         return {}
 
+    def stays_in_memory(self, value: int) -> bool:
+        """Whether a value is an input that no unit needs on the chip of a GPU.
+
+        That is a gate of one pixel, or what the last unit alone adds or multiplies by: it is read while storing.
+        """
+        if value >= self.input_count or any(term.source == value for unit in self.units for term in unit.terms):
+            return False
+        readers = [unit for unit in self.units if value in unit.reads]
+        return readers == [self.units[-1]] or all(unit.is_gate(value, self.shapes[value]) for unit in readers)
+
     def value(self, unit: int) -> int:
         """Number of the value a unit makes."""
         return self.input_count + unit

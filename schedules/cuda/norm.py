@@ -114,7 +114,7 @@ def _has_channel(kernel: Kernel, node: Normalize, part: _Part, k: int, i: int) -
 def _read(kernel: Kernel, node: Normalize, part: _Part, values: Buffer) -> None:
     emit, tile, region = kernel.emit, node.source, node.region
     held = kernel.elements("halves")
-    place = tile.offset + kernel.pixel(tile, region, part.row, part.col) * tile.pitch
+    place = tile.offset + kernel.pixel(tile, region, part.row, part.col)
     place = emit.bind("place", place + kernel.channel(tile, region.channels.low))
     for i in range(part.vectors * kernel.vector):
         emit.store(values, i, constant(0.0))
@@ -143,7 +143,7 @@ def _write(kernel: Kernel, node: Normalize, part: _Part, values: Buffer, rate: E
     emit, tile, region = kernel.emit, node.target, node.region
     held = kernel.elements("halves")
     inside = kernel.inside(region, tile, part.row, part.col) if has_mask(node.steps) else True
-    place = tile.offset + kernel.pixel(tile, region, part.row, part.col) * tile.pitch
+    place = tile.offset + kernel.pixel(tile, region, part.row, part.col)
     place = emit.bind("place", place + kernel.channel(tile, region.channels.low))
     for k in range(part.vectors):
         channel = _vector(kernel, part, k)

@@ -16,7 +16,7 @@ from blockfuse.machine import Reduce
 from blockfuse.machine.affine import Affine
 from blockfuse.schedules.cuda.emitter import fp32
 from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_constants, load_values
-from blockfuse.schedules.cuda.kernel import Kernel, column
+from blockfuse.schedules.cuda.kernel import Kernel, placed
 from blockfuse.schedules.emit import Buffer, Expr, Index, constant, load
 
 LOWEST = {"float16": -65504.0, "bfloat16": -3.38e38, "float32": -3.4e38}
@@ -51,9 +51,8 @@ def _window(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index]) -> 
         y = row * window.stride_h + r * window.dilation_h
         x = col * window.stride_w + s * window.dilation_w
         with emit.when(_in_image(kernel, node, y + y0, x + x0)):
-            pixel = (y + y0) * node.source.cols + column(node.source, x + x0)
-            place_in = kernel.origin(node.source) + pixel * node.source.pitch
-            _take(kernel, node, place_in + kernel.channel(node.source, region.channels.low) + channel, best, count)
+            under = kernel.origin(node.source) + placed(node.source, y + y0, x + x0)
+            _take(kernel, node, under + kernel.channel(node.source, region.channels.low) + channel, best, count)
     return best, count
 
 
@@ -107,6 +106,6 @@ def _store(kernel: Kernel, node: Reduce, place: tuple[Index, Index, Index], best
             value = tirx.sqrt(value)
         element = Element(lane, constants, values, inside)
         emit.store(halves, lane, kernel.narrow(finish(node.steps, value, element)))
-    target = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch
+    target = tile.offset + kernel.pixel(tile, region, row, col)
     target = target + kernel.channel(tile, region.channels.low) + channel
     emit.store(kernel.shared, target, load(halves, 0, lanes), lanes)

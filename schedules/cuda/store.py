@@ -50,7 +50,7 @@ def _move(kernel: Kernel, node: Store, place: tuple[Index, Index, Index], width:
         *pixel, first = kernel.element(other, y + row, x + col, c + channel)
         return [*pixel, _vector(first, width)]
 
-    source = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch
+    source = tile.offset + kernel.pixel(tile, region, row, col)
     value = load(kernel.shared, source + kernel.channel(tile, region.channels.low) + channel, width)
     if node.steps:
         halves = kernel.elements("halves")

@@ -1,0 +1,45 @@
+"""What a warp reads or writes together is in different banks of shared memory, wherever a layout can see to it."""
+
+import pytest
+
+from blockfuse.block import Block
+from blockfuse.machine import Engine
+from blockfuse.stages import Activation, Conv, Grouped, ImageShape, Window
+from tests.cuda_kernels import build, run
+from tests.residual_blocks import RELU, basic, finished, mbconv, same, single
+
+
+def two_windows(height: int, width: int) -> Block:
+    """A 3x3 convolution with stride 2 over the sums of another one."""
+    stages = [
+        Conv("conv1", (0,), 48, same(3)),
+        Activation("relu", (1,), RELU),
+        Conv("conv2", (2,), 32, Window(3, 3, 2, 2, pad_top=1, pad_left=1, pad_bottom=0, pad_right=0)),
+    ]
+    return finished("two_windows", ImageShape(height, width, 24), stages, 2)
+
+
+GATHERS = {
+    "3x3 at 7x7": (single(7, 7, 64, Conv("conv", (0,), 64, same(3)), 2), (7, 7), Engine.MMA),
+    "3x3, wgmma": (single(13, 14, 64, Conv("conv", (0,), 64, same(3)), 1), (7, 7), Engine.WGMMA),
+    "4x4/4": (single(29, 27, 16, Conv("conv", (0,), 96, Window(4, 4, 4, 4, pad_right=1)), 2), (4, 7), Engine.MMA),
+    "2x2/2": (single(14, 14, 32, Conv("conv", (0,), 48, Window(2, 2, 2, 2)), 1), (7, 7), Engine.MMA),
+    "2x2/2 of two images": (single(14, 14, 32, Conv("conv", (0,), 48, Window(2, 2, 2, 2)), 2), None, Engine.MMA),
+    "3x3 behind 3x3/2": (basic(15, 13, 32, 48, stride=2), (4, 7), Engine.MMA),
+    "3x3/2 behind 3x3": (two_windows(15, 11), (5, 3), Engine.MMA),
+    "groups": (single(14, 11, 64, Grouped("grouped", (0,), 64, 4, same(3)), 2), (7, 11), Engine.MMA),
+}
+
+
+@pytest.mark.parametrize("name", GATHERS)
+def test_pixels_under_a_tap_are_read_without_conflicts(name):
+    block, tile, engine = GATHERS[name]
+    found = run(build(block, tile, engine=engine), count=True)
+    assert found.is_clean
+    assert found.counters.ldmatrix_wavefronts == found.counters.ldmatrix_ideal > 0
+
+
+def test_sums_are_stored_where_a_depthwise_window_moves_by_two_pixels():
+    found = run(build(mbconv(14, 14, 32, 96, 64, stride=2), (7, 7), 8), count=True)
+    assert found.is_clean
+    assert found.counters.shared_store_wavefronts < 1.2 * found.counters.shared_store_ideal
