@@ -485,6 +485,13 @@ def test_every_variant_comes_back(tmp_path):
                 assert getattr(one.library, name) == getattr(other.library, name)
 
 
+def test_every_file_is_hashed_once(tmp_path, monkeypatch):
+    hashed, take = [], artifact._hash
+    monkeypatch.setattr(artifact, "_hash", lambda data: hashed.append(len(data)) or take(data))
+    artifact.save(two(), tmp_path / "n.bf")
+    assert len(hashed) == 2 * (len(MEMBERS) - 1 + len(SOURCES))
+
+
 def test_equal_files_are_stored_once(tmp_path):
     artifact.save(two(), tmp_path / "n.bf")
     with zipfile.ZipFile(tmp_path / "n.bf") as archive:
