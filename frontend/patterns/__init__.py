@@ -16,6 +16,7 @@ from blockfuse.frontend.patterns.inverted import (
     inverted_residual,
     shuffle_unit,
 )
+from blockfuse.frontend.patterns.joined import fire_module, ghost_bottleneck
 from blockfuse.frontend.patterns.residual import (
     basic_block,
     bottleneck,
@@ -38,7 +39,9 @@ __all__ = [
     "darknet_block",
     "dense_layer",
     "depthwise_separable",
+    "fire_module",
     "fused_inverted_residual",
+    "ghost_bottleneck",
     "grouped_bottleneck",
     "inception_branch",
     "inverted_residual",
@@ -54,6 +57,8 @@ __all__ = [
 def all() -> tuple[Pattern, ...]:  # noqa: A001 - read as bf.patterns.all()
     """Every built-in pattern, in order of preference."""
     return (
+        ghost_bottleneck,
+        fire_module,
         preactivation_bottleneck,
         preactivation_basic_block,
         normalizer_free_bottleneck,

@@ -39,6 +39,15 @@ def shortcut(op: Ops, x: Value, w: Value, b: Value, wb: Value, bb: Value) -> Val
     return either(small, op.Conv(small, w, b, kernel_shape=(1, 1), group=1, name="projection"))
 
 
+def ghost_module(op: Ops, x: Value, parameters: tuple[Value, Value, Value, Value], name: str) -> Value:
+    """A 1x1 convolution and, next to its result, a depthwise one of that (Han et al., arXiv 1911.11907)."""
+    w1, b1, w2, b2 = parameters
+    primary = op.Conv(x, w1, b1, kernel_shape=(1, 1), group=1, name=f"{name}_primary")
+    primary = optional(primary, lambda y: activation(op, y))
+    cheap = op.Conv(primary, w2, b2, depthwise=True, name=f"{name}_cheap")
+    return op.Concat(primary, optional(cheap, lambda y: activation(op, y)), name=f"{name}_concat")
+
+
 def several(group: int) -> bool:
     """Whether a convolution divides its channels into groups."""
     return group > 1

@@ -63,7 +63,8 @@ class Kernel:
         ring = ring_rows(tile)
         held = 0 if tile.ring else self.index(tile.top) * row
         base = self._start(tile, copy) - held - self.index(tile.left) * pixel - self.index(tile.first_channel) * channel
-        return View(tile, self.buffers[tile], self.emitter.bind(f"{tile.name}_base", base), row, pixel, channel, ring)
+        start = self.emitter.bind(f"{tile.name}_base", base)
+        return View(tile, self.buffers[tile.owner], start, row, pixel, channel, ring)
 
     def _start(self, tile: Tile, copy: Index | None) -> Index:
         if tile.is_global:

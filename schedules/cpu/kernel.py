@@ -190,7 +190,7 @@ def _uses(nodes: list[Node], path: tuple[int, ...], *, in_grid: bool) -> list[tu
             out += _uses(node.body, path, in_grid=in_grid)
         else:
             for tile in (*reads(node), *written(node)):
-                out.append((tile, path[:-1] if in_grid and tile.is_shared else path))
+                out.append((tile.owner, path[:-1] if in_grid and tile.is_shared else path))
     return out
 
 

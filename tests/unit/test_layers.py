@@ -13,7 +13,7 @@ LAYERS = [
     ["dtypes", "usage"],
     ["stages", "target", "gpu"],
     ["graph"],
-    ["block", "pattern"],
+    ["block", "channels", "pattern"],
     ["machine", "runtime.library"],
     ["plan"],
     ["program", "report"],
