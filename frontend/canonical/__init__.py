@@ -143,7 +143,6 @@ REWRITES = (
     conv.fold_pad,
     conv.fold_batch_normalization,
     conv.fold_channel_constant,
-    joins.finish_before_concat,
     transposed.explicit_transposed,
     transposed.fold_into_transposed,
     parallel.merge_normalized_image,
@@ -161,7 +160,11 @@ LAST_REWRITES = (
     pooling.conv_of_padded_mean,
     transposed.conv_of_transposed,
     powers.plain_power,
+    sums.add_of_difference,
     joins.slices_of_split,
+    joins.conv_of_parts,
+    joins.partial_shortcut,
+    joins.finish_before_concat,
 )
 """Those that must see images as they will stay, not with axes that are still to move."""
 

@@ -18,8 +18,13 @@ def activation(op: Ops, y: Value, **conditions: object) -> Value:
 
 
 def squeeze_excite(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value, name: str = "gate") -> Value:
-    """The channels weighed by a gate made of their means (Hu et al., arXiv 1709.01507); may be missing."""
-    return optional(y, lambda y: op.Mul(y, _gate(op, y, w1, b1, w2, b2, name)))
+    """The channels weighed by a gate made of their means; may be missing."""
+    return optional(y, lambda y: weighed(op, y, w1, b1, w2, b2, name))
+
+
+def weighed(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value, name: str = "gate") -> Value:
+    """The channels weighed by a gate made of their means (Hu et al., arXiv 1709.01507)."""
+    return op.Mul(y, _gate(op, y, w1, b1, w2, b2, name))
 
 
 def global_response(op: Ops, y: Value, scale: Value, shift: Value, beta: Value) -> Value:
