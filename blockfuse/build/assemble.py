@@ -60,18 +60,20 @@ def assemble(parts: Partition, programs: Programs, pack: Pack, *, taps: bool = F
 
 
 def _call(kernel: Kernel, name: str, programs: Programs, pack: Pack) -> Call:
-    block = kernel.block
-    out = block.output
+    block, program = kernel.block, programs.by_name[name]
     flags = planar_inputs(block, programs.planned.planar)
-    weights = pack(programs.by_name[name], block.parameters)
+    weights = pack(program, block.parameters)
+    batch = OPEN_BATCH if block.any_batch else block.batch
+    shapes = [(batch, tile.height, tile.image.width, tile.image.channels) for tile in program.outputs]
     return Call(
         kernel=name,
         inputs=block.tensors[:-1],
         constants=weights,
         output=block.tensors[-1],
-        output_shape=(OPEN_BATCH if block.any_batch else block.batch, out.height, out.width, out.channels),
+        output_shape=shapes[0],
         nchw_inputs=tuple(i for i, planar in enumerate(flags) if planar),
         in_place=frozenset(programs.planned.placement.places.keys() & set(block.tensors)),
+        parts=(block.parts_name, shapes[1]) if program.parts else None,
     )
 
 

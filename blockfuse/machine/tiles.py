@@ -78,6 +78,7 @@ class Tile:
         whole: Of a global tile that has every ``stride_h``-th row and ``stride_w``-th column of another: that one.
         stride_h: See ``whole``.
         stride_w: See ``whole``.
+        dtype: Of the elements of a global tile, where it is not the program's; else "".
     """
 
     name: str
@@ -102,6 +103,7 @@ class Tile:
     whole: Tile | None = None
     stride_h: int = 1
     stride_w: int = 1
+    dtype: str = ""
 
     @property
     def memory(self) -> Tile:
@@ -137,10 +139,12 @@ class Tile:
         return self.name
 
 
-def global_tile(name: str, image: ImageShape, *, planar: bool = False, stack: Stack | None = None) -> Tile:
+def global_tile(
+    name: str, image: ImageShape, *, planar: bool = False, stack: Stack | None = None, dtype: str = ""
+) -> Tile:
     """A kernel's input or output: the whole image in memory."""
     shape = (image.height, image.width, image.channels)
-    return Tile(name, Level.GLOBAL, image, *shape, image.channels, planar=planar, stack=stack)
+    return Tile(name, Level.GLOBAL, image, *shape, image.channels, planar=planar, stack=stack, dtype=dtype)
 
 
 def every(tile: Tile, stride_h: int, stride_w: int) -> Tile:

@@ -21,7 +21,8 @@ from blockfuse.plan.cut import into_units, is_closed, part
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, fold
 from blockfuse.plan.infeasible import Infeasible
-from blockfuse.plan.split_pool import split_pool
+from blockfuse.plan.partial import parts_of
+from blockfuse.plan.split_pool import completing, split_pool, whole_pool
 
 FuseMode: TypeAlias = Literal["auto", "always", "never"]
 FUSE_MODES: tuple[FuseMode, ...] = ("auto", "always", "never")
@@ -104,10 +105,10 @@ def _ways(folded: Folded, device: Device, planar: frozenset[str]) -> Ways:
     table: list[Ways] = [{} for _ in range(count + 1)]
     table[0][0] = ()
     for start, end in itertools.combinations(range(count + 1), 2):
-        if not is_closed(folded, range(start, end)):
-            continue
-        kernels = _kernels(part(folded, range(start, end)), device, planar)
-        for before in table[start].values() if kernels else ():
+        ways = [_pooled_apart(folded, (start, middle, end), device, planar) for middle in range(start + 1, end)]
+        if is_closed(folded, range(start, end)):
+            ways.append(_kernels(part(folded, range(start, end)), device, planar))
+        for before, kernels in itertools.product(table[start].values(), filter(None, ways)):
             way = (*before, *kernels)
             known = table[end].get(len(way))
             if known is None or _seconds(way) < _seconds(known):
@@ -183,6 +184,29 @@ def _kernels(block: Block, device: Device, planar: frozenset[str]) -> tuple[Kern
         if len(found) == len(halves):
             return min([*ways, found], key=_seconds)
     return ways[0] if ways else ()
+
+
+def _pooled_apart(
+    folded: Folded, cuts: tuple[int, int, int], device: Device, planar: frozenset[str]
+) -> tuple[Kernel, ...]:
+    """Two kernels for two groups of units, of which the first also pools the tiles of its result for the second.
+
+    On a GPU, where the second group begins with a pool over all of what the first one makes; else none.
+    """
+    start, middle, end = cuts
+    groups = (range(start, middle), range(middle, end))
+    if device.kind != "cuda" or folded.units[middle].kind != "pool" or not all(is_closed(folded, g) for g in groups):
+        return ()
+    rest, image = part(folded, groups[1]), folded.value(middle - 1)
+    pool = whole_pool(rest)
+    if pool is None or image not in folded.units[middle].reads:
+        return ()
+    first = best(replace(part(folded, groups[0]), pooled=pool.reduction), device, planar)
+    if isinstance(first, Infeasible) or not isinstance(first.plan, CudaPlan):
+        return ()
+    parts = parts_of(fold(first.block), first.plan)
+    second = best(completing(rest, pool, parts.in_memory, first.block.parts_name, partial=True), device, planar)
+    return (first, second) if isinstance(second, Kernel) else ()
 
 
 def _is_direct(kernel: Kernel) -> bool:

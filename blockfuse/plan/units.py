@@ -103,6 +103,7 @@ class Unit:
         shape: Of the result.
         epilogue: Applied to every element of the sum, in order.
         reduction: ``max``, ``mean`` or ``l2`` for a pool, else "".
+        count: What the mean of a pool divides by; 0 for the pixels of each window that are in the image.
         groups: Groups of channels of a grouped unit, else 1.
         epsilon: Of a norm.
         divisor: Of a norm.
@@ -116,6 +117,7 @@ class Unit:
     shape: ImageShape
     epilogue: tuple[UnitStep, ...] = ()
     reduction: str = ""
+    count: int = 0
     groups: int = 1
     epsilon: float = 0.0
     divisor: Divisor = "deviation"

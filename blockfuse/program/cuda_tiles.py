@@ -11,6 +11,7 @@ from blockfuse.machine.affine import Affine, clip, quotient, var
 from blockfuse.plan.banks import DepthwiseReads, best_pitch, matrix_pitch
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_groups import is_sum, wide_block
+from blockfuse.plan.cuda_homes import adds_while_storing
 from blockfuse.plan.fold import Folded, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
 from blockfuse.program.passes import rounded
@@ -119,13 +120,17 @@ class _Places:
     def is_read_from_memory(self, value: int) -> bool:
         """Whether a value is an input that no unit needs on the chip.
 
-        That is a gate of one pixel, or what the last unit alone adds or multiplies by: it is read while storing.
+        That is a gate of one pixel, a partial result, of which nothing is read twice, or what the last unit alone adds
+        or multiplies by: it is read while storing.
         """
+        if value in self.folded.block.partial:
+            return True
         terms = [term for unit in self.folded.units for term in unit.terms]
         if value >= self.folded.input_count or any(term.source == value for term in terms):
             return False
         readers = [unit for unit in self.folded.units if value in unit.reads]
-        return readers == [self.folded.units[-1]] or all(unit.is_gate(value, self.shapes[value]) for unit in readers)
+        is_stored = readers == [self.folded.units[-1]] and adds_while_storing(self.folded, readers[0])
+        return is_stored or all(unit.is_gate(value, self.shapes[value]) for unit in readers)
 
     def tile(self, value: int) -> Tile:
         home, shape, place = self.plan.homes[value], self.shapes[value], self.prints[value]

@@ -7,7 +7,7 @@ from blockfuse.stages.depthwise import Depthwise
 from blockfuse.stages.elementwise import ACTIVATIONS, Activation, Add, Function, Multiply
 from blockfuse.stages.grouped import Grouped
 from blockfuse.stages.norm import Divisor, Norm, Scale, Slope, normalized
-from blockfuse.stages.pool import Pool
+from blockfuse.stages.pool import Pool, Reduction
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,6 +25,7 @@ __all__ = [
     "Multiply",
     "Norm",
     "Pool",
+    "Reduction",
     "Scale",
     "Slope",
     "Stage",
