@@ -110,8 +110,12 @@ def inputs_of(block: Block, seed: int = 0) -> list[Array]:
     """Normal values of the block's type for every input; of float32 for partial results."""
     rng = np.random.default_rng(seed)
     shapes = [(block.batch, s.height, s.width, s.channels) for s in block.inputs]
-    types = [np.float32 if value in block.partial else DTYPES[block.dtype] for value in range(len(shapes))]
-    return [rng.standard_normal(shape).astype(dtype) for shape, dtype in zip(shapes, types, strict=True)]
+    images = [rng.standard_normal(shape).astype(DTYPES[block.dtype]) for shape in shapes]
+    for value in block.partial:
+        pool = next(stage for stage in block.stages if isinstance(stage, Pool) and value in stage.inputs)
+        each = max(1, pool.count) / block.inputs[value].pixels  # pixels of a part
+        images[value] = each * rng.standard_normal(shapes[value], np.float32)
+    return images
 
 
 def run(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blockfuse.block import PARTIAL_BYTES
+from blockfuse.errors import InternalError
 from blockfuse.machine import Stack
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.stack import over_stacks
@@ -47,6 +48,9 @@ def parts_of(folded: Folded, plan: CudaPlan) -> Parts:
     Args:
         folded: The block over single images.
         plan: Made for it.
+
+    Raises:
+        InternalError: A tile has parts of several images.
     """
     folded = over_stacks(folded, plan.images)
     out, stack = folded.shapes[-1], folded.stack(len(folded.shapes) - 1)
@@ -54,8 +58,16 @@ def parts_of(folded: Folded, plan: CudaPlan) -> Parts:
         rows, cols = -(-out.height // plan.tile_p), -(-out.width // plan.tile_q)
         window = Window(plan.tile_p, plan.tile_q, plan.tile_p, plan.tile_q)
         return Parts(ImageShape(rows, cols, out.channels), window)
+    if not has_parts(folded, plan.tile_p, plan.tile_q):
+        raise InternalError(f"block {folded.block.name}: a tile of {plan.tile_p} rows has parts of several images")
     window = Window(stack.height, out.width, stack.period, out.width)
     return Parts(ImageShape(stack.images, 1, out.channels), window, Stack(stack.images, 1, 1))
+
+
+def has_parts(folded: Folded, tile_p: int, tile_q: int) -> bool:
+    """Whether a tile can be reduced where the result is pooled: it is of one image, or all of a stack."""
+    out, is_stack = folded.shapes[-1], bool(folded.stacks)
+    return not folded.block.pooled or not is_stack or (tile_p, tile_q) == (out.height, out.width)
 
 
 def partial_bytes(folded: Folded, plan: CudaPlan) -> int:
