@@ -199,15 +199,19 @@ def error(block: Block, inputs: Sequence[Array], actual: Array, *, partly: bool 
 
 
 def parts_error(built: Built, inputs: Sequence[Array], actual: Array, *, partly: bool = False) -> float:
-    """The same of the parts that tiles are reduced to: sums per pixel, which err at most by as much as pixels do."""
+    """The same of the parts that tiles are reduced to."""
+    wanted, allowed = parts_wanted(built, inputs)
+    return _largest(np.abs(actual.astype(np.float64) - wanted) / allowed, partly=partly)
+
+
+def parts_wanted(built: Built, inputs: Sequence[Array]) -> tuple[Array, Array]:
+    """The parts that tiles are reduced to, and how much each may err: a sum by as much as all its pixels together."""
     values = reference(built.block, inputs)
     pool = partial_pool(built)
     wanted = pool.reference([values[-1]], {})
     pixels = replace(pool, reduction="mean", count=1).reference([np.ones_like(values[-1])], {})
-    allowed = _allowed(built.block, values) * {"max": np.ones_like(pixels), "l2": np.sqrt(pixels)}.get(
-        pool.reduction, pixels
-    )
-    return _largest(np.abs(actual.astype(np.float64) - wanted) / allowed, partly=partly)
+    shares = {"mean": pixels, "l2": np.sqrt(pixels), "max": np.ones_like(pixels)}
+    return wanted, shares[pool.reduction] * _allowed(built.block, values)
 
 
 def partial_pool(built: Built) -> Pool:

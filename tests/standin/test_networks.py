@@ -23,7 +23,7 @@ CASES = [
     ("mobilenet_v2", "never", 1, 64, True, "sm_90", "float16"),
     ("mobilenet_v2", "auto", 1, 64, False, "sm_90a", "float16"),
     ("resnet50", "auto", 1, 32, False, "sm_86", "float16"),
-    ("efficientnet_b0", "auto", 1, 32, True, "sm_90", "float16"),
+    ("efficientnet_b0", "auto", 1, 80, True, "sm_90", "float16"),
     ("convnext_tiny", "auto", 1, 32, False, "sm_90", "bfloat16"),
     ("convfirstnet", "auto", 1, 32, False, "sm_80", "float16"),
 ]
