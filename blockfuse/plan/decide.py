@@ -166,6 +166,15 @@ def best(block: Block, device: Device, planar: frozenset[str] = frozenset()) -> 
     return found if isinstance(found, Infeasible) else Kernel(block, found.plan, found.cost)
 
 
+def fewest(block: Block, device: Device, planar: frozenset[str] = frozenset()) -> tuple[Kernel, ...]:
+    """A block as one kernel, or as two of which the first pools its result for the second; none if neither can be."""
+    whole, folded = best(block, device, planar), fold(block)
+    count = len(folded.units)
+    ways = [(whole,)] if isinstance(whole, Kernel) else []
+    pairs = (_pooled_apart(folded, (0, middle, count), device, planar) for middle in range(1, count))
+    return min([*ways, *filter(None, pairs)], key=_seconds, default=())
+
+
 @functools.lru_cache(maxsize=4096)
 def _planned(block: Block, device: Device, planar: tuple[bool, ...]) -> Choice | Infeasible:
     """What is chosen for a block without its data; equal blocks are planned once."""

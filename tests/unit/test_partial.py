@@ -12,9 +12,10 @@ from blockfuse.block import Block, reference
 from blockfuse.errors import InternalError
 from blockfuse.plan.choose_cuda import plan_cuda
 from blockfuse.plan.cuda import CudaPlan
-from blockfuse.plan.decide import Decision, Kernel, best, decide
+from blockfuse.plan.decide import Decision, Kernel, best, decide, fewest
 from blockfuse.plan.device import GPUS, cpu_device
 from blockfuse.plan.fold import fold
+from blockfuse.plan.infeasible import Infeasible
 from blockfuse.plan.partial import parts_of
 from blockfuse.program.cuda import program_cuda
 from blockfuse.program.cuda_direct import draft_direct
@@ -107,6 +108,17 @@ def test_a_gate_of_large_layers_is_a_kernel_of_its_own():
     assert (first.block.pooled, first.block.partial) == ("mean", ())
     assert (gate.block.partial, gate.block.inputs[1:], gate.block.output.pixels) == ((0,), (), 1)
     assert (last.block.partial, last.block.inputs) == ((), (first.block.output, ImageShape(1, 1, 512)))
+
+
+def test_what_no_pattern_names_is_divided_by_the_same_costs():
+    block = named(squeeze_excite(35, 33, 12, 40))
+    assert isinstance(best(block, GPU), Infeasible)
+    pair = fewest(block, GPU)
+    assert [bool(kernel.block.pooled) for kernel in pair] == [True, False]
+    assert sum(kernel.cost.seconds for kernel in pair) == decide(block, GPU, "always").seconds
+    small = named(squeeze_excite(5, 4, 12, 40))
+    assert len(fewest(small, GPU)) == 1
+    assert fewest(small, replace(GPU, local_bytes=512)) == ()
 
 
 def test_a_cpu_pools_in_phases():
