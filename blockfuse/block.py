@@ -95,6 +95,14 @@ class Block:
         """Whether a stage other than the first ones adds a block input or a projection of it."""
         return any(len(stage.inputs) > 1 for stage in self.stages)
 
+    @property
+    def described(self) -> tuple[str, ...]:
+        """The stages in words, and what the tiles of the result are reduced to."""
+        return (
+            *(stage.describe() for stage in self.stages),
+            *([f"{self.pooled} of every tile"] if self.pooled else []),
+        )
+
     def input_shapes(self, stage: int) -> tuple[ImageShape, ...]:
         """Shapes of what a stage reads."""
         shapes = self.shapes

@@ -143,7 +143,7 @@ def _kernel_record(kernel: Kernel, name: str, program: Program) -> KernelRecord:
         local_bytes=cost.local_bytes,
         predicted_us=cost.seconds * 1e6,
         bound=cost.bound,
-        stages=tuple(stage.describe() for stage in kernel.block.stages),
+        stages=kernel.block.described,
         **launch,
     )
 

@@ -20,7 +20,7 @@ from blockfuse.plan.partial import parts_of
 from blockfuse.program.cuda import program_cuda
 from blockfuse.program.cuda_direct import draft_direct
 from blockfuse.program.interpret import interpret_all
-from blockfuse.stages import Array, Depthwise, ImageShape, Window
+from blockfuse.stages import Array, Depthwise, ImageShape, Multiply, Window
 from blockfuse.target import parse_target
 from tests.cuda_kernels import build, inputs_of, parts_error
 from tests.gated_blocks import gated_bottleneck, squeeze_excite, strided_gate
@@ -119,6 +119,20 @@ def test_what_no_pattern_names_is_divided_by_the_same_costs():
     small = named(squeeze_excite(5, 4, 12, 40))
     assert len(fewest(small, GPU)) == 1
     assert fewest(small, replace(GPU, local_bytes=512)) == ()
+
+
+def test_without_room_for_a_pair_the_pool_reads_the_image():
+    """The input that is added would have to be on the chip as a whole; while storing it needs no room."""
+    image = pooled_sum(5, 4, 512)
+    behind = gate_of(5, 4, 512, 8)
+    stages = [replace(stage, inputs=tuple(value + 3 for value in stage.inputs)) for stage in behind.stages]
+    gated = [*image.stages, *stages, Multiply("gate", (3, 8))]
+    block = named(finished("gated_sum", image.inputs[0], gated, 1))
+    small = replace(GPU, local_bytes=10 * 1024)
+    assert isinstance(best(image, small), Infeasible)
+    decision = decide(block, small, "auto")
+    assert len(decision.kernels) >= 3
+    assert not any(pools_tiles(decision))
 
 
 def test_a_cpu_pools_in_phases():
