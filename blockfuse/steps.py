@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from blockfuse.block import Block
+from blockfuse.fingerprint import text_of
 from blockfuse.graph import Graph, Op
 from blockfuse.machine import Program, Slot
 from blockfuse.plan.cpu import CpuPlan
@@ -88,6 +89,13 @@ class Programs:
         """The most shared memory that a CTA of any kernel uses; 0 on a CPU."""
         programs = [program for program in self.by_name.values() if program.target == "cuda"]
         return max((program.arena * (4 if program.dtype == "float32" else 2) for program in programs), default=0)
+
+
+def outline(graph: Graph) -> str:
+    """A network's operators and the shapes of what they read and make, as text, whatever anything is called."""
+    tensors = {tensor.name: (tensor.shape, tensor.dtype) for tensor in graph.tensors}
+    ops = [(op.kind, op.attrs, [tensors.get(name) for name in (*op.inputs, *op.outputs)]) for op in graph.ops()]
+    return text_of(ops)
 
 
 def planar_values(graph: Graph, device: Device) -> frozenset[str]:

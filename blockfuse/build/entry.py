@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from tvm import relax
 
+from blockfuse.build.code import Weights
 from blockfuse.build.fallback import emit_op
 from blockfuse.build.importer import Importer
 from blockfuse.build.layout import FROM_NHWC, TO_NHWC, Layouts, changes_order, wanted
@@ -52,7 +52,8 @@ class Entry:
         self.imported: list[str] = []
         self.builder = relax.BlockBuilder()
         self.batch = OpenBatch()
-        self.constants: list[np.ndarray[Any, Any]] = []
+        self.constants: list[Weights | np.ndarray[Any, Any]] = []
+        self.calls = 0
         self.parameters: list[Any] = []
         self.kernels: dict[str, Any] = {}
         self.values: dict[tuple[str, Layout], Any] = {}
@@ -73,12 +74,9 @@ class Entry:
         check_open(module)
         return module
 
-    def input_ports(self) -> tuple[Port, ...]:
-        """The inputs with the alignment their readers ask for."""
-        return tuple(
-            replace(port, layout=Layout.PLAIN, alignment=self.alignments.get(port.name, 1))
-            for port in self.network.inputs
-        )
+    def input_alignments(self) -> tuple[int, ...]:
+        """For every input the alignment its readers ask for."""
+        return tuple(self.alignments.get(port.name, 1) for port in self.network.inputs)
 
     def dims(self, shape: Sequence[int]) -> tuple[Any, ...]:
         """A shape as Relax takes it."""
@@ -86,8 +84,11 @@ class Entry:
 
     def constant(self, array: np.ndarray[Any, Any]) -> Any:
         """A parameter of the function that holds a constant."""
-        variable = relax.Var(f"w{len(self.parameters)}", relax.TensorType(array.shape, array.dtype.name))
-        self.constants.append(array)
+        return self._parameter(array, array.shape, array.dtype.name)
+
+    def _parameter(self, constant: Weights | np.ndarray[Any, Any], shape: tuple[int, ...], dtype: str) -> Any:
+        variable = relax.Var(f"w{len(self.parameters)}", relax.TensorType(shape, dtype))
+        self.constants.append(constant)
         self.parameters.append(variable)
         return variable
 
@@ -156,8 +157,11 @@ class Entry:
             is_read_as_it_is = self.batch.shape(value) == shape
             self._align(name, int(parameter.data_alignment) if is_read_as_it_is else ALIGNMENT)
             arguments.append(self._shaped(value, shape, f"input {name!r} of kernel {call.kernel!r}"))
-        for array, parameter in zip(call.constants, function.params[len(call.inputs) :], strict=False):
-            arguments.append(self.constant(_matching(array, parameter, call.kernel)))
+        for position, parameter in enumerate(function.params[len(call.inputs) : -1]):
+            shape = _checked_shape(call.constants[position], parameter, call.kernel)
+            weights = Weights(self.calls, position, shape)
+            arguments.append(self._parameter(weights, shape, str(parameter.dtype)))
+        self.calls += 1
         self._check_output(call)
         place = self.network.placement.places[call.output] if call.output in call.in_place else None
         target = place.buffer if place else call.output
@@ -217,11 +221,12 @@ class Entry:
         return self._read(port.name, layout)
 
 
-def _matching(array: np.ndarray[Any, Any], parameter: Any, kernel: str) -> np.ndarray[Any, Any]:
+def _checked_shape(array: np.ndarray[Any, Any], parameter: Any, kernel: str) -> tuple[int, ...]:
+    """The shape in which a kernel takes a constant that is its own."""
     shape, dtype = parameter_shape(parameter), str(parameter.dtype)
     if array.size != math.prod(shape) or array.dtype.name != dtype:
         raise InternalError(
             f"kernel {kernel!r} takes constant {parameter.name} as {dtype}{list(shape)}, its call gives "
             f"{array.dtype}{list(array.shape)}"
         )
-    return array.reshape(shape)
+    return shape

@@ -62,7 +62,7 @@ class Network:
         inputs: Values given at run time.
         outputs: Values returned.
         steps: In execution order.
-        tensors: The graph tensors that steps name, constants with their data.
+        tensors: The graph tensors that steps name, constants of operators with their data.
         placement: Images that lie among the channels of others; kernels were made for these places.
         batch: Where the network takes any batch, the one it was planned for; the first dimension of every computed
             value is :data:`OPEN_BATCH` then.

@@ -237,7 +237,9 @@ def _tile_lines(program: Program) -> list[str]:
     for tile in program.tiles:
         shape = f"{tile.rows}x{tile.cols}x{tile.channels}"
         traits = [f"pitch {tile.pitch}"] if tile.pitch != tile.channels else []
-        traits += [word for word in ("ring", "padded", "split_columns", "streamed", "shared") if getattr(tile, word)]
+        traits += [f"apart {tile.apart_h}x{tile.apart_w}"] if (tile.apart_h, tile.apart_w) != (1, 1) else []
+        traits += [f"{word} {getattr(tile, word)}" for word in ("gap", "padding") if getattr(tile, word)]
+        traits += [word for word in ("ring", "padded", "streamed", "shared") if getattr(tile, word)]
         traits += [f"{tile.copies} copies"] if tile.copies > 1 else []
         if any(part != Affine() for part in (tile.top, tile.left, tile.first_channel)):
             traits.append(f"from ({tile.top}, {tile.left}, {tile.first_channel})")

@@ -16,7 +16,7 @@ from blockfuse.dtypes import item_size
 from blockfuse.errors import InternalError
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps
-from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
+from blockfuse.plan.banks import matrix_pitch
 from blockfuse.plan.cost import Cost
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
 from blockfuse.plan.cuda_direct import predict_direct
@@ -26,6 +26,7 @@ from blockfuse.plan.cuda_limits import rounded
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
+from blockfuse.plan.layouts import gathered, matrix_layout
 from blockfuse.plan.partial import partial_bytes
 from blockfuse.plan.stack import over_stacks
 from blockfuse.stages import Window
@@ -87,11 +88,11 @@ def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> Work:
     work, size = Work(), item_size(folded.block.dtype)
     for value in range(folded.input_count):
         if value in folded.block.partial:
-            work.cache += folded.shapes[value].pixels * _pooled_channels(folded, plan, value) * PARTIAL_BYTES
+            work.cache += folded.shapes[value].pixels * _channels_read(folded, plan, value) * PARTIAL_BYTES
             continue
-        bytes_in = _pixels_read(folded, plan, prints, value) * folded.shapes[value].channels * size
+        bytes_in = _pixels_read(folded, plan, prints, value) * _channels_read(folded, plan, value) * size
         work.cache += bytes_in
-        work.local += bytes_in
+        work.local += 0 if folded.stays_in_memory(value) else bytes_in
     for index, unit in enumerate(folded.units):
         _add_unit(work, folded, plan, prints, index, unit)
     last = len(folded.shapes) - 1
@@ -108,12 +109,6 @@ def _add_parts(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprin
     work.vector += 2 * TAP_OPERATIONS * elements
     work.local += elements * item_size(folded.block.dtype)
     work.cache += plan.images * _made(folded, plan, last) * PARTIAL_BYTES
-
-
-def _pooled_channels(folded: Folded, plan: CudaPlan, value: int) -> float:
-    """Channels of a partial result that one CTA completes: those of the pools that read it."""
-    made = [folded.value(i) for i, unit in enumerate(folded.units) if value in unit.reads]
-    return max(_made(folded, plan, each) for each in made)
 
 
 def _inside(folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int) -> float:
@@ -215,7 +210,7 @@ def _add_contraction(
         elif chosen.hold:
             loads = tiles * 16
         readers = tiling.wm if tiling.engine is Engine.MMA else tiles // WARPGROUP  # wgmma keeps no weights
-        work.local += depth * size * (loads * _conflicts(prints, term, value) + channels * readers)
+        work.local += depth * size * (loads * _conflicts(folded, prints, term, value) + channels * readers)
         block = wide_block(folded, unit)
         stored = (block.inputs if block else _stored(folded, plan, term.source)) * _stored(folded, plan, value)
         work.cache += stored * term.window.taps * size
@@ -241,7 +236,7 @@ def _add_grouped(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footpr
     blocks, made = ceil(channels / block.outputs), ceil(_made(folded, plan, value) / block.outputs)
     work.tensor += 2 * tiles * 16 * blocks * block.outputs * steps * 16
     together = plan.units[value - folded.input_count].segment
-    loads = tiles * 512 * _conflicts(prints, term, value) + -(-tiles // together) * 32 * block.outputs
+    loads = tiles * 512 * _conflicts(folded, prints, term, value) + -(-tiles // together) * 32 * block.outputs
     work.local += blocks * steps * loads
     work.cache += made * block.outputs * steps * 16 * size
     work.steps += ceil(channels / plan.homes[value].chunk)
@@ -272,9 +267,14 @@ def _pixels_read(folded: Folded, plan: CudaPlan, prints: list[Footprint], value:
     return read
 
 
-def _conflicts(prints: list[Footprint], term: Term, value: int) -> float:
+def _channels_read(folded: Folded, plan: CudaPlan, value: int) -> float:
+    """Channels of an input that a CTA reads: of one that stays in memory, those of what it makes with them."""
+    if not folded.stays_in_memory(value):
+        return folded.shapes[value].channels
+    return max(_made(folded, plan, folded.value(i)) for i, unit in enumerate(folded.units) if value in unit.reads)
+
+
+def _conflicts(folded: Folded, prints: list[Footprint], term: Term, value: int) -> float:
     """How much longer fragment loads of a term take because its pixels fall into the same banks."""
-    window, made = term.window, prints[value]
-    stride_w = 1 if window.stride_w == 2 else window.stride_w  # the tile keeps even and odd columns apart
-    cols, out_cols = prints[term.source].cols.size, made.made_cols.size
-    return matrix_conflicts(matrix_pitch(64), cols, out_cols, window.stride_h, stride_w, made.pixels)
+    layout = matrix_layout(folded, prints, term.source, matrix_pitch(64))
+    return gathered(prints, value, term).passes(layout)

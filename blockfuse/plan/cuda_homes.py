@@ -30,11 +30,6 @@ def reads_pixels(term: Term) -> bool:
     return term.window.taps == 1 and not term.window.has_padding
 
 
-def adds_while_storing(folded: Folded, unit: Unit) -> bool:
-    """Whether what a unit adds may come from memory while its result is stored: nothing else needs the result."""
-    return unit == folded.units[-1] and not folded.block.pooled
-
-
 def chunked_with_last(folded: Folded) -> list[int]:
     """The result, and the values before it of which each of its chunks needs the same channels alone.
 
@@ -52,7 +47,7 @@ def chunked_with_last(folded: Folded) -> list[int]:
         pools = pools or unit.kind == "pool"
         source = unit.terms[0].source
         readers = [other for other in folded.units if source in other.reads]
-        is_stored = source < folded.input_count and path == [last] and adds_while_storing(folded, unit)
+        is_stored = source < folded.input_count and path == [last] and folded.adds_while_storing(unit)
         if len(readers) > 1 or (source in unit.added and not is_stored):
             return [last]
         path.append(source)
@@ -132,7 +127,7 @@ class Homes:
         readers, pixel_bytes = self._readers(value), self._pixel_bytes(value)
         large = pixel_bytes * self.cores[value] > self.limits.resident
         adders = [unit for unit in self.folded.units if value in unit.added]
-        if not large or not readers or not all(adds_while_storing(self.folded, unit) for unit in adders):
+        if not large or not readers or not all(self.folded.adds_while_storing(unit) for unit in adders):
             return whole
         if not all(is_streamable(self.folded, unit, term) for unit, term in readers):
             return whole

@@ -6,7 +6,6 @@ every block that can be one kernel; ``never`` gives every convolution, pool or f
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.errors import InternalError, UnsupportedModelError
-from blockfuse.plan.choose import Choice, choose
+from blockfuse.plan.book import planned
 from blockfuse.plan.cost import Cost, interior_bytes
 from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cuda import CudaPlan
@@ -184,7 +183,7 @@ def best(block: Block, device: Device, planar: frozenset[str] = frozenset()) -> 
     """The plan predicted to be fastest for the block as one kernel."""
     names = block.tensors[: len(block.inputs)]
     flags = tuple(name in planar for name in names) if names else (False,) * len(block.inputs)
-    found = _planned(replace(block, parameters={}, tensors=()), device, flags)
+    found = planned(replace(block, parameters={}, tensors=()), device, flags)
     return found if isinstance(found, Infeasible) else Kernel(block, found.plan, found.cost)
 
 
@@ -195,12 +194,6 @@ def fewest(block: Block, device: Device, planar: frozenset[str] = frozenset()) -
     cuts = [(0, middle, len(folded.units)) for middle in _pools(folded, device)]
     pairs = (_pooled_apart(folded, cut, device, planar) for cut in cuts)
     return min([*ways, *filter(None, pairs)], key=_seconds, default=())
-
-
-@functools.lru_cache(maxsize=4096)
-def _planned(block: Block, device: Device, planar: tuple[bool, ...]) -> Choice | Infeasible:
-    """What is chosen for a block without its data; equal blocks are planned once."""
-    return choose(fold(block), device, planar)
 
 
 def _kernels(block: Block, device: Device, planar: frozenset[str]) -> tuple[Kernel, ...]:

@@ -195,12 +195,10 @@ class Tiles:
         fits = np.logical_and.outer((h >= 0) & (h < tile.rows), (w >= 0) & (w < tile.cols))
         if (held & ~fits).any() or (len(c) and (c.min() < 0 or c.max() >= tile.channels)):
             raise InternalError(f"tile {tile}: rows {rows}, columns {cols}, channels {channels} are not all in it")
-        if tile.split_columns:
-            w = w % 2 * -(-tile.cols // 2) + w // 2
         base = max(tile.offset, 0)
         if tile.copies > 1:
             base += (self._share() if copy is None else copy) * tile.size
-        return np.asarray(base + ((h[:, None] * tile.cols + w) * tile.pitch)[..., None] + c)
+        return np.asarray(base + tile.layout.place(h[:, None], w)[..., None] + c)
 
     def _share(self) -> int:
         loops = [n for n in self.program.walk() if isinstance(n, Loop) and n.kind is LoopKind.CHANNEL_SPLIT]

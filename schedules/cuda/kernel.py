@@ -257,10 +257,10 @@ class Kernel:
         return region.rows.low == tile.top and region.cols.low == tile.left
 
     def pixel(self, tile: Tile, region: Region, row: Index, col: Index) -> Index:
-        """Number of the pixel of a tile that holds (row, col) of a region."""
+        """Elements from the corner of a tile to the pixel that holds (row, col) of a region."""
         y = row + self.constant(region.rows.low - tile.top)
         x = col + self.constant(region.cols.low - tile.left)
-        return y * tile.cols + column(tile, x)
+        return placed(tile, y, x)
 
     def channel(self, tile: Tile, low: Affine) -> Index:
         """Where an image channel is in a tile."""
@@ -281,11 +281,10 @@ class Kernel:
         return next(width for width in (8, 4, 2, 1) if width <= self.vector and not any(size % width for size in sizes))
 
 
-def column(tile: Tile, x: Index) -> Index:
-    """Which column of a tile's storage holds column ``x``; even ones come first where columns are split."""
-    if not tile.split_columns:
-        return x
-    return remainder(x, 2) * -(-tile.cols // 2) + quotient(x, 2)
+def placed(tile: Tile, y: Index, x: Index) -> Index:
+    """Elements from the corner of a tile to the pixel in row ``y`` and column ``x`` of it."""
+    found: Index = tile.layout.place(y, x, quotient, remainder)
+    return found
 
 
 def clamped(position: Index, size: int) -> Index:

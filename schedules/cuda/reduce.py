@@ -20,7 +20,8 @@ from tvm import tirx
 from blockfuse.machine import Reduce, Region
 from blockfuse.schedules.cuda.emitter import both, fp32
 from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_constants, load_values
-from blockfuse.schedules.cuda.kernel import Kernel, clamped, column
+from blockfuse.schedules.cuda.kernel import Kernel, clamped, placed
+from blockfuse.schedules.cuda.sweep import Access, sweep
 from blockfuse.schedules.emit import Buffer, Expr, Index, constant, load, quotient, remainder
 
 LOWEST = {"float16": -65504.0, "bfloat16": -3.38e38, "float32": -3.4e38}
@@ -52,22 +53,42 @@ class _Place:
 
 def lower(kernel: Kernel, node: Reduce) -> None:
     """Emit the loop over pixels and channel groups."""
-    emit, region = kernel.emit, node.region
+    region = node.region
     cols, groups = region.cols.size.const, region.channels.size.const // kernel.program.lanes
-    total = region.rows.size.const * cols * groups
-    lanes = _lanes(kernel, node, total)
-    together = kernel.threads // lanes
-    with emit.loop(-(-total // together), "i") as i:
-        number, tap = _number(kernel, i, lanes)
-        exists = total % together == 0 or number < total
-        if lanes > 1:  # all threads take part in the shuffles
-            number, exists = emit.bind("window", clamped(number, total)), both(exists, tap == 0)
-        with emit.when(exists if lanes == 1 else True):
-            pixel, channel = quotient(number, groups), remainder(number, groups) * kernel.program.lanes
+    lanes = _lanes(kernel, node, region.rows.size.const * cols * groups)
+    if lanes > 1:
+        _by_several(kernel, node, lanes, cols, groups)
+        return
+    emit, width = kernel.emit, kernel.program.lanes
+    tiles = [Access(node.source, node.window), Access(node.target)]
+    order = sweep(kernel, region, groups, width, [access for access in tiles if not access.tile.is_global])
+    with emit.loop(-(-order.total // kernel.threads), "i") as i:
+        number = emit.bind("number", i * kernel.threads + emit.thread)
+        pixel, group = order.split(number)
+        with emit.when(order.exists(kernel.threads, number, pixel)):
+            channel = emit.bind("channel", group * width)
             row, col = emit.bind("row", quotient(pixel, cols)), emit.bind("col", remainder(pixel, cols))
-            place = _Place(row, col, channel, tap, lanes, exists if lanes > 1 else True)
-            best, count = _window(kernel, node, place)
-            _store(kernel, node, place, best, count)
+            _reduce(kernel, node, _Place(row, col, channel, 0, 1, True))
+
+
+def _by_several(kernel: Kernel, node: Reduce, lanes: int, cols: int, groups: int) -> None:
+    """The same with several threads for every window; all of a warp take part in its shuffles."""
+    emit, total = kernel.emit, node.region.rows.size.const * cols * groups
+    side_by_side, together = _WARP // lanes, kernel.threads // lanes
+    with emit.loop(-(-total // together), "i") as i:
+        warp = i * (kernel.threads // _WARP) + kernel.warp  # neighbouring threads have neighbouring channels
+        number = emit.bind("number", warp * side_by_side + remainder(kernel.lane, side_by_side))
+        tap = emit.bind("first_tap", quotient(kernel.lane, side_by_side))
+        window = emit.bind("window", clamped(number, total))
+        pixel, channel = quotient(window, groups), remainder(window, groups) * kernel.program.lanes
+        row, col = emit.bind("row", quotient(pixel, cols)), emit.bind("col", remainder(pixel, cols))
+        writes = both(total % together == 0 or number < total, tap == 0)
+        _reduce(kernel, node, _Place(row, col, channel, tap, lanes, writes))
+
+
+def _reduce(kernel: Kernel, node: Reduce, place: _Place) -> None:
+    best, count = _window(kernel, node, place)
+    _store(kernel, node, place, best, count)
 
 
 def _lanes(kernel: Kernel, node: Reduce, total: int) -> int:
@@ -76,16 +97,6 @@ def _lanes(kernel: Kernel, node: Reduce, total: int) -> int:
     while lanes < _WARP and 2 * lanes <= node.window.taps and total * lanes < kernel.threads:
         lanes *= 2
     return lanes
-
-
-def _number(kernel: Kernel, i: Index, lanes: int) -> tuple[Index, Index]:
-    """Which window a thread works on, and its first tap; neighbouring threads have neighbouring channels."""
-    emit, side_by_side = kernel.emit, _WARP // lanes
-    if lanes == 1:
-        return emit.bind("number", i * kernel.threads + emit.thread), 0
-    warp = i * (kernel.threads // _WARP) + kernel.warp
-    number = emit.bind("number", warp * side_by_side + remainder(kernel.lane, side_by_side))
-    return number, emit.bind("first_tap", quotient(kernel.lane, side_by_side))
 
 
 # ---- taps ------------------------------------------------------------------------------------------------------------
@@ -147,8 +158,7 @@ def _held(kernel: Kernel, node: Reduce, y: Index, x: Index, channel: Index) -> B
     emit, lanes, source, low = kernel.emit, kernel.program.lanes, node.source, node.region.channels.low
     if not source.is_global:
         halves = kernel.elements("halves")
-        pixel = y * source.cols + column(source, x)
-        place = kernel.origin(source) + pixel * source.pitch + kernel.channel(source, low) + channel
+        place = kernel.origin(source) + placed(source, y, x) + kernel.channel(source, low) + channel
         emit.store(halves, 0, load(kernel.shared, place, lanes), lanes)
         return halves
     held = kernel.registers("parts", lanes)
@@ -227,7 +237,7 @@ def _to_tile(kernel: Kernel, node: Reduce, place: _Place, best: Buffer) -> None:
     halves = kernel.elements("halves")
     for lane in range(lanes):
         emit.store(halves, lane, kernel.narrow(load(best, lane)))
-    target = tile.offset + kernel.pixel(tile, region, place.row, place.col) * tile.pitch
+    target = tile.offset + kernel.pixel(tile, region, place.row, place.col)
     target = target + kernel.channel(tile, region.channels.low) + place.channel
     emit.store(kernel.shared, target, load(halves, 0, lanes), lanes)
 

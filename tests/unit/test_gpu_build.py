@@ -15,10 +15,10 @@ from blockfuse import gpu
 from blockfuse.build import cubin
 from blockfuse.build.border import computed_in
 from blockfuse.build.imports import rewritten
-from blockfuse.build.kernel_cache import KernelCache
 from blockfuse.build.network import Call, Network
 from blockfuse.errors import InternalError, TargetError, UnsupportedModelError
 from blockfuse.graph import Op, Tensor
+from blockfuse.kernel_cache import KernelCache
 from blockfuse.plan import device
 from blockfuse.plan.device import GPUS, device_of, gpu_device
 from blockfuse.report import Report
