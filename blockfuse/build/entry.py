@@ -157,7 +157,7 @@ class Entry:
             is_read_as_it_is = self.batch.shape(value) == shape
             self._align(name, int(parameter.data_alignment) if is_read_as_it_is else ALIGNMENT)
             arguments.append(self._shaped(value, shape, f"input {name!r} of kernel {call.kernel!r}"))
-        for position, parameter in enumerate(function.params[len(call.inputs) : -1]):
+        for position, parameter in enumerate(function.params[len(call.inputs) : -len(results)]):
             shape = _checked_shape(call.constants[position], parameter, call.kernel)
             weights = Weights(self.calls, position, shape)
             arguments.append(self._parameter(weights, shape, str(parameter.dtype)))
