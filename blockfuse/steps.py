@@ -14,7 +14,7 @@ from blockfuse.machine import Program, Slot
 from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cut import into_units
-from blockfuse.plan.decide import Decision, FuseMode, Kernel, best, decide
+from blockfuse.plan.decide import Decision, FuseMode, Kernel, best, decide, fewest
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import fold, unfoldable
 from blockfuse.plan.place import Placement, place
@@ -110,14 +110,14 @@ def planar_values(graph: Graph, device: Device) -> frozenset[str]:
 
 
 def segment_cost(graph: Graph, device: Device, dtype: str = "float32") -> Callable[[Block], float | None]:
-    """The predicted time in seconds of a block computed in a type as one kernel, None where it cannot be one."""
+    """The predicted time in seconds of a block in a type as :func:`fewest` kernels, None where it cannot be those."""
     planar = planar_values(graph, device)
 
     def cost(block: Block) -> float | None:
         if unfoldable(block):
             return None
-        kernel = best(replace(block, dtype=dtype), device, planar)
-        return kernel.cost.seconds if isinstance(kernel, Kernel) else None
+        kernels = fewest(replace(block, dtype=dtype), device, planar)
+        return sum(kernel.cost.seconds for kernel in kernels) if kernels else None
 
     return cost
 

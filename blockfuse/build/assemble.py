@@ -80,17 +80,19 @@ def with_weights(network: Network, programs: Programs, pack: Pack) -> Network:
 
 
 def _call(kernel: Kernel, name: str, programs: Programs) -> Call:
-    block = kernel.block
-    out = block.output
+    block, program = kernel.block, programs.by_name[name]
     flags = planar_inputs(block, programs.planned.planar)
+    batch = OPEN_BATCH if block.any_batch else block.batch
+    shapes = [(batch, tile.height, tile.image.width, tile.image.channels) for tile in program.outputs]
     return Call(
         kernel=name,
         inputs=block.tensors[:-1],
         constants=(),
         output=block.tensors[-1],
-        output_shape=(OPEN_BATCH if block.any_batch else block.batch, out.height, out.width, out.channels),
+        output_shape=shapes[0],
         nchw_inputs=tuple(i for i, planar in enumerate(flags) if planar),
         in_place=frozenset(programs.planned.placement.places.keys() & set(block.tensors)),
+        parts=(block.parts_name, shapes[1]) if program.parts else None,
     )
 
 
@@ -165,7 +167,7 @@ def _kernel_record(kernel: Kernel, name: str, program: Program) -> KernelRecord:
         local_bytes=cost.local_bytes,
         predicted_us=cost.seconds * 1e6,
         bound=cost.bound,
-        stages=tuple(stage.describe() for stage in kernel.block.stages),
+        stages=kernel.block.described,
         **launch,
     )
 

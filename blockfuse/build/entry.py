@@ -141,10 +141,11 @@ class Entry:
 
     def _emit_call(self, call: Call) -> None:
         function = self.functions[call.kernel]
-        if len(function.params) != len(call.inputs) + len(call.constants) + 1:
+        results = function.params[len(call.inputs) + len(call.constants) :]
+        if len(results) != len(call.outputs):
             raise InternalError(
                 f"kernel {call.kernel!r} has {len(function.params)} parameters, its call gives {len(call.inputs)} "
-                f"inputs, {len(call.constants)} constants and an output"
+                f"inputs, {len(call.constants)} constants and outputs {', '.join(call.outputs)}"
             )
         arguments = []
         for position, (name, parameter) in enumerate(zip(call.inputs, function.params, strict=False)):
@@ -156,7 +157,7 @@ class Entry:
             is_read_as_it_is = self.batch.shape(value) == shape
             self._align(name, int(parameter.data_alignment) if is_read_as_it_is else ALIGNMENT)
             arguments.append(self._shaped(value, shape, f"input {name!r} of kernel {call.kernel!r}"))
-        for position, parameter in enumerate(function.params[len(call.inputs) : -1]):
+        for position, parameter in enumerate(function.params[len(call.inputs) : -len(results)]):
             shape = _checked_shape(call.constants[position], parameter, call.kernel)
             weights = Weights(self.calls, position, shape)
             arguments.append(self._parameter(weights, shape, str(parameter.dtype)))
@@ -166,14 +167,22 @@ class Entry:
         target = place.buffer if place else call.output
         key = target, Layout.NHWC if self.network.is_image(target) else Layout.PLAIN
         shape = (*call.output_shape[:-1], place.slot.width) if place else call.output_shape
-        result = self.batch.type(shape, str(function.params[-1].dtype))
-        kernel = self._kernel(call.kernel)
-        if key in self.values:  # others have written theirs
-            arguments.append(self.values[key])
-            value = relax.call_tir_inplace(kernel, arguments, [len(arguments) - 1], [result])
+        types = [self.batch.type(shape, str(results[0].dtype))]
+        types += [self.batch.type(call.parts[1], str(results[1].dtype))] if call.parts else []
+        self.values[key], *parts = self._called(self._kernel(call.kernel), arguments, self.values.get(key), types)
+        for name, part in zip(call.outputs[1:], parts, strict=True):
+            self.values[name, Layout.PLAIN] = part
+
+    def _called(self, kernel: Any, arguments: list[Any], written: Any, types: list[Any]) -> list[Any]:
+        """The results of a kernel; the first one in a value that others have written theirs into, if there is one."""
+        if written is not None:
+            places = [len(arguments), *[-1] * (len(types) - 1)]
+            value = self.builder.emit(relax.call_tir_inplace(kernel, [*arguments, written], places, types))
         else:
-            value = relax.call_tir(kernel, arguments, result)
-        self.values[key] = self.builder.emit(value)
+            value = self.builder.emit(relax.call_tir(kernel, arguments, types))
+        if len(types) == 1:
+            return [value]
+        return [self.builder.emit(relax.TupleGetItem(value, i)) for i in range(len(types))]
 
     def _check_output(self, call: Call) -> None:
         """Refuse a call whose result is not the graph tensor it stands for."""

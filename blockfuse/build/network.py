@@ -30,6 +30,7 @@ class Call:
         nchw_inputs: Positions of inputs that the kernel reads as N, C, H, W; it reads other images as N, H, W, C.
         in_place: Names of the inputs, and perhaps the output, that the kernel was made to find where the network's
             placement puts them.
+        parts: Of a kernel with a second result: the name of that value, which is for kernels only, and its shape.
     """
 
     kernel: str
@@ -39,6 +40,12 @@ class Call:
     output_shape: tuple[int, ...]
     nchw_inputs: tuple[int, ...] = ()
     in_place: frozenset[str] = frozenset()
+    parts: tuple[str, tuple[int, ...]] | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the values written, the main one first."""
+        return (self.output, *((self.parts[0],) if self.parts else ()))
 
 
 Step: TypeAlias = Call | Op
@@ -87,7 +94,7 @@ class Network:
                     raise InternalError(f"network {self.name}: {step} reads {value!r}, which is for kernels only")
                 if value and value not in made and not self.is_constant(value):
                     raise InternalError(f"network {self.name}: {describe(step)} reads {value!r} before it is made")
-            outputs = [step.output] if isinstance(step, Call) else [name for name in step.outputs if name]
+            outputs = [name for name in step.outputs if name]
             for value in outputs:
                 if value in made:
                     raise InternalError(f"network {self.name}: {value!r} is made twice")

@@ -85,6 +85,7 @@ class Tile:
         within: Of a tile that is some of another one's channels: that one, which has the storage.
         origin: Channel of the image of ``within`` that is channel 0 of this tile's.
         views: Tiles within this one.
+        dtype: Of the elements of a global tile, where it is not the program's; else "".
     """
 
     name: str
@@ -112,6 +113,7 @@ class Tile:
     whole: Tile | None = None
     stride_h: int = 1
     stride_w: int = 1
+    dtype: str = ""
     within: Tile | None = None
     origin: int = 0
     views: list[Tile] = field(default_factory=list, repr=False)
@@ -160,10 +162,12 @@ class Tile:
         return self.name
 
 
-def global_tile(name: str, image: ImageShape, *, planar: bool = False, stack: Stack | None = None) -> Tile:
+def global_tile(
+    name: str, image: ImageShape, *, planar: bool = False, stack: Stack | None = None, dtype: str = ""
+) -> Tile:
     """A kernel's input or output: the whole image in memory."""
     shape = (image.height, image.width, image.channels)
-    return Tile(name, Level.GLOBAL, image, *shape, image.channels, planar=planar, stack=stack)
+    return Tile(name, Level.GLOBAL, image, *shape, image.channels, planar=planar, stack=stack, dtype=dtype)
 
 
 def every(tile: Tile, stride_h: int, stride_w: int) -> Tile:

@@ -37,11 +37,11 @@ class Tiles:
         self.memory: dict[Tile, Array] = {
             tile: np.asarray(x, np.float64) for tile, x in zip(program.inputs, inputs, strict=True)
         }
-        out = program.output.image
         self.batch = len(inputs[0]) if program.any_batch else program.batch
         self.groups = -(-self.batch // program.together)
-        self.result = np.full((self.batch, program.output.height, out.width, out.channels), np.nan)
-        self.memory[program.output] = self.result
+        for tile in program.outputs:
+            shape = (self.batch, tile.height, tile.image.width, tile.image.channels)
+            self.memory[tile] = np.full(shape, np.nan)
         self.shared: dict[Tile, Array] = {}  # seen by all trips of parallel loops
         self.forget_shared()
         self.arena: Array = np.empty(0)
