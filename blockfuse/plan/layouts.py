@@ -62,11 +62,11 @@ class Walk:
         )
         return next((padding for padding, step in steps if (step - wanted) % _LINE == 0), None)
 
-    def place(self, layout: Layout, pixel: int) -> int:
-        """Where in the tile a pixel of the sums reads or is written."""
-        row, col = divmod(pixel, self.cols)
-        place: int = layout.place(self.top + row * self.stride_h, self.left + col * self.stride_w)
-        return place
+    def places(self, layout: Layout, rows: int) -> list[int]:
+        """Where in the tile the pixels of the first rows of the sums read or are written."""
+        down = [layout.place(self.top + row * self.stride_h, 0) for row in range(rows)]
+        right = [layout.place(0, self.left + col * self.stride_w) for col in range(self.cols)]
+        return [first + place for first in down for place in right]
 
     def _is_even(self, layout: Layout) -> bool:
         """Whether each pixel is as far from the one before, as far as banks go, by an odd number of 16 bytes."""
@@ -78,9 +78,8 @@ class Walk:
 
 @functools.lru_cache(maxsize=65536)
 def _mean_passes(walk: Walk, layout: Layout) -> float:
-    count = min(walk.rows * walk.cols, _MOST_PIXELS)
-    places = [walk.place(layout, pixel) for pixel in range(count)]
-    groups = [places[low : low + _TOGETHER] for low in range(0, count, _TOGETHER)]
+    places = walk.places(layout, min(walk.rows, -(-_MOST_PIXELS // walk.cols)))
+    groups = [places[low : low + _TOGETHER] for low in range(0, len(places), _TOGETHER)]
     return sum(map(_passes, groups)) / len(groups)
 
 

@@ -78,7 +78,7 @@ def test_gathers_of_one_window_never_conflict(out, tile, strides, channels):
 
 def gathered_passes(walk: Walk, layout: Layout) -> list[int]:
     """Passes of every access, address by address."""
-    places = [walk.place(layout, pixel) * 2 for pixel in range(walk.rows * walk.cols)]
+    places = [place * 2 for place in walk.places(layout, walk.rows)]
     return [wavefronts(places[low : low + 8], 16) for low in range(0, len(places), 8)]
 
 
