@@ -16,7 +16,7 @@ import numpy as np
 
 from blockfuse.dtypes import item_size
 from blockfuse.errors import InternalError
-from blockfuse.stages import Array, Conv, Depthwise, Grouped, ImageShape, Norm, Stage
+from blockfuse.stages import Array, Concat, Conv, Depthwise, Grouped, ImageShape, Norm, Slice, Stage
 
 ParameterKey = tuple[int, str]  # stage number, name of the parameter
 
@@ -79,6 +79,11 @@ class Block:
     def has_residual(self) -> bool:
         """Whether a stage other than the first ones adds a block input or a projection of it."""
         return any(len(stage.inputs) > 1 for stage in self.stages)
+
+    @property
+    def has_joins(self) -> bool:
+        """Whether channels lie side by side inside it."""
+        return any(isinstance(stage, Concat | Slice) for stage in self.stages)
 
     def input_shapes(self, stage: int) -> tuple[ImageShape, ...]:
         """Shapes of what a stage reads."""

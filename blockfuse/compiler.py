@@ -22,7 +22,7 @@ from blockfuse.plan.device import device_of
 from blockfuse.runtime.executable import Executable
 from blockfuse.runtime.library import Library
 from blockfuse.runtime.variants import Variant
-from blockfuse.steps import Programs, outline, plan_steps, segment_cost, write_programs
+from blockfuse.steps import Programs, join_objection, outline, plan_steps, segment_cost, write_programs
 from blockfuse.target import Target, parse_target
 from blockfuse.usage import whole_number
 from blockfuse.watch import STAGES, Progress, Stage, StoppedAfter, Watch
@@ -175,7 +175,9 @@ def _variant(watch: Watch, graph: Graph, target: Target, kernels: _Kernels) -> V
     with open_book(default_cache(), device, outline(graph)):
         with watch("partition") as done:
             cost = None if fuse == "never" else segment_cost(graph, device, dtype)
-            parts = done(partition(graph, built_in() if kernels.patterns is None else kernels.patterns, cost=cost))
+            patterns = built_in() if kernels.patterns is None else kernels.patterns
+            objection = join_objection(graph, device, fuse, dtype)
+            parts = done(partition(graph, patterns, cost=cost, objection=objection))
         with watch("plan") as done:
             steps = done(plan_steps(parts, device, fuse, dtype))
     with watch("program") as done:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
-from blockfuse.block import ParameterKey
+from blockfuse.block import Block, ParameterKey
 from blockfuse.build.network import OPEN_BATCH, Call, Network, Step
 from blockfuse.graph import Graph, Op
 from blockfuse.machine import Loop, Program
@@ -110,7 +110,7 @@ def describe(
         else _block_record(step, [next(names) for _ in step.kernels], programs, parts)
         for step in programs.planned.steps
     )
-    apart = sum(1 if isinstance(s, Op) else len(fold(s.block).units) for s in programs.planned.steps)
+    apart = sum(1 if isinstance(step, Op) else _units(step.block) for step in programs.planned.steps)
     return Report(
         network=library.name,
         target=library.target.name,
@@ -125,6 +125,11 @@ def describe(
         dtype=programs.planned.dtype,
         device=programs.planned.device.name if programs.planned.device.kind == "cuda" else "",
     )
+
+
+def _units(block: Block) -> int:
+    """How many kernels a block is where nothing is fused."""
+    return sum(not unit.is_join for unit in fold(block).units)
 
 
 def _op_record(op: Op, parts: Partition, placement: Placement) -> StepRecord:

@@ -60,6 +60,14 @@ def _sum_to_add(call: Call) -> Value | None:
     return replace(total, name=call.name) if isinstance(total, Call) and len(call.inputs) > 1 else total
 
 
+def _difference_to_add(call: Call) -> Value | None:
+    """``Sub(a, b)`` is ``Add(a, b * -1)``, unless one of them is a number."""
+    if call.kind != "Sub" or any(isinstance(value, Number) for value in call.inputs):
+        return None
+    a, b = call.inputs
+    return Call("Add", (a, Call("Mul", (b, Number(-1.0)))), call.attrs, call.name)
+
+
 def _extremum_to_clip(call: Call) -> Value | None:
     """``Max(x, c)`` and ``Min(x, c)`` with a number are a Clip."""
     if call.kind not in {"Max", "Min"} or len(call.inputs) != 2:
@@ -126,6 +134,7 @@ def _drop_omitted(call: Call) -> Value | None:
 REWRITES: tuple[Rewrite, ...] = (
     _drop_identity,
     _sum_to_add,
+    _difference_to_add,
     _extremum_to_clip,
     _clip_bounds,
     _clip_to_relu,

@@ -32,6 +32,9 @@ def choose(folded: Folded, device: Device, planar: tuple[bool, ...] = ()) -> Cho
         planar: For each input, whether memory holds it as N, C, H, W; on a GPU none does.
     """
     if device.kind == "cuda":
+        joins = sum(unit.is_join for unit in folded.units)
+        if joins:
+            return Infeasible("concatenations and slices inside a CUDA kernel", joins, 0, unit="of them")
         plan = plan_cuda(folded, device)
         return plan if isinstance(plan, Infeasible) else priced(folded, plan, device)
     found = plan_cpu(folded, device, planar)

@@ -149,10 +149,11 @@ def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:
 
 def _add_unit(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
     value = folded.value(index)
-    pixels, channels, size = prints[value].pixels, _made(folded, plan, value), item_size(folded.block.dtype)
+    pixels, channels, size = prints[value].pixels, _stored(folded, plan, value), item_size(folded.block.dtype)
+    made = _made(folded, plan, value) / unit.shape.channels
     work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * size
-    work.useful += folded.operations(index) * pixels / unit.shape.pixels * channels / unit.shape.channels
-    work.cache += _stored(folded, plan, value) * _FLOAT if unit.kind != "pool" else 0  # biases
+    work.useful += folded.operations(index) * pixels / unit.shape.pixels * made
+    work.cache += channels * _FLOAT if unit.kind != "pool" else 0  # biases
     if is_sum(folded, unit):
         _add_contraction(work, folded, plan, prints, value, unit)
         return
@@ -166,10 +167,10 @@ def _add_unit(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint
     work.local += pixels * channels * size * window.s * rows / segment
     if unit.kind == "depthwise":
         chunk = plan.homes[value].chunk
-        work.cache += _stored(folded, plan, value) // chunk * rounded(window.taps * chunk, _ITEM) * size
+        work.cache += channels // chunk * rounded(window.taps * chunk, _ITEM) * size
     source = unit.terms[0].source
     if unit.kind == "depthwise" or (source < folded.input_count and not plan.homes[source].whole):
-        work.steps += -(-round(channels) // plan.homes[value].chunk)
+        work.steps += channels // plan.homes[value].chunk
 
 
 def _add_contraction(
@@ -182,9 +183,11 @@ def _add_contraction(
         raise InternalError(f"unit {unit.name} has no tiling")
     m16_tiles = -(-prints[value].pixels // 16)
     tiles = -(-m16_tiles // tiling.wm) * tiling.wm
-    channels, size = _made(folded, plan, value), item_size(folded.block.dtype)
+    channels, size = _stored(folded, plan, value), item_size(folded.block.dtype)
+    block = wide_block(folded, unit)
     for term, slices in zip(unit.terms, chosen.slices, strict=True):
-        depth = summed_channels(folded, unit, term.source) * term.window.taps
+        inputs = block.inputs if block else _stored(folded, plan, term.source)
+        depth = inputs * term.window.taps
         work.tensor += 2 * tiles * 16 * depth * channels
         loads = tiles * 16 * tiling.wn * channels / plan.homes[value].chunk
         if plan.homes[term.source].registers:
@@ -193,11 +196,9 @@ def _add_contraction(
             loads = tiles * 16
         readers = tiling.wm if tiling.engine is Engine.MMA else tiles // WARPGROUP  # wgmma keeps no weights
         work.local += depth * size * (loads * _conflicts(folded, prints, term, value) + channels * readers)
-        block = wide_block(folded, unit)
-        stored = (block.inputs if block else _stored(folded, plan, term.source)) * _stored(folded, plan, value)
-        work.cache += stored * term.window.taps * size
+        work.cache += depth * channels * size
         if not plan.homes[value].registers:  # else the next unit's steps are this one's too
-            chunks = _stored(folded, plan, value) // plan.homes[value].chunk
+            chunks = channels // plan.homes[value].chunk
             work.steps += max(1, depth // (slices.ks * slices.taps)) * chunks
 
 

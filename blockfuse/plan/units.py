@@ -10,7 +10,7 @@ from blockfuse.block import Block
 from blockfuse.machine import Stack
 from blockfuse.stages import Divisor, Frame, Function, ImageShape, Window
 
-UnitKind: TypeAlias = Literal["contract", "grouped", "depthwise", "pool", "norm", "border", "map"]
+UnitKind: TypeAlias = Literal["contract", "grouped", "depthwise", "pool", "norm", "border", "map", "concat", "slice"]
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,14 @@ class Unit:
     Attributes:
         kind: ``contract`` sums over channels and taps, ``grouped`` over those of a group, ``depthwise`` over taps;
             ``pool`` reduces each window, ``norm`` normalizes each pixel, ``border`` frames the image; ``map`` only
-            applies the epilogue.
-        terms: What is summed; only a contraction can have more than one.
+            applies the epilogue; ``concat`` has its terms side by side and ``slice`` some channels of its term, both
+            without an epilogue.
+        terms: What is summed, or lies side by side; only a contraction or a concatenation can have more than one.
         shape: Of the result.
         epilogue: Applied to every element of the sum, in order.
         reduction: ``max``, ``mean`` or ``l2`` for a pool, else "".
         groups: Groups of channels of a grouped unit, else 1.
+        first: First channel of a slice, else 0.
         epsilon: Of a norm.
         divisor: Of a norm.
         frame: Of a border.
@@ -117,6 +119,7 @@ class Unit:
     epilogue: tuple[UnitStep, ...] = ()
     reduction: str = ""
     groups: int = 1
+    first: int = 0
     epsilon: float = 0.0
     divisor: Divisor = "deviation"
     frame: Frame | None = None
@@ -127,6 +130,11 @@ class Unit:
     def added(self) -> tuple[int, ...]:
         """Values that the epilogue adds or multiplies by."""
         return tuple(step.value for step in self.epilogue if isinstance(step, AddValue | MultiplyValue))
+
+    @property
+    def is_join(self) -> bool:
+        """Whether it computes nothing, and only says where channels are."""
+        return self.kind in {"concat", "slice"}
 
     def is_gate(self, value: int, shape: ImageShape) -> bool:
         """Whether a value of that shape is only a factor of one pixel for all of this unit's."""

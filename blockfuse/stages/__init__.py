@@ -6,6 +6,7 @@ from blockfuse.stages.conv import Conv
 from blockfuse.stages.depthwise import Depthwise
 from blockfuse.stages.elementwise import ACTIVATIONS, Activation, Add, Function, Multiply
 from blockfuse.stages.grouped import Grouped
+from blockfuse.stages.join import Concat, Slice
 from blockfuse.stages.norm import Divisor, Norm, Scale, Slope, normalized
 from blockfuse.stages.pool import Pool
 
@@ -15,6 +16,7 @@ __all__ = [
     "Add",
     "Array",
     "Border",
+    "Concat",
     "Conv",
     "Depthwise",
     "Divisor",
@@ -26,6 +28,7 @@ __all__ = [
     "Norm",
     "Pool",
     "Scale",
+    "Slice",
     "Slope",
     "Stage",
     "Window",

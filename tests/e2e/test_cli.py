@@ -349,7 +349,7 @@ WRONG = [
     (2, "'nan' is not a number of seconds", ["demo", "--seconds", "nan"]),
     (
         2,
-        "there is no pattern 'resnet'; known are preactivation_bottleneck, preactivation_basic_block",
+        "there is no pattern 'resnet'; known are ghost_bottleneck, fire_module",
         ["patterns", "resnet"],
     ),
     (2, "--shape goes with --explain", ["patterns", "--shape", "a=1"]),

@@ -13,7 +13,7 @@ LAYERS = [
     ["as_data", "dtypes", "fingerprint", "kernel_cache", "usage"],
     ["stages", "target", "gpu"],
     ["graph"],
-    ["block", "pattern"],
+    ["block", "channels", "pattern"],
     ["machine", "runtime.library"],
     ["plan"],
     ["program", "report"],
