@@ -46,11 +46,11 @@ def ghost(stride: int = 1, *, gated: bool = False, batch: int = 2) -> Graph:
     return net.graph(net.add(y, shortcut))
 
 
-def fire(batch: int = 2) -> Graph:
+def fire(shape: tuple[int, int, int, int] = (2, 11, 7, 9), channels: tuple[int, int] = (5, 9)) -> Graph:
     """The fire module (arXiv 1602.07360)."""
-    net = Net((batch, 11, 7, 9))
-    y = net.relu(net.conv("x", 5, 1))
-    return net.graph(concat(net, net.relu(net.conv(y, 13, 1)), net.relu(net.conv(y, 9, 3))))
+    net = Net(shape)
+    y = net.relu(net.conv("x", channels[0], 1))
+    return net.graph(concat(net, net.relu(net.conv(y, channels[1] + 4, 1)), net.relu(net.conv(y, channels[1], 3))))
 
 
 def res2net(scales: int = 4, stride: int = 1, *, gated: bool = False, batch: int = 2) -> Graph:
