@@ -72,7 +72,7 @@ def _are_shares(graph: Graph, slices: Sequence[Op | None]) -> bool:
 
 @rewrite("Concat")
 def partial_shortcut(graph: Graph, op: Op) -> bool:
-    """``Concat(Slice(Conv(x)) + y, Slice(Conv(x)))`` is ``Concat(Conv(x) + y, Conv(x))`` with fewer filters (ReXNet)."""
+    """``Concat(Slice(Conv(x)) + y, Slice(Conv(x)))`` is ``Concat(Conv(x) + y, Conv(x))`` of fewer filters (ReXNet)."""
     add = sole_producer(graph, op.inputs[0], "Add")
     if add is None or len(op.inputs) != 2 or not is_of_channels(graph, op):
         return False
