@@ -109,6 +109,18 @@ def mixer(batch: int = 2) -> Graph:
     return net.graph(net.add("x", net.scale(difference)))
 
 
+def mlp(*, normalized: bool = False, batch: int = 2) -> Graph:
+    """Two 1x1 convolutions of an image normalized as a whole, and a shortcut (arXiv 2111.11418)."""
+    net = Net((batch, 7, 9, 8))
+    parts = [net.constant(f"g{i}", net.rng.standard_normal(7)) for i in range(2)]
+    y = net.op("GroupNormalization", ("x", *parts), net.shape("x"), num_groups=1, epsilon=1e-5)
+    if normalized:
+        parts = [net.constant(f"n{i}", abs(net.rng.standard_normal(7)) + 0.5) for i in range(4)]
+        y = net.op("BatchNormalization", (y, *parts), net.shape(y), epsilon=1e-3)
+    y = net.conv(net.unary("Gelu", net.conv(y, 21, 1), approximate="none"), 7, 1)
+    return net.graph(net.add("x", y))
+
+
 CASES: dict[str, tuple[str, Callable[[], Graph]]] = {
     "ghost": ("ghost_bottleneck", ghost),
     "ghost, gated": ("ghost_bottleneck", lambda: ghost(gated=True)),

@@ -21,7 +21,7 @@ from blockfuse.program.cpu import program_cpu
 from blockfuse.stages import Add, Concat, Conv, Depthwise, ImageShape, Slice, Window
 from blockfuse.steps import join_objection
 from blockfuse.target import parse_target
-from tests.joined_blocks import CASES, fire, ghost, mixer, shares
+from tests.joined_blocks import CASES, fire, ghost, mixer, mlp, shares
 from tests.small_graphs import Net, random_inputs, run_partition, run_with_onnxruntime
 
 CPU = cpu_device(parse_target("cpu:avx512", 2))
@@ -50,6 +50,15 @@ def test_the_difference_from_means_is_one_block():
     graph = mixer()
     result = partition(canonicalize(graph), patterns.all())
     assert "pool_mixer" in [found.pattern for found in result.found]
+    check_numbers(graph, result)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_layers_behind_a_normalization_of_the_image_are_one_block(normalized):
+    graph = mlp(normalized=normalized)
+    result = partition(canonicalize(graph), patterns.all())
+    (found,) = result.found
+    assert (found.pattern, len(found.ops)) == ("mlp_block", 4 + normalized)
     check_numbers(graph, result)
 
 
