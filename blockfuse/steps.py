@@ -28,8 +28,11 @@ Planned: TypeAlias = Decision | Op
 
 _VECTOR = 8  # elements that a GPU's kernels move at once
 _WORTH = 0.95
-"""Predicted share of the time of its parts that a block in which channels lie side by side must take no more than. Fire
-modules, at 0.99, take 1.00 to 1.04 times the time of their parts; Ghost bottlenecks, at 0.75 to 0.93, 0.68 to 0.98."""
+"""Predicted share of the time of its parts that a block in which channels lie side by side must take no more than.
+
+Fire modules, at 0.99, take 1.00 to 1.04 times the time of their parts; Ghost bottlenecks, at 0.75 to 0.93, take 0.68 to
+0.98.
+"""
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,11 @@ def ghost(stride: int = 1, *, gated: bool = False, batch: int = 2) -> Graph:
     return net.graph(net.add(y, shortcut))
 
 
-def fire(batch: int = 2) -> Graph:
+def fire(shape: tuple[int, int, int, int] = (2, 11, 7, 9), channels: tuple[int, int] = (5, 9)) -> Graph:
     """The fire module (arXiv 1602.07360)."""
-    net = Net((batch, 11, 7, 9))
-    y = net.relu(net.conv("x", 5, 1))
-    return net.graph(concat(net, net.relu(net.conv(y, 13, 1)), net.relu(net.conv(y, 9, 3))))
+    net = Net(shape)
+    y = net.relu(net.conv("x", channels[0], 1))
+    return net.graph(concat(net, net.relu(net.conv(y, channels[1] + 4, 1)), net.relu(net.conv(y, channels[1], 3))))
 
 
 def res2net(scales: int = 4, stride: int = 1, *, gated: bool = False, batch: int = 2) -> Graph:
@@ -107,6 +107,18 @@ def mixer(batch: int = 2) -> Graph:
     means = net.op("AveragePool", (y,), (n, c, h, w), ceil_mode=0, count_include_pad=0, **window)
     difference = net.op("Sub", (means, y), (n, c, h, w))
     return net.graph(net.add("x", net.scale(difference)))
+
+
+def mlp(*, normalized: bool = False, batch: int = 2) -> Graph:
+    """Two 1x1 convolutions of an image normalized as a whole, and a shortcut (arXiv 2111.11418)."""
+    net = Net((batch, 7, 9, 8))
+    parts = [net.constant(f"g{i}", net.rng.standard_normal(7)) for i in range(2)]
+    y = net.op("GroupNormalization", ("x", *parts), net.shape("x"), num_groups=1, epsilon=1e-5)
+    if normalized:
+        parts = [net.constant(f"n{i}", abs(net.rng.standard_normal(7)) + 0.5) for i in range(4)]
+        y = net.op("BatchNormalization", (y, *parts), net.shape(y), epsilon=1e-3)
+    y = net.conv(net.unary("Gelu", net.conv(y, 21, 1), approximate="none"), 7, 1)
+    return net.graph(net.add("x", y))
 
 
 CASES: dict[str, tuple[str, Callable[[], Graph]]] = {

@@ -9,7 +9,6 @@ from itertools import pairwise
 import numpy as np
 
 from blockfuse.channels import CHANNELS, channel_ranges, is_of_channels
-from blockfuse.frontend.canonical.channels_last import UNARY
 from blockfuse.frontend.canonical.rewriting import (
     add_constant,
     fresh,
@@ -19,6 +18,7 @@ from blockfuse.frontend.canonical.rewriting import (
     substitute,
 )
 from blockfuse.graph import Graph, Op
+from blockfuse.pattern.canonical import TAKEN_IN
 
 
 @rewrite("Split")
@@ -37,7 +37,7 @@ def slices_of_split(graph: Graph, op: Op) -> bool:
 
 @rewrite("Concat")
 def conv_of_parts(graph: Graph, op: Op) -> bool:
-    """Equal convolutions of all equal shares of an image, side by side, are one that works in groups (MixConv)."""
+    """A ``Concat`` of a ``Conv`` of every equal share of an image is one in groups, if all are alike (MixConv)."""
     convs = [sole_producer(graph, name, "Conv") for name in op.inputs]
     if len(convs) < 2 or not is_of_channels(graph, op):
         return False
@@ -72,7 +72,7 @@ def _are_shares(graph: Graph, slices: Sequence[Op | None]) -> bool:
 
 @rewrite("Concat")
 def partial_shortcut(graph: Graph, op: Op) -> bool:
-    """A convolution whose first channels alone have a shortcut (ReXNet) is two convolutions, side by side."""
+    """``Concat(Slice(Conv(x)) + y, Slice(Conv(x)))`` is ``Concat(Conv(x) + y, Conv(x))`` of fewer filters (ReXNet)."""
     add = sole_producer(graph, op.inputs[0], "Add")
     if add is None or len(op.inputs) != 2 or not is_of_channels(graph, op):
         return False
@@ -106,9 +106,9 @@ def _divide(graph: Graph, slices: tuple[Op, Op]) -> bool:
     return True
 
 
-@rewrite("BatchNormalization", *UNARY)
+@rewrite(*TAKEN_IN)
 def finish_before_concat(graph: Graph, op: Op) -> bool:
-    """Normalization or activation of concatenated convolutions is that of every one, which takes it in."""
+    """``Relu(Concat(Conv(x), Conv(y)))`` is ``Concat(Relu(Conv(x)), Relu(Conv(y)))``; so for all it can take in."""
     concat = sole_producer(graph, op.inputs[0], "Concat")
     if concat is None or len(op.outputs) > 1 or not is_of_channels(graph, concat):
         return False

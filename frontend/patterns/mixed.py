@@ -82,7 +82,20 @@ def pool_mixer(op: Ops, x: Value, y: Value, scale: Value) -> Value:
 
 
 @pattern
-def mlp_block(op: Ops, x: Value, y: Value, w1: Value, b1: Value, w2: Value, b2: Value) -> Value:
+def mlp_block(
+    op: Ops,
+    x: Value,
+    y: Value,
+    scale: Value,
+    shift: Value,
+    mean: Value,
+    variance: Value,
+    w1: Value,
+    b1: Value,
+    w2: Value,
+    b2: Value,
+) -> Value:
     """A 1x1 convolution to many channels and one back, of an image normalized as a whole, and what that was."""
+    y = optional(y, lambda y: op.BatchNormalization(y, scale, shift, mean, variance, name="norm"))
     hidden = activation(op, op.Conv(y, w1, b1, kernel_shape=(1, 1), group=1, name="expand"))
     return op.Add(op.Conv(hidden, w2, b2, kernel_shape=(1, 1), group=1, name="project"), x, name="add")

@@ -9,7 +9,7 @@ import blockfuse as bf
 from blockfuse.frontend import to_onnx
 from blockfuse.runtime.executable import Executable
 from blockfuse.verification.verify import reference_session, seeded_inputs
-from tests.joined_blocks import CASES
+from tests.joined_blocks import CASES, mixer, mlp
 from tests.open_batch import open_batch
 
 EPSILON = float(np.finfo(np.float32).eps)
@@ -35,6 +35,14 @@ def test_one_kernel(number, case):
     executable = bf.compile(model, fuse="always", threads=1 + number % 3)
     (block,) = (step for step in executable.report().steps if step.kind == pattern)
     assert len(block.kernels) == 1
+    assert_right(executable, model)
+
+
+@pytest.mark.parametrize(("pattern", "make"), [("pool_mixer", mixer), ("mlp_block", lambda: mlp(normalized=True))])
+def test_what_is_made_of_two_images(pattern, make):
+    model = to_onnx(make())
+    executable = bf.compile(model, fuse="always", threads=2)
+    assert [step.kind for step in executable.report().steps].count(pattern) == 1
     assert_right(executable, model)
 
 

@@ -21,7 +21,7 @@ from blockfuse.program.cpu import program_cpu
 from blockfuse.stages import Add, Concat, Conv, Depthwise, ImageShape, Slice, Window
 from blockfuse.steps import join_objection
 from blockfuse.target import parse_target
-from tests.joined_blocks import CASES, ghost, mixer, shares
+from tests.joined_blocks import CASES, fire, ghost, mixer, mlp, shares
 from tests.small_graphs import Net, random_inputs, run_partition, run_with_onnxruntime
 
 CPU = cpu_device(parse_target("cpu:avx512", 2))
@@ -53,6 +53,15 @@ def test_the_difference_from_means_is_one_block():
     check_numbers(graph, result)
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+def test_layers_behind_a_normalization_of_the_image_are_one_block(normalized):
+    graph = mlp(normalized=normalized)
+    result = partition(canonicalize(graph), patterns.all())
+    (found,) = result.found
+    assert (found.pattern, len(found.ops)) == ("mlp_block", 4 + normalized)
+    check_numbers(graph, result)
+
+
 def test_attention_of_ghost_modules_comes_from_outside():
     net = Net((2, 10, 9, 7))
     other = net.unary("Sigmoid", net.conv("x", 26))
@@ -80,15 +89,17 @@ def test_no_gpu_kernel_holds_them(fuse):
     assert all(reason.startswith(f"ghost_bottleneck matches here, but {why}") for reason in reasons)
 
 
-def test_a_cpu_kernel_that_is_no_slower_holds_them():
-    graph = canonicalize(ghost())
-    for fuse, count in (("always", 1), ("never", 0)):
+@pytest.mark.parametrize(("fuse", "kept"), [("always", (1, 1)), ("auto", (1, 0)), ("never", (0, 0))])
+def test_a_cpu_kernel_holds_them_where_that_pays(fuse, kept):
+    """A fire module is as fast in parts."""
+    for make, count in zip((ghost, lambda: fire(shape=(1, 64, 27, 27), channels=(32, 128))), kept, strict=True):
+        graph = canonicalize(make())
         result = partition(graph, patterns.all(), objection=join_objection(graph, CPU, fuse))
         assert sum(block.has_joins for block in result.blocks) == count
-    objection = join_objection(graph, CPU, "auto")
-    (block,) = partition(graph, patterns.all()).blocks
-    slow = Block(block.inputs, block.stages * 1, batch=block.batch, name="ghost")
-    assert objection(slow) == "" or "one kernel is predicted to take" in objection(slow)
+        why = "fuse=never" if fuse == "never" else "one kernel is predicted to take"
+        divided = [reason for reason in result.reasons.values() if "matches here, but" in reason]
+        assert all(why in reason for reason in divided)
+        assert bool(divided) == (not count)
 
 
 def test_without_a_pattern_no_block_holds_them():
