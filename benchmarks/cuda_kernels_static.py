@@ -83,6 +83,7 @@ def _compiled(built: Built) -> dict[str, object]:
         stats = compile_cubin(built.source, arch, dynamic_shared_bytes=2 * built.program.arena)
         row[f"registers {arch}"] = stats.registers
         row[f"spilled bytes {arch}"] = stats.spill_load_bytes + stats.spill_store_bytes
+        row[f"instructions {arch}"] = stats.instructions
     return row
 
 

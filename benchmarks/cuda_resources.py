@@ -3,17 +3,24 @@
     python -m benchmarks.cuda_resources                          five networks, sm_80 and sm_90a, batch 1 and 32
     python -m benchmarks.cuda_resources resnet50 --batch 32      one network, one batch
     python -m benchmarks.cuda_resources --all                    one row per kernel, too
+    python -m benchmarks.cuda_resources -o resources.json        written after every kernel; run again to resume
 
 Needs nvcc, and no GPU. A kernel is ``clean`` if ptxas reports no stack, no spills and no wgmma that it had to run one
 by one, and no static shared memory beside what the plan asks for. ``live`` is the planner's own count of registers.
+A file keeps what was found of every source, so that only kernels that changed are compiled again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from benchmarks.cuda_blocks import NETWORKS, planned
 from blockfuse.machine import Program
@@ -38,7 +45,13 @@ class Row:
     arch: str
     kernel: str
     live: int
+    source: str
     stats: CubinStats
+
+    @property
+    def key(self) -> tuple[str, int, str, str, str]:
+        """What tells it from others, and from what it was before."""
+        return (self.network, self.batch, self.arch, self.kernel, self.source)
 
     @property
     def is_clean(self) -> bool:
@@ -46,6 +59,10 @@ class Row:
         found = self.stats
         spilled = found.stack_bytes + found.spill_load_bytes + found.spill_store_bytes
         return not spilled and not found.static_shared_bytes and not found.remarks
+
+
+Known: TypeAlias = dict[tuple[str, int, str, str, str], Row]
+"""Kernels that were compiled before."""
 
 
 def programs(networks: list[str], batches: list[int], archs: list[str]) -> Iterator[tuple[str, int, str, Program]]:
@@ -58,11 +75,34 @@ def programs(networks: list[str], batches: list[int], archs: list[str]) -> Itera
                     yield network, batch, arch, program
 
 
-def measure(network: str, batch: int, arch: str, program: Program) -> Row:
-    """Compile one kernel."""
+def measure(network: str, batch: int, arch: str, program: Program, known: Known) -> Row:
+    """Compile one kernel, unless that was done before."""
     source = cuda_source(lower(program), arch)
+    number = sha256(source.encode()).hexdigest()[:16]
+    found = known.get((network, batch, arch, program.name, number))
+    if found:
+        return found
     stats = compile_cubin(source, arch, dynamic_shared_bytes=_HALF * program.arena)
-    return Row(network, batch, arch, program.name, live_registers(program), stats)
+    return Row(network, batch, arch, program.name, live_registers(program), number, stats)
+
+
+def read(path: Path | None) -> Known:
+    """What a file holds."""
+    if path is None or not path.exists():
+        return {}
+    rows = [_row(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    return {row.key: row for row in rows}
+
+
+def _row(row: dict[str, Any]) -> Row:
+    stats = row.pop("stats")
+    return Row(**row, stats=CubinStats(**{**stats, "remarks": tuple(stats["remarks"])}))
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    """One line per kernel."""
+    lines = ",\n".join(json.dumps(asdict(replace(row, stats=replace(row.stats, sass=None)))) for row in rows)
+    path.write_text(f'{{"command": "python -m benchmarks.cuda_resources", "rows": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 def summary(rows: list[Row]) -> list[tuple[str, ...]]:
@@ -105,10 +145,17 @@ def main() -> None:
     parser.add_argument("--arch", nargs="+", default=list(ARCHS))
     parser.add_argument("--all", action="store_true", help="one row per kernel, too")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("-o", "--output", type=Path, help="JSON; what it holds already is not compiled again")
     options = parser.parse_args()
+    known, rows = read(options.output), list[Row]()
+    asked = set(product(options.networks, options.batch, options.arch))
+    others = [row for row in known.values() if (row.network, row.batch, row.arch) not in asked]
     with ProcessPoolExecutor(options.jobs) as pool:
         found = programs(options.networks, options.batch, options.arch)
-        rows = [job.result() for job in [pool.submit(measure, *one) for one in found]]
+        for job in [pool.submit(measure, *one, known) for one in found]:
+            rows.append(job.result())
+            if options.output:
+                write(options.output, [*others, *rows])
     print("\n".join(table(summary(rows))))
     shown = rows if options.all else [row for row in rows if not row.is_clean]
     if shown:

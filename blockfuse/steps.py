@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from blockfuse.block import Block
+from blockfuse.fingerprint import text_of
 from blockfuse.graph import Graph, Op
 from blockfuse.machine import Program, Slot
 from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cut import into_units
-from blockfuse.plan.decide import Decision, FuseMode, Kernel, best, decide
+from blockfuse.plan.decide import Decision, FuseMode, Kernel, best, decide, fewest
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import fold, unfoldable
 from blockfuse.plan.place import Placement, place
@@ -97,6 +98,13 @@ class Programs:
         return max((program.arena * (4 if program.dtype == "float32" else 2) for program in programs), default=0)
 
 
+def outline(graph: Graph) -> str:
+    """A network's operators and the shapes of what they read and make, as text, whatever anything is called."""
+    tensors = {tensor.name: (tensor.shape, tensor.dtype) for tensor in graph.tensors}
+    ops = [(op.kind, op.attrs, [tensors.get(name) for name in (*op.inputs, *op.outputs)]) for op in graph.ops()]
+    return text_of(ops)
+
+
 def planar_values(graph: Graph, device: Device) -> frozenset[str]:
     """Names of images that kernels read as N, C, H, W: the network's inputs on a CPU; GPUs convert them beforehand."""
     if device.kind == "cuda":
@@ -105,14 +113,14 @@ def planar_values(graph: Graph, device: Device) -> frozenset[str]:
 
 
 def segment_cost(graph: Graph, device: Device, dtype: str = "float32") -> Callable[[Block], float | None]:
-    """The predicted time in seconds of a block computed in a type as one kernel, None where it cannot be one."""
+    """The predicted time in seconds of a block in a type as :func:`fewest` kernels, None where it cannot be those."""
     planar = planar_values(graph, device)
 
     def cost(block: Block) -> float | None:
         if unfoldable(block):
             return None
-        kernel = best(replace(block, dtype=dtype), device, planar)
-        return kernel.cost.seconds if isinstance(kernel, Kernel) else None
+        kernels = fewest(replace(block, dtype=dtype), device, planar)
+        return sum(kernel.cost.seconds for kernel in kernels) if kernels else None
 
     return cost
 

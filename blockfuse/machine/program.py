@@ -126,6 +126,7 @@ class Program:
         threads: Threads per CTA, or the number of cores planned for.
         min_blocks: CTAs that an SM must be able to hold, which bounds the registers; 0 leaves them to the compiler.
         any_batch: Whether ``batch`` is only what was planned for: the kernel reads the number from its arguments.
+        parts: Global tile of a second result: what every CTA's tile of the first one is reduced to; or None.
     """
 
     name: str
@@ -143,6 +144,12 @@ class Program:
     threads: int = 1
     min_blocks: int = 0
     any_batch: bool = False
+    parts: Tile | None = None
+
+    @property
+    def outputs(self) -> tuple[Tile, ...]:
+        """Global tiles of all results, the main one first."""
+        return (self.output, *((self.parts,) if self.parts else ()))
 
     @property
     def together(self) -> int:
@@ -197,7 +204,8 @@ def walk(nodes: list[Node]) -> Iterator[Node]:
 def _header(program: Program) -> str:
     inputs = ", ".join(f"{tile} {tile.image}{' planar' if tile.planar else ''}" for tile in program.inputs)
     images = f"any batch, planned for {program.batch}," if program.any_batch else str(program.batch)
-    return f"program {program.name} ({program.target}): {images} x ({inputs}) -> {program.output.image}"
+    results = ", ".join(str(tile.image) for tile in program.outputs)
+    return f"program {program.name} ({program.target}): {images} x ({inputs}) -> {results}"
 
 
 def _lines(nodes: list[Node], depth: int) -> list[str]:
@@ -229,7 +237,9 @@ def _tile_lines(program: Program) -> list[str]:
     for tile in program.tiles:
         shape = f"{tile.rows}x{tile.cols}x{tile.channels}"
         traits = [f"pitch {tile.pitch}"] if tile.pitch != tile.channels else []
-        traits += [word for word in ("ring", "padded", "split_columns", "streamed", "shared") if getattr(tile, word)]
+        traits += [f"apart {tile.apart_h}x{tile.apart_w}"] if (tile.apart_h, tile.apart_w) != (1, 1) else []
+        traits += [f"{word} {getattr(tile, word)}" for word in ("gap", "padding") if getattr(tile, word)]
+        traits += [word for word in ("ring", "padded", "streamed", "shared") if getattr(tile, word)]
         traits += [f"{tile.copies} copies"] if tile.copies > 1 else []
         if any(part != Affine() for part in (tile.top, tile.left, tile.first_channel)):
             traits.append(f"from ({tile.top}, {tile.left}, {tile.first_channel})")

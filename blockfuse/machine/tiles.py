@@ -8,6 +8,7 @@ from enum import StrEnum
 from blockfuse.block import ParameterKey
 from blockfuse.errors import InternalError
 from blockfuse.machine.affine import Affine, Range
+from blockfuse.machine.layout import Layout
 from blockfuse.stages import ImageShape
 
 
@@ -68,7 +69,10 @@ class Tile:
         first_channel: Image channel in its first channel.
         ring: Whether row ``h`` of the image is in row ``h mod rows`` of the tile.
         padded: Whether it holds zeros for pixels outside the image; otherwise such pixels are not held and read as 0.
-        split_columns: Whether even columns come before odd ones, so that stride-2 reads are neighbours.
+        apart_h: See :class:`~blockfuse.machine.layout.Layout`.
+        apart_w: See there.
+        gap: See there.
+        padding: See there.
         streamed: Whether it comes with every item of the weight stream, behind the weights in their slot.
         planar: Whether a global tile is stored channel by channel (N, C, H, W).
         copies: How many tiles of this shape lie behind each other, one per trip of the ``channel_split`` loop.
@@ -81,6 +85,7 @@ class Tile:
         within: Of a tile that is some of another one's channels: that one, which has the storage.
         origin: Channel of the image of ``within`` that is channel 0 of this tile's.
         views: Tiles within this one.
+        dtype: Of the elements of a global tile, where it is not the program's; else "".
     """
 
     name: str
@@ -95,7 +100,10 @@ class Tile:
     first_channel: Affine = field(default_factory=Affine)
     ring: bool = False
     padded: bool = False
-    split_columns: bool = False
+    apart_h: int = 1
+    apart_w: int = 1
+    gap: int = 0
+    padding: int = 0
     streamed: bool = False
     planar: bool = False
     copies: int = 1
@@ -105,6 +113,7 @@ class Tile:
     whole: Tile | None = None
     stride_h: int = 1
     stride_w: int = 1
+    dtype: str = ""
     within: Tile | None = None
     origin: int = 0
     views: list[Tile] = field(default_factory=list, repr=False)
@@ -125,9 +134,14 @@ class Tile:
         return self.stack.height if self.stack else self.image.height
 
     @property
+    def layout(self) -> Layout:
+        """How its pixels lie in one copy."""
+        return Layout(self.rows, self.cols, self.pitch, self.apart_h, self.apart_w, self.gap, self.padding)
+
+    @property
     def size(self) -> int:
         """Elements of one copy."""
-        return self.rows * self.cols * self.pitch
+        return self.layout.size
 
     @property
     def is_global(self) -> bool:
@@ -148,10 +162,12 @@ class Tile:
         return self.name
 
 
-def global_tile(name: str, image: ImageShape, *, planar: bool = False, stack: Stack | None = None) -> Tile:
+def global_tile(
+    name: str, image: ImageShape, *, planar: bool = False, stack: Stack | None = None, dtype: str = ""
+) -> Tile:
     """A kernel's input or output: the whole image in memory."""
     shape = (image.height, image.width, image.channels)
-    return Tile(name, Level.GLOBAL, image, *shape, image.channels, planar=planar, stack=stack)
+    return Tile(name, Level.GLOBAL, image, *shape, image.channels, planar=planar, stack=stack, dtype=dtype)
 
 
 def every(tile: Tile, stride_h: int, stride_w: int) -> Tile:

@@ -11,11 +11,12 @@ import functools
 from dataclasses import dataclass
 from math import ceil
 
+from blockfuse.block import PARTIAL_BYTES
 from blockfuse.dtypes import item_size
 from blockfuse.errors import InternalError
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps
-from blockfuse.plan.banks import matrix_conflicts, matrix_pitch
+from blockfuse.plan.banks import matrix_pitch
 from blockfuse.plan.cost import Cost
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
 from blockfuse.plan.cuda_direct import predict_direct
@@ -25,6 +26,8 @@ from blockfuse.plan.cuda_limits import rounded
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
+from blockfuse.plan.layouts import gathered, matrix_layout
+from blockfuse.plan.partial import partial_bytes
 from blockfuse.plan.stack import over_stacks
 from blockfuse.stages import Window
 
@@ -53,7 +56,8 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     if plan.direct:
         return predict_direct(folded, plan, device)
     operations = sum(folded.operations(index) for index in range(len(folded.units))) * folded.block.batch
-    moved, folded = folded.block.global_bytes, over_stacks(folded, plan.images)
+    moved = folded.block.global_bytes + partial_bytes(folded, plan)
+    folded = over_stacks(folded, plan.images)
     prints = footprints(folded, plan.tile_p, plan.tile_q)
     if isinstance(prints, str):
         raise InternalError(f"block {folded.block.name}: {prints}")
@@ -83,14 +87,28 @@ def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> Work:
     """What one CTA in the middle of an image does."""
     work, size = Work(), item_size(folded.block.dtype)
     for value in range(folded.input_count):
-        bytes_in = _pixels_read(folded, plan, prints, value) * folded.shapes[value].channels * size
+        if value in folded.block.partial:
+            work.cache += folded.shapes[value].pixels * _channels_read(folded, plan, value) * PARTIAL_BYTES
+            continue
+        bytes_in = _pixels_read(folded, plan, prints, value) * _channels_read(folded, plan, value) * size
         work.cache += bytes_in
-        work.local += bytes_in
+        work.local += 0 if folded.stays_in_memory(value) else bytes_in
     for index, unit in enumerate(folded.units):
         _add_unit(work, folded, plan, prints, index, unit)
     last = len(folded.shapes) - 1
     work.cache += _inside(folded, plan, prints, last) * _made(folded, plan, last) * size
+    if folded.block.pooled:
+        _add_parts(work, folded, plan, prints)
     return work
+
+
+def _add_parts(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> None:
+    """The tile is read once more on the chip, and what it is reduced to goes to memory."""
+    last = len(folded.shapes) - 1
+    elements = prints[last].pixels * _made(folded, plan, last)
+    work.vector += 2 * TAP_OPERATIONS * elements
+    work.local += elements * item_size(folded.block.dtype)
+    work.cache += plan.images * _made(folded, plan, last) * PARTIAL_BYTES
 
 
 def _inside(folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int) -> float:
@@ -148,10 +166,11 @@ def _held_bytes(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> int:
 
 def _add_unit(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], index: int, unit: Unit) -> None:
     value = folded.value(index)
-    pixels, channels, size = prints[value].pixels, _made(folded, plan, value), item_size(folded.block.dtype)
+    pixels, channels, size = prints[value].pixels, _stored(folded, plan, value), item_size(folded.block.dtype)
+    made = _made(folded, plan, value) / unit.shape.channels
     work.local += 0 if plan.homes[value].registers else 2 * pixels * channels * size
-    work.useful += folded.operations(index) * pixels / unit.shape.pixels * channels / unit.shape.channels
-    work.cache += _stored(folded, plan, value) * _FLOAT if unit.kind != "pool" else 0  # biases
+    work.useful += folded.operations(index) * pixels / unit.shape.pixels * made
+    work.cache += channels * _FLOAT if unit.kind != "pool" else 0  # biases
     if is_sum(folded, unit):
         _add_contraction(work, folded, plan, prints, value, unit)
         return
@@ -162,13 +181,14 @@ def _add_unit(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint
     work.vector += 2 * TAP_OPERATIONS * pixels * channels * window.taps
     segment = plan.units[index].segment
     rows = (segment - 1) * window.stride_h + window.extent_h if unit.kind == "depthwise" else window.r
-    work.local += pixels * channels * size * window.s * rows / segment
+    is_on_chip = unit.terms[0].source not in folded.block.partial
+    work.local += pixels * channels * size * window.s * rows / segment if is_on_chip else 0
     if unit.kind == "depthwise":
         chunk = plan.homes[value].chunk
-        work.cache += _stored(folded, plan, value) // chunk * rounded(window.taps * chunk, _ITEM) * size
+        work.cache += channels // chunk * rounded(window.taps * chunk, _ITEM) * size
     source = unit.terms[0].source
     if unit.kind == "depthwise" or (source < folded.input_count and not plan.homes[source].whole):
-        work.steps += -(-round(channels) // plan.homes[value].chunk)
+        work.steps += channels // plan.homes[value].chunk
 
 
 def _add_contraction(
@@ -181,9 +201,11 @@ def _add_contraction(
         raise InternalError(f"unit {unit.name} has no tiling")
     m16_tiles = -(-prints[value].pixels // 16)
     tiles = -(-m16_tiles // tiling.wm) * tiling.wm
-    channels, size = _made(folded, plan, value), item_size(folded.block.dtype)
+    channels, size = _stored(folded, plan, value), item_size(folded.block.dtype)
+    block = wide_block(folded, unit)
     for term, slices in zip(unit.terms, chosen.slices, strict=True):
-        depth = summed_channels(folded, unit, term.source) * term.window.taps
+        inputs = block.inputs if block else _stored(folded, plan, term.source)
+        depth = inputs * term.window.taps
         work.tensor += 2 * tiles * 16 * depth * channels
         loads = tiles * 16 * tiling.wn * channels / plan.homes[value].chunk
         if plan.homes[term.source].registers:
@@ -191,12 +213,10 @@ def _add_contraction(
         elif chosen.hold:
             loads = tiles * 16
         readers = tiling.wm if tiling.engine is Engine.MMA else tiles // WARPGROUP  # wgmma keeps no weights
-        work.local += depth * size * (loads * _conflicts(prints, term, value) + channels * readers)
-        block = wide_block(folded, unit)
-        stored = (block.inputs if block else _stored(folded, plan, term.source)) * _stored(folded, plan, value)
-        work.cache += stored * term.window.taps * size
+        work.local += depth * size * (loads * _conflicts(folded, prints, term, value) + channels * readers)
+        work.cache += depth * channels * size
         if not plan.homes[value].registers:  # else the next unit's steps are this one's too
-            chunks = _stored(folded, plan, value) // plan.homes[value].chunk
+            chunks = channels // plan.homes[value].chunk
             work.steps += max(1, depth // (slices.ks * slices.taps)) * chunks
 
 
@@ -217,7 +237,7 @@ def _add_grouped(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footpr
     blocks, made = ceil(channels / block.outputs), ceil(_made(folded, plan, value) / block.outputs)
     work.tensor += 2 * tiles * 16 * blocks * block.outputs * steps * 16
     together = plan.units[value - folded.input_count].segment
-    loads = tiles * 512 * _conflicts(prints, term, value) + -(-tiles // together) * 32 * block.outputs
+    loads = tiles * 512 * _conflicts(folded, prints, term, value) + -(-tiles // together) * 32 * block.outputs
     work.local += blocks * steps * loads
     work.cache += made * block.outputs * steps * 16 * size
     work.steps += ceil(channels / plan.homes[value].chunk)
@@ -248,9 +268,14 @@ def _pixels_read(folded: Folded, plan: CudaPlan, prints: list[Footprint], value:
     return read
 
 
-def _conflicts(prints: list[Footprint], term: Term, value: int) -> float:
+def _channels_read(folded: Folded, plan: CudaPlan, value: int) -> float:
+    """Channels of an input that a CTA reads: of one that stays in memory, those of what it makes with them."""
+    if not folded.stays_in_memory(value):
+        return folded.shapes[value].channels
+    return max(_made(folded, plan, folded.value(i)) for i, unit in enumerate(folded.units) if value in unit.reads)
+
+
+def _conflicts(folded: Folded, prints: list[Footprint], term: Term, value: int) -> float:
     """How much longer fragment loads of a term take because its pixels fall into the same banks."""
-    window, made = term.window, prints[value]
-    stride_w = 1 if window.stride_w == 2 else window.stride_w  # the tile keeps even and odd columns apart
-    cols, out_cols = prints[term.source].cols.size, made.made_cols.size
-    return matrix_conflicts(matrix_pitch(64), cols, out_cols, window.stride_h, stride_w, made.pixels)
+    layout = matrix_layout(folded, prints, term.source, matrix_pitch(64))
+    return gathered(prints, value, term).passes(layout)

@@ -117,7 +117,7 @@ class _Folding:
                 return self._new(Unit("depthwise", (term,), shape, (AddBias((number,)),), name=stage.name))
             case Pool():
                 term = Term(source, number, stage.window)
-                return self._new(Unit("pool", (term,), shape, (), stage.reduction, name=stage.name))
+                return self._new(Unit("pool", (term,), shape, (), stage.reduction, stage.count, name=stage.name))
             case Border():
                 term = Term(source, number, stage.frame.window)
                 return self._new(Unit("border", (term,), shape, (), frame=stage.frame, name=stage.name))

@@ -104,6 +104,7 @@ class Unit:
         shape: Of the result.
         epilogue: Applied to every element of the sum, in order.
         reduction: ``max``, ``mean`` or ``l2`` for a pool, else "".
+        count: What the mean of a pool divides by; 0 for the pixels of each window that are in the image.
         groups: Groups of channels of a grouped unit, else 1.
         first: First channel of a slice, else 0.
         epsilon: Of a norm.
@@ -118,6 +119,7 @@ class Unit:
     shape: ImageShape
     epilogue: tuple[UnitStep, ...] = ()
     reduction: str = ""
+    count: int = 0
     groups: int = 1
     first: int = 0
     epsilon: float = 0.0
@@ -189,6 +191,24 @@ class Folded:
     def over_images(self) -> dict[int, Any]:
         """What :func:`blockfuse.plan.stack.stacked` found, by the number of images."""
         return {}
+
+    def stays_in_memory(self, value: int) -> bool:
+        """Whether a value is an input that no unit needs on the chip of a GPU.
+
+        That is a gate of one pixel, a partial result, or what the last unit alone adds or multiplies by: it is read
+        while storing.
+        """
+        if value in self.block.partial:
+            return True
+        if value >= self.input_count or any(term.source == value for unit in self.units for term in unit.terms):
+            return False
+        readers = [unit for unit in self.units if value in unit.reads]
+        is_stored = len(readers) == 1 and self.adds_while_storing(readers[0])
+        return is_stored or all(unit.is_gate(value, self.shapes[value]) for unit in readers)
+
+    def adds_while_storing(self, unit: Unit) -> bool:
+        """Whether what a unit adds may come from memory while its result is stored: nothing else needs the result."""
+        return unit == self.units[-1] and not self.block.pooled
 
     def value(self, unit: int) -> int:
         """Number of the value a unit makes."""

@@ -30,6 +30,7 @@ from blockfuse.machine import (
     written,
 )
 from blockfuse.program.passes import ALIGNMENT
+from blockfuse.stages import Window
 
 WGMMA_STEPS = 4  # k16 steps of wgmma that may be under way: each has its operands in registers of its own
 WGMMA_ALIGNMENT = 1024  # bytes: the pattern of swizzled weights repeats, and begins, at multiples of this
@@ -84,7 +85,7 @@ def check(program: Program) -> None:
 
 def is_direct(node: Node) -> TypeGuard[Depthwise | Grouped | Reduce]:
     """Whether an instruction goes from an image in memory to another, with its weights in memory."""
-    return isinstance(node, Depthwise | Grouped | Reduce) and node.target.is_global
+    return isinstance(node, Depthwise | Grouped | Reduce) and node.target.is_global and node.source.is_global
 
 
 def stream_length(program: Program) -> int:
@@ -145,10 +146,22 @@ def _tile_faults(program: Program) -> Iterator[str]:
         if tile.offset < 0 or tile.offset % ALIGNMENT or tile.offset + tile.size > program.arena:
             yield f"tile {tile} is not placed in the arena of {program.arena}"
     for node in program.walk():
-        if isinstance(node, Gemm) and node.source.pitch % 8:
-            yield f"tile {node.source}: ldmatrix needs a pitch that is a multiple of 8, not {node.source.pitch}"
-        if isinstance(node, Depthwise) and (node.source.pitch % program.lanes or node.target.pitch % program.lanes):
-            yield f"{node.source} and {node.target}: pitches must be multiples of the {program.lanes} lanes"
+        if isinstance(node, Gemm) and _is_odd(node.source, 8):
+            yield f"tile {node.source}: ldmatrix needs a layout in multiples of 8, not {node.source.layout}"
+        if isinstance(node, Depthwise) and (_is_odd(node.source, program.lanes) or _is_odd(node.target, program.lanes)):
+            yield f"{node.source} and {node.target}: layouts must be in multiples of the {program.lanes} lanes"
+        if isinstance(node, Gemm | Depthwise | Grouped) and _jumps(node.source, node.window):
+            yield f"tile {node.source}: a window that moves by {node.window} has no steps in {node.source.layout}"
+
+
+def _is_odd(tile: Tile, multiple: int) -> bool:
+    """Whether some pixel of a tile does not begin at a multiple."""
+    return any(part % multiple for part in (tile.pitch, tile.gap, tile.padding))
+
+
+def _jumps(tile: Tile, window: Window) -> bool:
+    """Whether the pixels that a window moves over have not all the same remainder."""
+    return bool(window.stride_h % tile.apart_h or window.stride_w % tile.apart_w)
 
 
 def _order_faults(program: Program) -> Iterator[str]:

@@ -83,7 +83,7 @@ class Units:
                 weights = WeightSlice((term.stage, "weight"), taps, span(0, 1), region.channels, unit.name)
                 return [Depthwise(source, target, weights, term.window, region, steps, tiling.pixels)]
             case "pool":
-                return [Reduce(source, target, unit.reduction, term.window, region, steps, tiling.pixels)]
+                return [Reduce(source, target, unit.reduction, term.window, region, steps, tiling.pixels, unit.count)]
             case "norm":
                 return [Normalize(source, target, unit.epsilon, region, steps, tiling.pixels, unit.divisor)]
             case "concat" | "slice":

@@ -44,8 +44,10 @@ from blockfuse.machine import (
     every,
 )
 from blockfuse.machine.affine import Affine, quotient, span, var
+from blockfuse.machine.layout import Layout
 from blockfuse.plan.cuda import Slices
 from blockfuse.plan.cuda_groups import wide_block
+from blockfuse.plan.layouts import Walk, laid_out
 from blockfuse.plan.units import Term, Unit
 from blockfuse.program.cuda_builder import Builder
 from blockfuse.program.cuda_tiles import first_summed
@@ -126,7 +128,8 @@ def _operand(builder: Builder, term: Term, acc: Accumulators, value: int) -> _Op
     rows, cols = acc.region.rows, acc.region.cols
     name = f"{tile.name}_{builder.stage_names[term.stage]}"
     own = replace(tile, name=name, image=view.image, rows=rows.size.const, cols=cols.size.const, stack=view.stack)
-    own.top, own.left, own.padded, own.split_columns = rows.low, cols.low, False, False
+    own.top, own.left, own.padded = rows.low, cols.low, False
+    own.apart_h, own.apart_w, own.gap, own.padding = 1, 1, 0, 0
     builder.extra.append(own)
     channels = span(tile.first_channel, tile.channels)
     return _Operand(own, Window(), Load(view, own, Region(rows, cols, channels)))
@@ -140,7 +143,10 @@ def _under_a_tap(builder: Builder, term: Term, acc: Accumulators) -> _Operand:
     row = quotient(tap, window.s)
     rows = (region.rows.size.const - 1) * window.stride_h + 1
     cols = (region.cols.size.const - 1) * window.stride_w + 1
-    own = replace(tile, name=f"{tile.name}_{name}", rows=rows, cols=cols, split_columns=False)
+    walk = Walk(region.rows.size.const, region.cols.size.const, window.stride_h, window.stride_w)
+    layout = laid_out(Layout(rows, cols, tile.pitch, window.stride_h, window.stride_w), (walk,))
+    own = replace(tile, name=f"{tile.name}_{name}", rows=rows, cols=cols, gap=layout.gap, padding=layout.padding)
+    own.apart_h, own.apart_w = layout.apart_h, layout.apart_w
     own.top = region.rows.low * window.stride_h - window.pad_top + row * window.dilation_h
     own.left = region.cols.low * window.stride_w - window.pad_left + (tap - row * window.s) * window.dilation_w
     builder.extra.append(own)

@@ -8,11 +8,22 @@ from collections.abc import Sequence
 from blockfuse.errors import InternalError
 from blockfuse.machine import Level, Loop, LoopKind, Node, Tile
 from blockfuse.machine.affine import Affine, clip, quotient, var
-from blockfuse.plan.banks import DepthwiseReads, best_pitch, matrix_pitch
+from blockfuse.machine.layout import Layout
+from blockfuse.plan.banks import DepthwiseReads, matrix_pitch
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_groups import is_sum, wide_block
-from blockfuse.plan.fold import Folded, Unit
+from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
+from blockfuse.plan.layouts import (
+    apart,
+    depthwise_layout,
+    filled,
+    is_in_vectors,
+    is_summed,
+    matrix_layout,
+    readers,
+    vector_layout,
+)
 from blockfuse.program.passes import rounded
 
 CORE = 16  # channels of an mma tile
@@ -26,7 +37,7 @@ def place(folded: Folded, plan: CudaPlan) -> dict[int, Tile]:
         InternalError: Two paths through the block move over a value at different steps.
     """
     places = _Places(folded, plan)
-    return {value: places.tile(value) for value in range(len(folded.shapes)) if not places.is_read_from_memory(value)}
+    return {value: places.tile(value) for value in range(len(folded.shapes)) if not folded.stays_in_memory(value)}
 
 
 def stored_channels(folded: Folded, plan: CudaPlan, value: int) -> int:
@@ -116,23 +127,11 @@ class _Places:
         self.names = names(folded)
         self.stored = [stored_channels(folded, plan, value) for value in range(len(self.shapes))]
 
-    def is_read_from_memory(self, value: int) -> bool:
-        """Whether a value is an input that no unit needs on the chip.
-
-        That is a gate of one pixel, or what the last unit alone adds or multiplies by: it is read while storing.
-        """
-        terms = [term for unit in self.folded.units for term in unit.terms]
-        if value >= self.folded.input_count or any(term.source == value for term in terms):
-            return False
-        readers = [unit for unit in self.folded.units if value in unit.reads]
-        return readers == [self.folded.units[-1]] or all(unit.is_gate(value, self.shapes[value]) for unit in readers)
-
     def tile(self, value: int) -> Tile:
         home, shape, place = self.plan.homes[value], self.shapes[value], self.prints[value]
         is_out = value == self.last
         channels = self.stored[value] if home.whole and not is_out else home.chunk
-        pitch, split = (matrix_pitch(channels), False) if is_out else self._pitch(value, channels)
-        pitch = channels if home.registers else pitch
+        layout = self._layout(value, channels)
         return Tile(
             "out" if is_out else self.names[value],
             Level.REGISTER if home.registers else Level.LOCAL,
@@ -140,12 +139,15 @@ class _Places:
             place.rows.size,
             place.cols.size,
             channels,
-            pitch,
+            layout.pitch,
             top=self._corner(place.rows, "tile_h", self.plan.tile_p, self.shapes[-1].height),
             left=self._corner(place.cols, "tile_w", self.plan.tile_q, self.shapes[-1].width),
             first_channel=self._first_channel(value, channels),
             padded=self._is_padded(value),
-            split_columns=split,
+            apart_h=layout.apart_h,
+            apart_w=layout.apart_w,
+            gap=layout.gap,
+            padding=layout.padding,
             streamed=value < self.folded.input_count and not home.whole,
             stack=self.folded.stack(value),
         )
@@ -182,26 +184,34 @@ class _Places:
         terms = [t for u in self.folded.units if u.kind not in {"pool", "border"} for t in u.terms if t.source == value]
         return any(term.window.has_padding for term in terms)
 
-    def _pitch(self, value: int, channels: int) -> tuple[int, bool]:
-        """Elements from pixel to pixel, and whether even and odd columns lie apart, for the way a value is read."""
-        readers = [(i, u, t) for i, u in enumerate(self.folded.units) for t in u.terms if t.source == value]
-        kinds = {unit.kind for _, unit, _ in readers}
-        only_stride_2 = bool(readers) and "pool" not in kinds and all(t.window.stride_w == 2 for _, _, t in readers)
-        if kinds != {"depthwise"} or len(readers) > 1:
-            return matrix_pitch(channels), only_stride_2
-        index, _, term = readers[0]
-        result = self.folded.value(index)
+    def _layout(self, value: int, channels: int) -> Layout:
+        """How a value's tile lies in shared memory, for the way it is written and read."""
+        rows, cols = self.prints[value].rows.size, self.prints[value].cols.size
+        if self.plan.homes[value].registers:
+            return Layout(rows, cols, channels)
+        reads = readers(self.folded, value)
+        kinds = {self.folded.units[index].kind for index, _ in reads}
+        if kinds == {"depthwise"} and len(reads) == 1:
+            return self._depthwise_layout(value, channels, *reads[0])
+        if is_in_vectors(self.folded, value):
+            return vector_layout(self.folded, self.prints, value, channels)
+        return matrix_layout(self.folded, self.prints, value, matrix_pitch(channels))
+
+    def _depthwise_layout(self, value: int, channels: int, index: int, term: Term) -> Layout:
+        result, window = self.folded.value(index), term.window
         pattern = DepthwiseReads(
             self.plan.homes[result].chunk,
             self.plan.lanes,
             32 * self.plan.warps,
+            self.prints[value].rows.size,
             self.prints[value].cols.size,
             self.prints[result].made_cols.size,
             self.plan.units[index].segment,
-            term.window.stride_h,
-            term.window.stride_w,
-            term.window.r,
+            window.stride_h,
+            window.stride_w,
+            window.r,
         )
+        fill = filled(self.folded, self.prints, value) if is_summed(self.folded, value) else None
         makers = self.folded.units[value - self.folded.input_count :][:1] if value >= self.folded.input_count else ()
         in_vectors = not makers or makers[0].kind == "norm"  # LOAD and NORM write 16 bytes at a time
-        return best_pitch(pattern, channels, may_split=only_stride_2, multiple=8 if in_vectors else 4)
+        return depthwise_layout(pattern, channels, apart(self.folded, value), fill, multiple=8 if in_vectors else 4)

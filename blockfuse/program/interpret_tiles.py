@@ -37,11 +37,11 @@ class Tiles:
         self.memory: dict[Tile, Array] = {
             tile: np.asarray(x, np.float64) for tile, x in zip(program.inputs, inputs, strict=True)
         }
-        out = program.output.image
         self.batch = len(inputs[0]) if program.any_batch else program.batch
         self.groups = -(-self.batch // program.together)
-        self.result = np.full((self.batch, program.output.height, out.width, out.channels), np.nan)
-        self.memory[program.output] = self.result
+        for tile in program.outputs:
+            shape = (self.batch, tile.height, tile.image.width, tile.image.channels)
+            self.memory[tile] = np.full(shape, np.nan)
         self.shared: dict[Tile, Array] = {}  # seen by all trips of parallel loops
         self.forget_shared()
         self.arena: Array = np.empty(0)
@@ -201,12 +201,10 @@ class Tiles:
         most = tile.image.channels if tile.within else tile.channels + tile.first_channel.at(self.env)
         if (held & ~fits).any() or (len(c) and (c.min() < 0 or max(channels) >= most)):
             raise InternalError(f"tile {tile}: rows {rows}, columns {cols}, channels {channels} are not all in it")
-        if tile.split_columns:
-            w = w % 2 * -(-tile.cols // 2) + w // 2
         base = max(tile.offset, 0)
         if tile.copies > 1:
             base += (self._share() if copy is None else copy) * tile.size
-        return np.asarray(base + ((h[:, None] * tile.cols + w) * tile.pitch)[..., None] + c)
+        return np.asarray(base + tile.layout.place(h[:, None], w)[..., None] + c)
 
     def _share(self) -> int:
         loops = [n for n in self.program.walk() if isinstance(n, Loop) and n.kind is LoopKind.CHANNEL_SPLIT]

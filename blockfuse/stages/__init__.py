@@ -8,7 +8,7 @@ from blockfuse.stages.elementwise import ACTIVATIONS, Activation, Add, Function,
 from blockfuse.stages.grouped import Grouped
 from blockfuse.stages.join import Concat, Slice
 from blockfuse.stages.norm import Divisor, Norm, Scale, Slope, normalized
-from blockfuse.stages.pool import Pool
+from blockfuse.stages.pool import Pool, Reduction
 
 __all__ = [
     "ACTIVATIONS",
@@ -27,6 +27,7 @@ __all__ = [
     "Multiply",
     "Norm",
     "Pool",
+    "Reduction",
     "Scale",
     "Slice",
     "Slope",

@@ -96,7 +96,7 @@ def codes_of(library: bytes) -> list[Code]:
 def kernel_attributes(image: bytes) -> dict[str, dict[int, int]]:
     """Attributes of every kernel of an ELF file by their numbers; empty where the file has another form."""
     try:
-        sections = dict(_sections(image))
+        sections = dict(sections_of(image))
         symbols = _symbol_names(sections)
         found: dict[str, dict[int, int]] = {}
         for attribute, value in _attributes(sections.get(_INFO, b"")):
@@ -112,7 +112,7 @@ def kernel_attributes(image: bytes) -> dict[str, dict[int, int]]:
     return {name: attributes for name, attributes in found.items() if _REGISTERS in attributes}
 
 
-def _sections(image: bytes) -> Iterator[tuple[str, bytes]]:
+def sections_of(image: bytes) -> Iterator[tuple[str, bytes]]:
     """Name and content of every section; that of the symbols and their names have the names of their kinds."""
     (table,) = struct.unpack_from("<Q", image, 0x28)
     size, count, names = struct.unpack_from("<HHH", image, 0x3A)

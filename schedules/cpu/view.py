@@ -43,8 +43,8 @@ def strides(tile: Tile) -> tuple[int, int, int]:
     Raises:
         InternalError: A trait that tiles of CPU programs do not have.
     """
-    if tile.split_columns:
-        raise InternalError(f"tile {tile}: split columns are not for CPUs")
+    if not tile.layout.is_plain:
+        raise InternalError(f"tile {tile}: {tile.layout} is not for CPUs")
     if tile.planar:
         return tile.cols, 1, tile.rows * tile.cols
     return tile.cols * tile.pitch, tile.pitch, 1

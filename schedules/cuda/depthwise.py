@@ -20,7 +20,7 @@ from blockfuse.errors import InternalError
 from blockfuse.machine import Depthwise
 from blockfuse.schedules.cuda.emitter import fp32
 from blockfuse.schedules.cuda.finish import Constants, Element, finish, has_mask, load_constants, load_values
-from blockfuse.schedules.cuda.kernel import Kernel, column
+from blockfuse.schedules.cuda.kernel import Kernel, placed
 from blockfuse.schedules.emit import Buffer, Index, constant, load, quotient, remainder
 
 _CACHED = 40  # weights per thread that stay in registers
@@ -68,9 +68,8 @@ def lower(kernel: Kernel, node: Depthwise) -> None:
 
 def _first_source(kernel: Kernel, node: Depthwise, row: Index, col: Index) -> Index:
     source, window = node.source, node.window
-    step = 1 if source.split_columns else window.stride_w
-    pixel = row * (window.stride_h * source.cols) + col * step
-    return kernel.origin(source) + pixel * source.pitch + kernel.channel(source, node.region.channels.low)
+    pixel = row * source.layout.step_h(window.stride_h) + col * source.layout.step_w(window.stride_w)
+    return kernel.origin(source) + pixel + kernel.channel(source, node.region.channels.low)
 
 
 def _cached_weights(kernel: Kernel, node: Depthwise, channel: Index) -> Buffer | None:
@@ -128,8 +127,8 @@ def _filter_column(
         ]
         if not served:
             continue
-        place = thread.source + ((y0 + below) * source.cols + column(source, x)) * source.pitch
-        emit.store(halves, 0, load(kernel.shared, place, lanes), lanes)
+        under = thread.source + placed(source, y0 + below, x)
+        emit.store(halves, 0, load(kernel.shared, under, lanes), lanes)
         for lane in range(lanes):
             emit.store(values, lane, fp32(load(halves, lane)))
         for p, r in served:
@@ -157,5 +156,5 @@ def _store(kernel: Kernel, node: Depthwise, thread: _Thread, constants: Constant
             element = Element(lane, constants, values, inside)
             emit.store(halves, lane, kernel.narrow(finish(node.steps, load(sums, p * lanes + lane), element)))
         pixel = kernel.pixel(tile, region, row, thread.col)
-        target = tile.offset + pixel * tile.pitch + kernel.channel(tile, region.channels.low) + thread.channel
+        target = tile.offset + pixel + kernel.channel(tile, region.channels.low) + thread.channel
         emit.store(kernel.shared, target, load(halves, 0, lanes), lanes)

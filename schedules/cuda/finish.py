@@ -141,7 +141,7 @@ def load_values(
     found = {}
     for tile in pixel_tiles(steps):
         values = kernel.elements(f"value_{tile.name}", lanes)
-        base = tile.offset + pixel(tile) * tile.pitch
+        base = tile.offset + pixel(tile)
         where = kernel.channel(tile, region.channels.low) + channel
         if kernel.bounds(region.channels.high - tile.first_channel)[1] <= tile.channels:
             kernel.emit.store(values, 0, load(kernel.shared, base + where, lanes), lanes)

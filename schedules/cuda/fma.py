@@ -46,7 +46,7 @@ def _rows(kernel: Kernel, node: Gemm, mine: WarpShare) -> Buffer:
     for i in range(2 * mine.mb):
         number = mine.tile(i // 2) * M + i % 2 * 8 + quotient(kernel.lane, 4)
         pixel = clamped(number, mine.pixels)
-        offset = place_offset(node.source, mine, node.window, pixel, node.source.pitch // _GROUP)
+        offset = place_offset(node.source, mine, node.window, pixel, _GROUP)
         kernel.emit.store(rows, i, offset)
     return rows
 

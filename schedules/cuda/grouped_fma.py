@@ -35,8 +35,7 @@ def _element(kernel: Kernel, node: Grouped, row: Index, col: Index, channel: Ind
     weights = kernel.weight_offset(node.weights, kernel.vector) + channel
     group = smaller(quotient(kernel.at(region.channels.low) + channel, node.outputs), node.groups - 1)
     first = emit.bind("group", group * node.width - kernel.at(source.first_channel))
-    step = 1 if source.split_columns else window.stride_w
-    pixel = (row * (window.stride_h * source.cols) + col * step) * source.pitch
+    pixel = row * source.layout.step_h(window.stride_h) + col * source.layout.step_w(window.stride_w)
     emit.store(total, 0, constant(0.0))
     with emit.loop(window.taps, "tap") as tap:
         place = kernel.origin(source) + pixel + tap_offset(kernel, source, region, window, tap) + first
@@ -47,5 +46,5 @@ def _element(kernel: Kernel, node: Grouped, row: Index, col: Index, channel: Ind
     values = load_values(kernel, node.steps, lambda tile: kernel.pixel(tile, region, row, col), region, channel, 1)
     inside = kernel.inside(region, target, row, col) if has_mask(node.steps) else True
     result = finish(node.steps, load(total, 0), Element(0, constants, values, inside))
-    where = target.offset + kernel.pixel(target, region, row, col) * target.pitch
+    where = target.offset + kernel.pixel(target, region, row, col)
     emit.store(kernel.shared, where + kernel.channel(target, region.channels.low) + channel, result)

@@ -30,7 +30,7 @@ def suits(node: Grouped, block: GroupBlock) -> bool:
     window, region = node.window, node.region
     shape = Window(3, 3, 1, 1, 1, 1, window.pad_top, window.pad_left, window.pad_bottom, window.pad_right)
     fits = region.cols.size.const % _COLUMNS == 0 and region.rows.size.const <= _MOST_ROWS
-    return block == GroupBlock(NARROW, NARROW) and window == shape and fits and not node.source.split_columns
+    return block == GroupBlock(NARROW, NARROW) and window == shape and fits and node.source.apart_w == 1
 
 
 def lower(kernel: Kernel, node: Grouped) -> None:
@@ -63,7 +63,7 @@ def _rows(kernel: Kernel, node: Grouped, block: Index, x: Index, channel: Index,
     kernel.emit.store(base, 0, corner + (pixel + half) * source.pitch)
     for h in range(region.rows.size.const + 2):
         m = [load(matrices, h % 3 * 6 + i) for i in range(6)]
-        place = load(base, 0) + h * source.cols * source.pitch
+        place = load(base, 0) + h * source.layout.row
         kernel.emit.ptx(LOAD_MATRICES, *m[:4], address(kernel.shared, place))
         kernel.emit.ptx(_LOAD_TWO, *m[4:], address(kernel.shared, place + (2 - half) * source.pitch))
         if h >= 2:
@@ -99,5 +99,5 @@ def _store(kernel: Kernel, node: Grouped, y: int, x: Index, half: int, channel: 
     for i in range(2):
         element = Element(i, constants, values, inside)
         emit.store(result, i, kernel.narrow(finish(node.steps, load(sums, half * 2 + i), element)))
-    place = tile.offset + kernel.pixel(tile, region, y, x) * tile.pitch
+    place = tile.offset + kernel.pixel(tile, region, y, x)
     emit.store(kernel.shared, place + kernel.channel(tile, region.channels.low) + channel, load(result, 0, 2), 2)

@@ -110,7 +110,7 @@ class Kernel:
 
         def image(tile: Tile, name: str) -> None:
             shape = (self.batch, tile.height, tile.image.width, tile.channels)
-            self.memory[tile] = emit.image(name, shape, self.dtype)
+            self.memory[tile] = emit.image(name, shape, tile.dtype or self.dtype)
 
         for number, tile in enumerate(program.inputs):
             image(tile, f"input_{number}")
@@ -118,7 +118,8 @@ class Kernel:
             self.vectors = emit.parameter("packed_vectors", (vector_length(program),))
         if stream_length(program):
             self.weights = emit.parameter("packed_weights", (stream_length(program),), self.dtype)
-        image(program.output, "result")
+        for tile, name in zip(program.outputs, ("result", "result_parts"), strict=False):
+            image(tile, name)
 
     def _grid_position(self) -> dict[str, Index]:
         env: dict[str, Index] = {}
@@ -256,10 +257,10 @@ class Kernel:
         return region.rows.low == tile.top and region.cols.low == tile.left
 
     def pixel(self, tile: Tile, region: Region, row: Index, col: Index) -> Index:
-        """Number of the pixel of a tile that holds (row, col) of a region."""
+        """Elements from the corner of a tile to the pixel that holds (row, col) of a region."""
         y = row + self.constant(region.rows.low - tile.top)
         x = col + self.constant(region.cols.low - tile.left)
-        return y * tile.cols + column(tile, x)
+        return placed(tile, y, x)
 
     def channel(self, tile: Tile, low: Affine) -> Index:
         """Where an image channel is in a tile."""
@@ -280,11 +281,10 @@ class Kernel:
         return next(width for width in (8, 4, 2, 1) if width <= self.vector and not any(size % width for size in sizes))
 
 
-def column(tile: Tile, x: Index) -> Index:
-    """Which column of a tile's storage holds column ``x``; even ones come first where columns are split."""
-    if not tile.split_columns:
-        return x
-    return remainder(x, 2) * -(-tile.cols // 2) + quotient(x, 2)
+def placed(tile: Tile, y: Index, x: Index) -> Index:
+    """Elements from the corner of a tile to the pixel in row ``y`` and column ``x`` of it."""
+    found: Index = tile.layout.place(y, x, quotient, remainder)
+    return found
 
 
 def clamped(position: Index, size: int) -> Index:

@@ -56,7 +56,7 @@ def _move(kernel: Kernel, node: Load, place: tuple[Index, Index, Index], width: 
         _limited(kernel.at(region.cols.low) + col, image.width),
         low if has_channel is True else smaller(low, image.channels - width),
     )
-    target = corner + kernel.pixel(tile, region, row, col) * tile.pitch
+    target = corner + kernel.pixel(tile, region, row, col)
     target = target + kernel.channel(tile, region.channels.low) + channel
     memory = kernel.memory[node.source.memory]
     copied = width * kernel.bytes

@@ -20,6 +20,7 @@ from blockfuse.machine import Normalize
 from blockfuse.schedules.cuda.emitter import fp32
 from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_constants, load_values
 from blockfuse.schedules.cuda.kernel import Kernel, clamped
+from blockfuse.schedules.cuda.sweep import Access, sweep
 from blockfuse.schedules.emit import Buffer, Expr, Index, constant, load, quotient, remainder
 
 _MOST_VECTORS = 3  # per lane
@@ -54,12 +55,13 @@ def lower(kernel: Kernel, node: Normalize) -> None:
     lanes = next(n for n in (4, 8, 16, 32) if n == _LANES or vectors <= n * _MOST_VECTORS)
     side_by_side, cols = kernel.threads // lanes, region.cols.size.const
     pixels = region.rows.size.const * cols
+    order = sweep(kernel, region, lanes, kernel.vector, [Access(node.source), Access(node.target)])
     with emit.loop(-(-pixels // side_by_side), "i") as i:
-        number = i * side_by_side + quotient(emit.thread, lanes)
+        number, lane = order.split(i * kernel.threads + emit.thread)
         exists = pixels % side_by_side == 0 or emit.bind("exists", number < pixels)
         pixel = emit.bind("pixel", number if exists is True else clamped(number, pixels))
         row, col = quotient(pixel, cols), remainder(pixel, cols)
-        part = _Part(row, col, exists, remainder(emit.thread, lanes), lanes, -(-vectors // lanes))
+        part = _Part(row, col, exists, lane, lanes, -(-vectors // lanes))
         _pixel(kernel, node, part)
 
 
@@ -114,7 +116,7 @@ def _has_channel(kernel: Kernel, node: Normalize, part: _Part, k: int, i: int) -
 def _read(kernel: Kernel, node: Normalize, part: _Part, values: Buffer) -> None:
     emit, tile, region = kernel.emit, node.source, node.region
     held = kernel.elements("halves")
-    place = tile.offset + kernel.pixel(tile, region, part.row, part.col) * tile.pitch
+    place = tile.offset + kernel.pixel(tile, region, part.row, part.col)
     place = emit.bind("place", place + kernel.channel(tile, region.channels.low))
     for i in range(part.vectors * kernel.vector):
         emit.store(values, i, constant(0.0))
@@ -143,7 +145,7 @@ def _write(kernel: Kernel, node: Normalize, part: _Part, values: Buffer, rate: E
     emit, tile, region = kernel.emit, node.target, node.region
     held = kernel.elements("halves")
     inside = kernel.inside(region, tile, part.row, part.col) if has_mask(node.steps) else True
-    place = tile.offset + kernel.pixel(tile, region, part.row, part.col) * tile.pitch
+    place = tile.offset + kernel.pixel(tile, region, part.row, part.col)
     place = emit.bind("place", place + kernel.channel(tile, region.channels.low))
     for k in range(part.vectors):
         channel = _vector(kernel, part, k)

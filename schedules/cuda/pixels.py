@@ -11,7 +11,7 @@ end of the region repeat the last one; their sums are never stored.
 from __future__ import annotations
 
 from blockfuse.machine import Gemm, Region, Tile
-from blockfuse.schedules.cuda.kernel import Kernel, clamped, column
+from blockfuse.schedules.cuda.kernel import Kernel, clamped, placed
 from blockfuse.schedules.cuda.mma import K, M
 from blockfuse.schedules.cuda.warps import WarpShare
 from blockfuse.schedules.emit import Buffer, Index, quotient, remainder
@@ -27,16 +27,16 @@ def row_offset(kernel: Kernel, source: Tile, mine: WarpShare, window: Window, nu
 def pixel_offset(kernel: Kernel, source: Tile, mine: WarpShare, window: Window, number: Index) -> Index:
     """The same for the first channel, in lanes 16-31 too."""
     pixel = clamped(number * M + remainder(kernel.lane, 16), mine.pixels)
-    return place_offset(source, mine, window, pixel, source.pitch)
+    return place_offset(source, mine, window, pixel)
 
 
-def place_offset(source: Tile, mine: WarpShare, window: Window, pixel: Index, pitch: int) -> Index:
-    """Distance from the first pixel under a tap to that of ``pixel``, where neighbours are ``pitch`` apart."""
-    if (window.stride_h, window.stride_w) == (1, 1) and source.cols == mine.cols:
-        return pixel * pitch
-    y, x = quotient(pixel, mine.cols), remainder(pixel, mine.cols)
-    step = 1 if source.split_columns else window.stride_w
-    return (y * (window.stride_h * source.cols) + x * step) * pitch
+def place_offset(source: Tile, mine: WarpShare, window: Window, pixel: Index, unit: int = 1) -> Index:
+    """Distance from the first pixel under a tap to that of ``pixel``, in units of so many elements."""
+    layout = source.layout
+    down, right = layout.step_h(window.stride_h) // unit, layout.step_w(window.stride_w) // unit
+    if down == mine.cols * right:
+        return pixel * right
+    return quotient(pixel, mine.cols) * down + remainder(pixel, mine.cols) * right
 
 
 def tap_offset(kernel: Kernel, source: Tile, region: Region, window: Window, tap: Index) -> Index:
@@ -44,7 +44,7 @@ def tap_offset(kernel: Kernel, source: Tile, region: Region, window: Window, tap
     r, s = quotient(tap, window.s), remainder(tap, window.s)
     y = kernel.at(region.rows.low * window.stride_h - window.pad_top - source.top) + r * window.dilation_h
     x = kernel.at(region.cols.low * window.stride_w - window.pad_left - source.left) + s * window.dilation_w
-    return (y * source.cols + column(source, x)) * source.pitch
+    return placed(source, y, x)
 
 
 def corner(kernel: Kernel, node: Gemm, tap: Index) -> Index:

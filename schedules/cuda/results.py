@@ -40,8 +40,8 @@ class Pixel:
     Attributes:
         j: Its m16 tile.
         half: Its half of that tile.
-        target: Number of the pixel in the target tile.
-        added: Its number in every other tile that is read.
+        target: Elements from the corner of the target tile to it.
+        added: The same in every other tile that is read.
         exists: Whether it is in the region at all.
         inside: Whether it is in the image.
     """
@@ -68,8 +68,8 @@ def _pixel(kernel: Kernel, results: Results, mine: WarpShare, j: int, half: int)
     inside = kernel.inside(region, target, row, col) if has_mask(results.steps) else True
 
     def held(tile: Tile) -> Index:
-        same = tile.cols == mine.cols and not tile.split_columns and kernel.starts_at(tile, region)
-        return place if same else emit.bind("place", kernel.pixel(tile, region, row, col))
+        same = tile.cols == mine.cols and tile.layout.is_plain and kernel.starts_at(tile, region)
+        return place * tile.pitch if same else emit.bind("place", kernel.pixel(tile, region, row, col))
 
     return Pixel(
         j,
@@ -91,5 +91,5 @@ def store_pair(
     for i in range(2):
         element = Element(i, constants, values, pixel.inside)
         emit.store(result, i, kernel.narrow(finish(results.steps, load(sums, first + i), element)))
-    target = tile.offset + pixel.target * tile.pitch + kernel.channel(tile, region.channels.low) + channel
+    target = tile.offset + pixel.target + kernel.channel(tile, region.channels.low) + channel
     emit.store(kernel.shared, target, load(result, 0, 2), 2)

@@ -15,6 +15,7 @@ from blockfuse.machine import Store, Tile
 from blockfuse.schedules.cuda.emitter import both, fp32
 from blockfuse.schedules.cuda.finish import Element, finish, load_constants, pixel_tiles
 from blockfuse.schedules.cuda.kernel import Kernel
+from blockfuse.schedules.cuda.sweep import Access, Sweep, fills_sectors, sweep
 from blockfuse.schedules.emit import Expr, Index, load
 
 
@@ -23,21 +24,29 @@ def lower(kernel: Kernel, node: Store) -> None:
     emit, region, image = kernel.emit, node.region, node.target.image
     cols, channels = region.cols.size.const, region.channels.size.const
     width = kernel.vector_width(node.target, *(tile for tile in pixel_tiles(node.steps) if tile.is_global))
-    groups = channels // width
-    total = region.rows.size.const * cols * groups
-    with emit.loop(-(-total // kernel.threads), "i") as i:
+    order = _order(kernel, node, channels // width, width)
+    with emit.loop(-(-order.total // kernel.threads), "i") as i:
         number = emit.bind("vector", i * kernel.threads + emit.thread)
-        pixel, channel = number // groups, number % groups * width
+        pixel, group = order.split(number)
+        pixel, channel = emit.bind("pixel", pixel), group * width
         row, col = pixel // cols, pixel % cols
         known = kernel.bounds(region.channels.high)[1] <= image.channels
         target = kernel.at(region.channels.low) + channel
         valid = both(
-            total % kernel.threads == 0 or number < total,
+            order.exists(kernel.threads, number, pixel),
             kernel.inside(region, node.target, row, col),
             known or target < image.channels,
         )
         with emit.when(valid):
             _move(kernel, node, (row, col, channel), width)
+
+
+def _order(kernel: Kernel, node: Store, groups: int, width: int) -> Sweep:
+    """Patches only where each pixel's part of one is whole sectors of memory."""
+    tiles = [node.target, *(tile for tile in pixel_tiles(node.steps) if tile.is_global)]
+    if not fills_sectors(kernel, groups, width, tiles):
+        return Sweep(node.region.rows.size.const * node.region.cols.size.const, groups)
+    return sweep(kernel, node.region, groups, width, [Access(node.source)])
 
 
 def _move(kernel: Kernel, node: Store, place: tuple[Index, Index, Index], width: int) -> None:
@@ -50,7 +59,7 @@ def _move(kernel: Kernel, node: Store, place: tuple[Index, Index, Index], width:
         *pixel, first = kernel.element(other, y + row, x + col, c + channel)
         return [*pixel, _vector(first, width)]
 
-    source = tile.offset + kernel.pixel(tile, region, row, col) * tile.pitch
+    source = tile.offset + kernel.pixel(tile, region, row, col)
     value = load(kernel.shared, source + kernel.channel(tile, region.channels.low) + channel, width)
     if node.steps:
         halves = kernel.elements("halves")

@@ -10,10 +10,13 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from blockfuse.tools.machine_code import sections_of
+
+_INSTRUCTION = 16  # bytes
 _FALLBACK = Path("/usr/local/cuda/bin")
 _SASS_LINE = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(?P<opcode>[A-Z][A-Z0-9]+)", re.MULTILINE)
 
@@ -30,6 +33,7 @@ class CubinStats:
     once; it is None where ``cuobjdump`` is not installed. Dynamic shared memory is chosen at launch, so
     ``static_shared_bytes`` is all the compiler knows; ``shared_bytes`` adds what the launch asks for.
     ``remarks`` are what ptxas says of wgmma: waits that it puts in, products that it runs one by one.
+    ``instructions`` are all that stand in the code, with those that only fill its last line.
     """
 
     kernel: str
@@ -42,6 +46,7 @@ class CubinStats:
     dynamic_shared_bytes: int
     sass: Mapping[str, int] | None
     remarks: tuple[str, ...] = ()
+    instructions: int = 0
 
     @property
     def shared_bytes(self) -> int:
@@ -80,7 +85,10 @@ def compile_cubin(
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             raise CompilationError(result.stdout + result.stderr)
-        return _statistics(result.stderr, arch, kernel, dynamic_shared_bytes, _sass(folder / "kernel.cubin"))
+        cubin = folder / "kernel.cubin"
+        stats = _statistics(result.stderr, arch, kernel, dynamic_shared_bytes, _sass(cubin))
+        size = len(dict(sections_of(cubin.read_bytes())).get(f".text.{stats.kernel}", b""))
+        return replace(stats, instructions=size // _INSTRUCTION)
 
 
 def _find_tool(name: str) -> Path | None:

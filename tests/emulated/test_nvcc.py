@@ -39,6 +39,7 @@ def test_registers_spills_and_shared_memory() -> None:
 def test_a_kernel_is_chosen_by_name() -> None:
     stats = compile_cubin(SPILLS + PLAIN, "sm_90a", kernel="plain")
     assert (stats.kernel, stats.spill_load_bytes, stats.stack_bytes) == ("plain", 0, 0)
+    assert 4 < stats.instructions < compile_cubin(SPILLS + PLAIN, "sm_90a", kernel="spills").instructions
     with pytest.raises(CompilationError, match=r"\['plain', 'spills'\]"):
         compile_cubin(SPILLS + PLAIN, "sm_90a")
 

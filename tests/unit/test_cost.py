@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 
 from blockfuse.block import Block
+from blockfuse.plan.choose_cuda import plan_cuda
 from blockfuse.plan.cost import interior_bytes, waterline
+from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_cost import predict
 from blockfuse.plan.device import GPUS
 from blockfuse.plan.fold import fold
 from blockfuse.stages import Conv, ImageShape, Window
+from tests.residual_blocks import mbconv
 
-A100 = GPUS["sm_80"]
+A100, H100 = GPUS["sm_80"], GPUS["sm_90"]
 FP16 = 2
 
 
@@ -60,3 +64,14 @@ def test_bytes_of_a_block():
     weights = 9 * 4 * 8 + 8 + 9 * 8 * 4 + 4
     assert block.global_bytes == 4 * (3 * 35 * (4 + 4) + weights)
     assert interior_bytes(fold(block)) == 2 * 4 * 3 * 35 * 8
+
+
+def test_channels_that_only_chunks_have_take_time_as_others_do():
+    """144 hidden channels in chunks of 80 are 160."""
+    wide, narrow = (fold(mbconv(56, 56, 32, hidden, batch=64)) for hidden in (160, 144))
+    plan = plan_cuda(wide, H100, tile=(8, 14), warps=4)
+    assert isinstance(plan, CudaPlan)
+    assert plan.homes[1].chunk == 80
+    costs = [predict(folded, plan, H100) for folded in (wide, narrow)]
+    assert costs[0].bound != "memory"
+    assert costs[0].seconds == pytest.approx(costs[1].seconds)

@@ -118,8 +118,8 @@ def test_refuses_words_of_other_targets():
     end.steps = (Mask(),)
     refuse(program, "mask is not for CPUs")
     program = conv()
-    program.inputs[0].split_columns = True
-    refuse(program, "split columns")
+    program.inputs[0].apart_w = 2
+    refuse(program, "is not for CPUs")
 
 
 def test_refuses_columns_that_are_not_known():

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up. A module belongs to the longest name that is its own or its package's.
 LAYERS = [
     ["errors"],
-    ["dtypes", "usage"],
+    ["as_data", "dtypes", "fingerprint", "kernel_cache", "usage"],
     ["stages", "target", "gpu"],
     ["graph"],
     ["block", "channels", "pattern"],
@@ -19,6 +19,7 @@ LAYERS = [
     ["program", "report"],
     ["plan.choose_cuda"],
     ["plan.choose"],
+    ["plan.book"],
     ["plan.decide"],
     ["frontend", "schedules"],
     ["steps", "runtime", "build.network"],
