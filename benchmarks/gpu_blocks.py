@@ -109,6 +109,7 @@ def _kernels(programs: Programs, launches: dict[str, Json], weights: PackedWeigh
                     "global_bytes": kernel.cost.global_bytes,
                     "inputs": list(kernel.block.tensors[:-1]),
                     "output": kernel.block.tensors[-1],
+                    "parts_output": kernel.block.parts_name,
                     "constants": {
                         key: weights.add(array, positions, list(parameters.values()))
                         for key, array, positions in packed

@@ -25,7 +25,7 @@ _WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4}
 def launch_of(program: Program, source: str) -> Json:
     """How a kernel is launched: its name, parameters in order, CTAs, threads and bytes of shared memory.
 
-    Of parameters that are no arrays, ``scalars`` has the values.
+    Of parameters that are no arrays, ``scalars`` has the values; ``parts`` is the shape of a second result, in float32.
     """
     found = _SIGNATURE.search(source)
     if found is None:
@@ -33,7 +33,7 @@ def launch_of(program: Program, source: str) -> Json:
     loops = [node for node in program.walk() if isinstance(node, Loop) and node.kind.is_parallel]
     is_open = [program.any_batch and loop.kind is LoopKind.IMAGE for loop in loops]
     trips = [program.batch if is_any else loop.count for loop, is_any in zip(loops, is_open, strict=True)]
-    image = program.output.image
+    image, parts = program.output.image, program.parts
     return {
         "kernel": found[2],
         "parameters": [words.split()[-1].removesuffix("_ptr") for words in found[3].split(",")],
@@ -43,6 +43,7 @@ def launch_of(program: Program, source: str) -> Json:
         "shared_bytes": _WIDTHS[program.dtype] * program.arena,
         "shape": [program.batch, image.height, image.width, image.channels],
         "dtype": program.dtype,
+        "parts": [program.batch, parts.height, parts.image.width, parts.image.channels] if parts else None,
     }
 
 

@@ -104,6 +104,9 @@ class BlockKernels:
         packed = {name: self._cuda.upload(unpack(item, arrays, constants)) for name, item in one["constants"].items()}
         packed |= {f"input_{i}": self._places[name] for i, name in enumerate(one["inputs"])}
         packed["result"] = self._places[one["output"]]
+        if one["parts"]:
+            parts = np.full(one["parts"], np.nan, np.float32)
+            packed["result_parts"] = self._places[one["parts_output"]] = self._cuda.upload(parts)
         kernel = self._cuda.load(image, one["kernel"], one["grid"], one["threads"], one["shared_bytes"])
         self._launches.append((kernel, [packed[name] for name in one["parameters"]]))
 

@@ -10,15 +10,19 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import networkx as nx
 import numpy as np
 
 from blockfuse.dtypes import item_size
 from blockfuse.errors import InternalError
-from blockfuse.stages import Array, Conv, Depthwise, Grouped, ImageShape, Norm, Stage
+from blockfuse.stages import Array, Concat, Conv, Depthwise, Grouped, ImageShape, Norm, Reduction, Slice, Stage
 
 ParameterKey = tuple[int, str]  # stage number, name of the parameter
+PARTIAL = "float32"
+"""Type of partial results."""
+PARTIAL_BYTES = item_size(PARTIAL)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class Block:
         batch: Number of images N.
         any_batch: Whether ``batch`` is only what to plan for, and the block takes any number of images.
         dtype: Of inputs and output, a numpy type name.
+        pooled: How a kernel also reduces the result, tile by tile of its own choice, into a second result of float32
+            that another kernel completes; "" where it does not.
+        partial: Numbers of the inputs that are such results, and so float32 whatever ``dtype`` is.
         name: For people and for kernel names.
         pattern: Name of the pattern that matched, or "" for a stage left single.
         parameters: Data of every stage's constants.
@@ -48,6 +55,8 @@ class Block:
     tensors: tuple[str, ...] = field(default=(), compare=False)
     ops: tuple[str, ...] = field(default=(), compare=False)
     any_batch: bool = False
+    pooled: Reduction | Literal[""] = ""
+    partial: tuple[int, ...] = ()
 
     @functools.cached_property
     def shapes(self) -> tuple[ImageShape, ...]:
@@ -62,12 +71,18 @@ class Block:
         """Bytes that a kernel for the whole batch must move: inputs and parameters once, the result once."""
         images = sum(shape.elements for shape in (*self.inputs, self.output)) * self.batch
         constants = sum(math.prod(shape) for shape in self.parameter_shapes().values())
-        return (images + constants) * item_size(self.dtype)
+        wider = sum(self.inputs[i].elements for i in self.partial) * (PARTIAL_BYTES - item_size(self.dtype))
+        return (images + constants) * item_size(self.dtype) + wider * self.batch
 
     @property
     def output(self) -> ImageShape:
         """Shape of the result."""
         return self.shapes[-1]
+
+    @property
+    def parts_name(self) -> str:
+        """Name of the tensor of what tiles of the result are reduced to, where it is pooled."""
+        return f"{self.tensors[-1] if self.tensors else self.name}.parts"
 
     @property
     def operations(self) -> int:
@@ -79,6 +94,19 @@ class Block:
     def has_residual(self) -> bool:
         """Whether a stage other than the first ones adds a block input or a projection of it."""
         return any(len(stage.inputs) > 1 for stage in self.stages)
+
+    @property
+    def has_joins(self) -> bool:
+        """Whether channels lie side by side inside it."""
+        return any(isinstance(stage, Concat | Slice) for stage in self.stages)
+
+    @property
+    def described(self) -> tuple[str, ...]:
+        """The stages in words, and what the tiles of the result are reduced to."""
+        return (
+            *(stage.describe() for stage in self.stages),
+            *([f"{self.pooled} of every tile"] if self.pooled else []),
+        )
 
     def input_shapes(self, stage: int) -> tuple[ImageShape, ...]:
         """Shapes of what a stage reads."""
@@ -138,6 +166,7 @@ class Block:
         for number, stage in enumerate(self.stages, len(self.inputs)):
             reads = ", ".join(f"%{i}" for i in stage.inputs)
             lines.append(f"  %{number} {shapes[number]} = {stage.describe()} ({reads})  # {stage.name}")
+        lines += [f"  {self.pooled} of every tile of %{len(shapes) - 1}"] if self.pooled else []
         return "\n".join(lines)
 
 

@@ -7,22 +7,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
-from blockfuse.build.assemble import alone, assemble, describe
+from blockfuse.build.assemble import alone, assemble, describe, with_weights
+from blockfuse.build.backend import backend_of
+from blockfuse.build.code import kept_code, key_of_code, library_of
 from blockfuse.build.cubin import find_compiler
 from blockfuse.dtypes import COMPUTED, HALF
 from blockfuse.errors import UsageError
 from blockfuse.gpu import this_gpu
 from blockfuse.graph import Graph
+from blockfuse.kernel_cache import default_cache
+from blockfuse.plan.book import open_book
 from blockfuse.plan.decide import FUSE_MODES, FuseMode
 from blockfuse.plan.device import device_of
 from blockfuse.runtime.executable import Executable
+from blockfuse.runtime.library import Library
 from blockfuse.runtime.variants import Variant
-from blockfuse.steps import plan_steps, segment_cost, write_programs
+from blockfuse.steps import Programs, join_objection, outline, plan_steps, segment_cost, write_programs
 from blockfuse.target import Target, parse_target
 from blockfuse.usage import whole_number
 from blockfuse.watch import STAGES, Progress, Stage, StoppedAfter, Watch
 
 if TYPE_CHECKING:
+    from blockfuse.frontend.partition import Partition
     from blockfuse.frontend.reading import Model
     from blockfuse.pattern import Pattern
 
@@ -162,34 +168,49 @@ class _Kernels:
 
 def _variant(watch: Watch, graph: Graph, target: Target, kernels: _Kernels) -> Variant:
     """The network for one target, which has one device."""
-    from blockfuse import frontend  # noqa: PLC0415 - loads onnx
-    from blockfuse.frontend.partition import partition  # noqa: PLC0415
+    from blockfuse.frontend.partition import partition  # noqa: PLC0415 - loads onnx
     from blockfuse.frontend.patterns import all as built_in  # noqa: PLC0415
 
     fuse, dtype, device = kernels.fuse, kernels.dtype, device_of(target)
-    with watch("partition") as done:
-        cost = None if fuse == "never" else segment_cost(graph, device, dtype)
-        parts = done(partition(graph, built_in() if kernels.patterns is None else kernels.patterns, cost=cost))
-    with watch("plan") as done:
-        steps = done(plan_steps(parts, device, fuse, dtype))
+    with open_book(default_cache(), device, outline(graph)):
+        with watch("partition") as done:
+            cost = None if fuse == "never" else segment_cost(graph, device, dtype)
+            patterns = built_in() if kernels.patterns is None else kernels.patterns
+            objection = join_objection(graph, device, fuse, dtype)
+            parts = done(partition(graph, patterns, cost=cost, objection=objection))
+        with watch("plan") as done:
+            steps = done(plan_steps(parts, device, fuse, dtype))
     with watch("program") as done:
         programs = done(write_programs(steps))
-
-    from blockfuse.build.backend import backend_of  # noqa: PLC0415 - loads tvm
-    from blockfuse.build.build import build  # noqa: PLC0415
-    from blockfuse.build.sources import texts_of  # noqa: PLC0415
-
-    backend = backend_of(target, dtype)
-    with watch("lower") as done:
-        functions = done({name: backend.lower(program) for name, program in programs.by_name.items()})
-    with watch("build"):
-        network, added = backend.border(assemble(parts, programs, backend.pack, taps=kernels.taps))
-        importer = lambda op: frontend.to_onnx(alone(network, op))  # noqa: E731
-        target = replace(target, shared_bytes=programs.shared_bytes)
-        library = build(network, functions | added, target, importer, cuda_graph=kernels.cuda_graph)
-    if kernels.keep_sources:
-        library = replace(library, sources=texts_of(programs.by_name, functions, cuda=target.kind == "cuda"))
+    library = _library(watch, parts, programs, replace(target, shared_bytes=programs.shared_bytes), kernels)
     return Variant(library, describe(parts, programs, library, fuse, watch.seconds))
+
+
+def _library(watch: Watch, parts: Partition, programs: Programs, target: Target, kernels: _Kernels) -> Library:
+    """The library of tile programs: with code that was made before, if the cache has it."""
+    backend, cache = backend_of(target, kernels.dtype), default_cache()
+    network, casts = backend.border(assemble(parts, programs, taps=kernels.taps))
+    key = key_of_code(network, programs.by_name, casts, target, cuda_graph=kernels.cuda_graph)
+    code = kept_code(cache, key)
+    with watch("lower") as done:
+        is_needed = code is None or kernels.keep_sources or watch.wants("lower")
+        functions = done({name: backend.lower(one) for name, one in programs.by_name.items()} if is_needed else {})
+    with watch("build"):
+        network = with_weights(network, programs, backend.pack)
+        if code is None:
+            from blockfuse import frontend  # noqa: PLC0415 - loads onnx
+            from blockfuse.build.build import compiled  # noqa: PLC0415 - loads tvm
+
+            added = backend.lower_casts(casts, any_batch=network.batch is not None)
+            importer = lambda op: frontend.to_onnx(alone(network, op))  # noqa: E731
+            code = compiled(network, functions | added, target, importer, cuda_graph=kernels.cuda_graph)
+            cache.put(key, code.to_bytes())
+        library = library_of(network, target, code)
+    if not kernels.keep_sources:
+        return library
+    from blockfuse.build.sources import texts_of  # noqa: PLC0415 - loads tvm
+
+    return replace(library, sources=texts_of(programs.by_name, functions, cuda=target.kind == "cuda"))
 
 
 def _shapes(shape: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:

@@ -96,7 +96,7 @@ class Report:
         steps: In execution order.
         unfused_kernels: Kernels there would be if nothing were fused.
         layout_changes: Transpositions of images in one run.
-        seconds: Time each compiler stage took, by name.
+        seconds: Time each compiler stage took, by name; not known of a network from a file.
         dtype: Type that is computed in.
         signature: Inputs and outputs with their types and shapes.
         planned_batch: Where any batch can be run, the one that plans and predictions are for; else None.

@@ -85,6 +85,10 @@ class Watch:
             raise StoppedAfter(stopped if len(variants) > 1 else next(iter(stopped.values())))
         return results
 
+    def wants(self, stage: Stage) -> bool:
+        """Whether the caller looks at the result of a step, which must then be made even if nothing needs it."""
+        return self.folder is not None or self.stop_after == stage
+
     @contextmanager
     def __call__(self, stage: Stage) -> Iterator[Callable[[T], T]]:
         """Time a step; the caller passes the step's result through the function given."""

@@ -14,6 +14,7 @@ from blockfuse.errors import ModelError, UnsupportedModelError
 from blockfuse.frontend.fold import MAX_FOLDED_ELEMENTS, evaluate
 from blockfuse.frontend.load import first_line, node_label
 from blockfuse.frontend.rebatch import follow_batch
+from blockfuse.frontend.rounding import drop_windows, has_rounded_pools
 
 MAX_RANK = 8
 """Most dimensions a tensor may have."""
@@ -92,6 +93,10 @@ def settle(draft: Draft) -> None:
     """
     given = sum(value.size for value in draft.values.values())
     for _ in range(_MAX_ROUNDS):
+        if has_rounded_pools(draft):
+            _infer(draft, strict=False)
+            if drop_windows(draft):
+                continue
         strict = draft.batch is None  # until the batch is the given one everywhere, shapes may contradict each other
         _infer(draft, strict=strict)
         if follow_batch(draft):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from blockfuse.channels import CHANNELS, channel_ranges, is_of_channels
 from blockfuse.frontend.canonical.conv import image_frame
 from blockfuse.frontend.drafts import NoStage, StageDraft, StageMaker, image_shape
 from blockfuse.frontend.elementwise import ELEMENTWISE
 from blockfuse.graph import Graph, Op
-from blockfuse.stages import Array, Border, Conv, Depthwise, Frame, Grouped, Pool, Window
+from blockfuse.stages import Array, Border, Concat, Conv, Depthwise, Frame, Grouped, Pool, Slice, Window
 
 
 def stage_of(graph: Graph, op: Op) -> StageDraft | NoStage:
@@ -112,15 +113,31 @@ def _pad(graph: Graph, op: Op) -> StageDraft | NoStage:
     return StageDraft(Border(op.name, (), Frame(mode, *widths)), op.inputs[:1])
 
 
+def _concat(graph: Graph, op: Op) -> StageDraft | NoStage:
+    if not is_of_channels(graph, op):
+        return NoStage("Concat of anything but the channels of images has no stage")
+    return StageDraft(Concat(op.name, ()), op.inputs)
+
+
+def _slice(graph: Graph, op: Op) -> StageDraft | NoStage:
+    """Neighbouring channels."""
+    first = channel_ranges(graph, op).get(op.output)
+    if first is None:
+        return NoStage("Slice of anything but neighbouring channels of images has no stage")
+    return StageDraft(Slice(op.name, (), first, graph.tensor(op.output).shape[CHANNELS]), op.inputs[:1])
+
+
 STAGES: dict[str, StageMaker] = {
     **ELEMENTWISE,
     "AveragePool": _average_pool,
+    "Concat": _concat,
     "Conv": _conv,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average_pool,
     "GlobalLpPool": _global_lp_pool,
     "MaxPool": _max_pool,
     "Pad": _pad,
+    "Slice": _slice,
 }
 
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from blockfuse import frontend
-from blockfuse.build.assemble import alone, assemble
+from blockfuse.build.assemble import alone, assemble, with_weights
 from blockfuse.build.backend import backend_of
 from blockfuse.build.build import build
 from blockfuse.build.fallback import complaint, survey
@@ -165,7 +165,7 @@ class Library:
     def _network(self, graph: Graph) -> tuple[Network, Programs]:
         parts = partition(graph, built_in(), cost=None)
         programs = write_programs(plan_steps(parts, device_of(self.target), "never"))
-        return self.backend.border(assemble(parts, programs, self.backend.pack))[0], programs
+        return with_weights(assemble(parts, programs), programs, self.backend.pack), programs
 
 
 def _importer(network: Network):

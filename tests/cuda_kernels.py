@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from blockfuse.block import Block, ParameterKey, accumulation_depth, reference
-from blockfuse.machine import Engine, Loop, LoopKind, Program
+from blockfuse.machine import Engine, Loop, LoopKind, Program, Tile
 from blockfuse.plan.choose_cuda import plan_cuda
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.device import GPUS, Device
@@ -19,7 +19,7 @@ from blockfuse.program.check import stream_length
 from blockfuse.program.cuda import program_cuda
 from blockfuse.schedules.cuda import cuda_source, lower, pack
 from blockfuse.schedules.cuda.packing import vector_layout
-from blockfuse.stages import Array
+from blockfuse.stages import Array, Pool, Window
 from blockfuse.verification.compare import tolerance
 from tests.emulated.emulator import Counters, Finding, emulate
 from tests.slots import in_slot, into_slots, out_of_slot
@@ -60,6 +60,9 @@ DTYPES = {
     "float32": np.dtype(np.float32),
 }
 
+
+RESULTS = ("result", "result_parts")
+"""Names of a kernel's results, of which most kernels have one."""
 
 INSTEAD: list[Callable[[Built, str | None], Run]] = []
 """What is done with kernels in place of emulating them: the last one, if there is any."""
@@ -104,10 +107,15 @@ def built_in_slots(built: Built, rng: np.random.Generator, step: int) -> Built:
 
 
 def inputs_of(block: Block, seed: int = 0) -> list[Array]:
-    """Normal values of the block's type for every input."""
+    """Normal values of the block's type for every input; of float32 for partial results."""
     rng = np.random.default_rng(seed)
     shapes = [(block.batch, s.height, s.width, s.channels) for s in block.inputs]
-    return [rng.standard_normal(shape).astype(DTYPES[block.dtype]) for shape in shapes]
+    images = [rng.standard_normal(shape).astype(DTYPES[block.dtype]) for shape in shapes]
+    for value in block.partial:
+        pool = next(stage for stage in block.stages if isinstance(stage, Pool) and value in stage.inputs)
+        each = max(1, pool.count) / block.inputs[value].pixels  # pixels of a part
+        images[value] = each * rng.standard_normal(shapes[value], np.float32)
+    return images
 
 
 def run(
@@ -135,15 +143,17 @@ def run(
     emulated = emulate(
         source,
         kept,
-        outputs={"result"} & set(kept),
+        outputs={"result", "result_parts"} & set(kept),
         grid=grid(program),
         shared_bytes=DTYPES[program.dtype].itemsize * program.arena,
         thread_order=thread_order,
         count=count,
         ctas=ctas,
     )
-    result = out_of_slot(program.output, arguments["result"])
-    found = error(block, inputs, result, partly=bool(ctas))
+    results = [out_of_slot(tile, arguments[name]) for tile, name in zip(program.outputs, RESULTS, strict=False)]
+    found = error(block, inputs, results[0], partly=bool(ctas))
+    if program.parts is not None:
+        found = max(found, parts_error(built, inputs, results[1], partly=bool(ctas)), key=_nan_first)
     return Run(found, emulated.findings, emulated.counters, emulated.by_cta)
 
 
@@ -157,10 +167,13 @@ def kernel_arguments(
     packed = dict(zip(names, pack(program, parameters), strict=True))
     pairs = enumerate(zip(program.inputs, inputs, strict=True))
     images = {f"input_{i}": in_slot(tile, array) for i, (tile, array) in pairs}
-    out = program.output.image
-    shape = (program.batch, program.output.height, out.width, out.channels)
-    result = in_slot(program.output, np.full(shape, np.nan, DTYPES[program.dtype]))
-    return images | packed | {"result": result}
+    results = {name: _empty(program, tile) for name, tile in zip(RESULTS, program.outputs, strict=False)}
+    return images | packed | results
+
+
+def _empty(program: Program, tile: Tile) -> Array:
+    shape = (program.batch, tile.height, tile.image.width, tile.image.channels)
+    return in_slot(tile, np.full(shape, np.nan, DTYPES[tile.dtype or program.dtype]))
 
 
 def at_batch(built: Built, batch: int) -> Built:
@@ -182,9 +195,45 @@ def error(block: Block, inputs: Sequence[Array], actual: Array, *, partly: bool 
     NaN where an element is, or, if only a part was written, where all are.
     """
     values = reference(block, inputs)
+    return _largest(np.abs(actual.astype(np.float64) - values[-1]) / _allowed(block, values), partly=partly)
+
+
+def parts_error(built: Built, inputs: Sequence[Array], actual: Array, *, partly: bool = False) -> float:
+    """The same of the parts that tiles are reduced to."""
+    wanted, allowed = parts_wanted(built, inputs)
+    return _largest(np.abs(actual.astype(np.float64) - wanted) / allowed, partly=partly)
+
+
+def parts_wanted(built: Built, inputs: Sequence[Array]) -> tuple[Array, Array]:
+    """The parts that tiles are reduced to, and how much each may err: a sum by as much as all its pixels together."""
+    values = reference(built.block, inputs)
+    pool = partial_pool(built)
+    wanted = pool.reference([values[-1]], {})
+    pixels = replace(pool, reduction="mean", count=1).reference([np.ones_like(values[-1])], {})
+    shares = {"mean": pixels, "l2": np.sqrt(pixels), "max": np.ones_like(pixels)}
+    return wanted, shares[pool.reduction] * _allowed(built.block, values)
+
+
+def partial_pool(built: Built) -> Pool:
+    """What a kernel whose result is pooled makes of each of its tiles."""
+    plan, (height, width) = built.plan, (built.block.output.height, built.block.output.width)
+    tile_p, tile_q = (height, width) if plan.images > 1 else (plan.tile_p, plan.tile_q)
+    over = (-height % tile_p, -width % tile_q)
+    window = Window(tile_p, tile_q, tile_p, tile_q, pad_bottom=over[0], pad_right=over[1])
+    assert built.block.pooled
+    return Pool("parts", (0,), built.block.pooled, window, count=int(built.block.pooled == "mean"))
+
+
+def _allowed(block: Block, values: Sequence[Array]) -> float:
     scale = max(float(np.abs(value).max()) for value in values[len(block.inputs) :])
-    allowed = tolerance(max(1, accumulation_depth(block)), block.dtype, len(block.stages)) * max(scale, 1e-3)
-    differences = np.abs(actual.astype(np.float64) - values[-1])
-    if partly and not np.isnan(differences).all():
-        differences = differences[~np.isnan(differences)]
-    return float(differences.max() / allowed)
+    return tolerance(max(1, accumulation_depth(block)), block.dtype, len(block.stages)) * max(scale, 1e-3)
+
+
+def _largest(errors: Array, *, partly: bool) -> float:
+    if partly and not np.isnan(errors).all():
+        errors = errors[~np.isnan(errors)]
+    return float(errors.max())
+
+
+def _nan_first(value: float) -> float:
+    return np.inf if np.isnan(value) else value

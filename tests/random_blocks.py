@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from blockfuse.stages import (
     Activation,
     Add,
     Border,
+    Concat,
     Conv,
     Depthwise,
     Frame,
@@ -24,6 +26,7 @@ from blockfuse.stages import (
     Norm,
     Pool,
     Scale,
+    Slice,
     Slope,
     Stage,
     Window,
@@ -77,7 +80,10 @@ WIDE = Ranges(
 KINDS = ("pointwise", "pointwise", "dense", "dense", "depthwise", "depthwise", "pool")
 """Kinds of moves that a block is made of, each as likely as it is often there."""
 OTHERS = ("slope", "border", "product", "gate", "response")
+JOINS = ("concat", "share", "shares")
+"""Moves that only say where channels are; on a GPU no kernel holds them."""
 ALL_KINDS = (*KINDS, "grouped", "grouped", "grouped", "norm", "norm", "scale", *OTHERS)
+CPU_KINDS = (*ALL_KINDS, *JOINS, *JOINS)
 
 
 def random_block(
@@ -116,6 +122,9 @@ def random_block(
 
 def _nothing() -> None:
     """No residual."""
+
+
+_SAME = Window(3, 3, pad_top=1, pad_left=1, pad_bottom=1, pad_right=1)
 
 
 @dataclass
@@ -244,6 +253,35 @@ class _Chain:
         self._add(Conv(self._name("expand"), (self.last,), shape.channels, Window()))
         self._add(Activation(self._name("sigmoid"), (self.last,), Function("sigmoid")))
         self._add(Multiply(self._name("gate"), (value, self.last)))
+
+    def concat(self) -> None:
+        """The last value next to earlier ones of its size, or to itself, in any order."""
+        size = (self.shape.height, self.shape.width)
+        readable = [i for i, shape in enumerate(self.shapes) if (shape.height, shape.width) == size]
+        values = [self.last, *(int(self.rng.choice(readable)) for _ in range(int(self.rng.integers(1, 3))))]
+        self._add(Concat(self._name("concat"), tuple(int(value) for value in self.rng.permutation(values))))
+
+    def share(self) -> None:
+        """Some channels of the last value."""
+        first = int(self.rng.integers(self.shape.channels))
+        self._add(
+            Slice(self._name("slice"), (self.last,), first, int(self.rng.integers(1, self.shape.channels - first + 1)))
+        )
+
+    def shares(self) -> None:
+        """All channels of the last value in shares, of which some are convolved, and then side by side again."""
+        source, channels = self.last, self.shape.channels
+        cuts = sorted({0, channels, *(int(self.rng.integers(channels + 1)) for _ in range(2))})
+        made: list[int] = []
+        for first, end in pairwise(cuts):
+            self._add(Slice(self._name("slice"), (source,), first, end - first))
+            if self._chance(0.6):
+                self._add(Depthwise(self._name("depthwise"), (self.last,), _SAME))
+                self.maybe_activation(0.5)
+            if made and self._chance(0.5) and self.shapes[made[-1]] == self.shape:
+                self._add(Add(self._name("add"), (self.last, made[-1])))
+            made.append(self.last)
+        self._add(Concat(self._name("concat"), tuple(made)))
 
     def maybe_activation(self, probability: float) -> None:
         if self._chance(probability):

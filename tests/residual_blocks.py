@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from blockfuse.block import Block
+from blockfuse.plan.split_pool import completing, whole_pool
 from blockfuse.stages import (
     Activation,
     Add,
@@ -212,6 +214,21 @@ def squeezed_project(height: int, width: int, channels: int, hidden: int, out: i
     """Squeeze-excite and the projection behind it, as the second of two kernels."""
     stages = [*squeeze_excite(height, width, channels, hidden, batch).stages, Conv("project", (6,), out, Window())]
     return finished("squeezed_project", ImageShape(height, width, channels), stages, batch)
+
+
+def on_sums(block: Block, tile: tuple[int, int]) -> Block:
+    """A block that begins with the pool of a whole input, where another kernel has pooled tiles of that."""
+    pool = whole_pool(block)
+    assert pool is not None
+    image = block.inputs[pool.inputs[0]]
+    parts = ImageShape(-(-image.height // tile[0]), -(-image.width // tile[1]), image.channels)
+    return completing(block, pool, parts, "parts", partial=True)
+
+
+def pooled_sum(height: int, width: int, channels: int, batch: int = 1) -> Block:
+    """A convolution whose input is added, so that what is pooled is complete only then; the lengths of its channels."""
+    stages: list[Stage] = [Conv("conv", (0,), channels, same(3)), Add("add", (1, 0)), Activation("relu", (2,), RELU)]
+    return replace(finished("pooled_sum", ImageShape(height, width, channels), stages, batch), pooled="l2")
 
 
 def custom(height: int, width: int, channels: int, hidden: int, batch: int = 1) -> Block:

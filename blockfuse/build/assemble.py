@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
-from blockfuse.block import ParameterKey
+from blockfuse.block import Block, ParameterKey
 from blockfuse.build.network import OPEN_BATCH, Call, Network, Step
 from blockfuse.graph import Graph, Op
 from blockfuse.machine import Loop, Program
@@ -27,13 +28,12 @@ _IN_PLACE = "side by side in memory: nothing is copied"
 Pack: TypeAlias = Callable[[Program, Mapping[ParameterKey, Array]], tuple[Array, ...]]
 
 
-def assemble(parts: Partition, programs: Programs, pack: Pack, *, taps: bool = False) -> Network:
-    """The network of a partition.
+def assemble(parts: Partition, programs: Programs, *, taps: bool = False) -> Network:
+    """The network of a partition; its kernels have no weights yet.
 
     Args:
-        parts: Gives inputs, outputs and constants.
+        parts: Gives inputs, outputs and constants of operators.
         programs: Gives the kernels.
-        pack: Lays out a kernel's weights.
         taps: Also return the result of every block of several stages.
     """
     batch = parts.graph.batch
@@ -44,7 +44,8 @@ def assemble(parts: Partition, programs: Programs, pack: Pack, *, taps: bool = F
         if isinstance(step, Op):
             steps.append(step)
         else:
-            steps += [_call(kernel, next(names), programs, pack) for kernel in step.kernels]
+            steps += [_call(kernel, next(names), programs) for kernel in step.kernels]
+    read = {name for step in steps if isinstance(step, Op) for name in step.inputs}
     outputs = list(graph.outputs)
     if taps:
         outputs += [block.tensors[-1] for block in parts.blocks if block.pattern and block.tensors[-1] not in outputs]
@@ -53,25 +54,45 @@ def assemble(parts: Partition, programs: Programs, pack: Pack, *, taps: bool = F
         inputs=tuple(_port(graph, name) for name in graph.inputs),
         outputs=tuple(_port(graph, name) for name in outputs),
         steps=tuple(steps),
-        tensors={tensor.name: tensor for tensor in graph.tensors},
+        tensors={one.name: one for one in graph.tensors if not one.is_constant or one.name in read},
         placement=programs.planned.placement,
         batch=batch,
     )
 
 
-def _call(kernel: Kernel, name: str, programs: Programs, pack: Pack) -> Call:
-    block = kernel.block
-    out = block.output
+def with_weights(network: Network, programs: Programs, pack: Pack) -> Network:
+    """A network, and perhaps what was put around it, with the weights of its kernels.
+
+    Args:
+        network: What :func:`assemble` made; calls of kernels that no program is for may have been added.
+        programs: As for :func:`assemble`.
+        pack: Lays out a kernel's weights.
+    """
+    kernels = iter(programs.planned.kernels)
+    steps: list[Step] = []
+    for step in network.steps:
+        if isinstance(step, Call) and step.kernel in programs.by_name:
+            weights = pack(programs.by_name[step.kernel], next(kernels).block.parameters)
+            steps.append(replace(step, constants=weights))
+        else:
+            steps.append(step)
+    return replace(network, steps=tuple(steps))
+
+
+def _call(kernel: Kernel, name: str, programs: Programs) -> Call:
+    block, program = kernel.block, programs.by_name[name]
     flags = planar_inputs(block, programs.planned.planar)
-    weights = pack(programs.by_name[name], block.parameters)
+    batch = OPEN_BATCH if block.any_batch else block.batch
+    shapes = [(batch, tile.height, tile.image.width, tile.image.channels) for tile in program.outputs]
     return Call(
         kernel=name,
         inputs=block.tensors[:-1],
-        constants=weights,
+        constants=(),
         output=block.tensors[-1],
-        output_shape=(OPEN_BATCH if block.any_batch else block.batch, out.height, out.width, out.channels),
+        output_shape=shapes[0],
         nchw_inputs=tuple(i for i, planar in enumerate(flags) if planar),
         in_place=frozenset(programs.planned.placement.places.keys() & set(block.tensors)),
+        parts=(block.parts_name, shapes[1]) if program.parts else None,
     )
 
 
@@ -91,7 +112,7 @@ def describe(
         else _block_record(step, [next(names) for _ in step.kernels], programs, parts)
         for step in programs.planned.steps
     )
-    apart = sum(1 if isinstance(s, Op) else len(fold(s.block).units) for s in programs.planned.steps)
+    apart = sum(1 if isinstance(step, Op) else _units(step.block) for step in programs.planned.steps)
     return Report(
         network=library.name,
         target=library.target.name,
@@ -106,6 +127,11 @@ def describe(
         dtype=programs.planned.dtype,
         device=programs.planned.device.name if programs.planned.device.kind == "cuda" else "",
     )
+
+
+def _units(block: Block) -> int:
+    """How many kernels a block is where nothing is fused."""
+    return sum(not unit.is_join for unit in fold(block).units)
 
 
 def _op_record(op: Op, parts: Partition, placement: Placement) -> StepRecord:
@@ -141,7 +167,7 @@ def _kernel_record(kernel: Kernel, name: str, program: Program) -> KernelRecord:
         local_bytes=cost.local_bytes,
         predicted_us=cost.seconds * 1e6,
         bound=cost.bound,
-        stages=tuple(stage.describe() for stage in kernel.block.stages),
+        stages=kernel.block.described,
         **launch,
     )
 

@@ -1,4 +1,7 @@
-"""What differs between the kinds of targets once tile programs are written: lowering, packing, the network's border."""
+"""What differs between the kinds of targets once tile programs are written: lowering, packing, the network's border.
+
+TVM is loaded when something is lowered.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from blockfuse.block import ParameterKey
 from blockfuse.build.assemble import Pack
-from blockfuse.build.border import check_range, computed_in
+from blockfuse.build.border import Cast, check_range, computed_in
 from blockfuse.build.network import Network
 from blockfuse.machine import Program
 from blockfuse.schedules import cpu, cuda
 from blockfuse.stages import Array
 from blockfuse.target import Target
 
-Border = Callable[[Network], tuple[Network, dict[str, Any]]]
+Border = Callable[[Network], tuple[Network, dict[str, Cast]]]
 
 
 @dataclass(frozen=True)
@@ -25,39 +30,42 @@ class Backend:
     Attributes:
         lower: A program to TensorIR.
         pack: A kernel's weights to its constant parameters.
-        border: The network with what its inputs and outputs need around it, and the TensorIR of what was added.
+        border: The network with what its inputs and outputs need around it, and the kernels that were added.
     """
 
     lower: Callable[[Program], Any]
     pack: Pack
     border: Border
 
+    def lower_casts(self, casts: Mapping[str, Cast], *, any_batch: bool) -> dict[str, Any]:
+        """The TensorIR of kernels at the border, by name."""
+        return {
+            name: cuda.lower_cast(
+                name, cast.shape, cast.source, cast.target, transposed=cast.transposed, any_batch=any_batch
+            )
+            for name, cast in casts.items()
+        }
+
 
 def backend_of(target: Target, dtype: str) -> Backend:
     """The backend of a target for networks that compute in a type."""
     if target.kind == "cpu":
-        return Backend(cpu.lower, _pack_cpu, lambda network: (network, {}))
+        return Backend(_lower_cpu, _pack_cpu, lambda network: (network, {}))
 
     def pack(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Array, ...]:
-        check_range(parameters, dtype, f"a weight of kernel {program.name!r}")
+        for data in parameters.values():
+            check_range(np.asarray(data), dtype, f"a weight of kernel {program.name!r}")
         return cuda.pack(program, parameters)
 
-    def border(network: Network) -> tuple[Network, dict[str, Any]]:
-        inner, casts = computed_in(network, dtype)
-        functions = {
-            name: cuda.lower_cast(
-                name,
-                cast.shape,
-                cast.source,
-                cast.target,
-                transposed=cast.transposed,
-                any_batch=network.batch is not None,
-            )
-            for name, cast in casts.items()
-        }
-        return inner, functions
+    return Backend(_lower_cuda, pack, lambda network: computed_in(network, dtype))
 
-    return Backend(cuda.lower, pack, border)
+
+def _lower_cpu(program: Program) -> Any:
+    return cpu.lower(program)
+
+
+def _lower_cuda(program: Program) -> Any:
+    return cuda.lower(program)
 
 
 def _pack_cpu(program: Program, parameters: Mapping[ParameterKey, Array]) -> tuple[Array, ...]:

@@ -10,7 +10,6 @@ outputs, which would else be the largest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,17 +147,18 @@ def narrowed(data: np.ndarray[Any, Any], dtype: str, what: str) -> np.ndarray[An
     Raises:
         UnsupportedModelError: A finite number becomes infinite.
     """
-    limit = _LARGEST[dtype]
-    finite = np.abs(data[np.isfinite(data)])
-    if finite.size and float(finite.max()) > limit:
-        raise UnsupportedModelError(f"{what} holds {float(finite.max()):.3g}, and {dtype} ends at {limit:.3g}")
+    check_range(data, dtype, what)
     return data.astype(numpy_type(dtype), copy=False)
 
 
-def check_range(parameters: Mapping[Any, np.ndarray[Any, Any]], dtype: str, what: str) -> None:
-    """Raise :class:`UnsupportedModelError` if a weight does not fit the type that kernels read."""
-    for data in parameters.values():
-        narrowed(np.asarray(data), dtype, what)
+def check_range(data: np.ndarray[Any, Any], dtype: str, what: str) -> None:
+    """Raise :class:`UnsupportedModelError` if a finite number would be infinite in a type of floating point."""
+    limit = _LARGEST[dtype]
+    if data.size and max(float(data.max()), -float(data.min())) <= limit:  # not so where one is not a number
+        return
+    finite = np.abs(data[np.isfinite(data)])
+    if finite.size and float(finite.max()) > limit:
+        raise UnsupportedModelError(f"{what} holds {float(finite.max()):.3g}, and {dtype} ends at {limit:.3g}")
 
 
 def _nhwc(shape: tuple[int, ...]) -> tuple[int, ...]:

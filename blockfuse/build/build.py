@@ -7,39 +7,33 @@ parameters of the function, laid out in execution order so that a kernel may pre
 
 from __future__ import annotations
 
-import inspect
-import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import relax
 from tvm.support.cc import get_cc
 
-from blockfuse.build import pipeline, schedule_ops
-from blockfuse.build.cubin import compile_kernels, find_compiler
+from blockfuse.build.code import Code, library_of
+from blockfuse.build.cubin import compile_kernels
 from blockfuse.build.entry import Entry
 from blockfuse.build.fallback import complaint, survey
 from blockfuse.build.importer import Importer
 from blockfuse.build.imports import packer
-from blockfuse.build.kernel_cache import default_cache, key_of
-from blockfuse.build.layout import Layouts, assign
-from blockfuse.build.network import OPEN_BATCH, Call, Network
+from blockfuse.build.layout import assign
+from blockfuse.build.network import Call, Network
 from blockfuse.build.pipeline import relax_pipeline, tir_pipeline
 from blockfuse.errors import BlockfuseError, TargetError, UnsupportedModelError
-from blockfuse.runtime.library import ALIGNMENT, Batch, Constant, Layout, Library, Port, aligned_empty
+from blockfuse.runtime.library import Library
 from blockfuse.target import Target
 
 __all__ = ["Call", "Network", "build"]
 
-_MOST_ELEMENTS = 2**31 - 2**16  # the last CTA of a grid may count past the end
 _KEEP_SOURCES = "TVM_COMPILE_FORCE_FALLBACK"
 
 
@@ -51,7 +45,7 @@ def build(
     *,
     cuda_graph: bool = False,
 ) -> Library:
-    """Compile a network.
+    """Compile a network, weights and all.
 
     Args:
         network: What to run.
@@ -65,6 +59,18 @@ def build(
         InternalError: The network or a kernel call is inconsistent.
         UnsupportedModelError: Single ops cannot be compiled; all are named.
     """
+    return library_of(network, target, compiled(network, functions, target, importer, cuda_graph=cuda_graph))
+
+
+def compiled(
+    network: Network,
+    functions: Mapping[str, Any],
+    target: Target,
+    importer: Importer | None = None,
+    *,
+    cuda_graph: bool = False,
+) -> Code:
+    """Compile a network; arguments and errors are those of :func:`build`."""
     network.check()
     singles = survey(network, importer)
     if singles.unsupported:
@@ -72,77 +78,20 @@ def build(
     layouts = assign(network, singles.imported)
     own_module = (lambda name: _tvm_target(target, name)) if target.kind == "cuda" else None
     entry = Entry(network, functions, layouts, importer, own_module)
-    code = _compile(entry.module(), target, cuda_graph=cuda_graph)
-    constants, weights = pack(entry.constants)
-    return Library(
-        name=network.name,
-        target=target,
-        inputs=tuple(_planned(network, port) for port in entry.input_ports()),
-        outputs=tuple(_output_port(network, layouts, port) for port in network.outputs),
-        constants=constants,
+    return Code(
+        library=_compiled(entry.module(), target, _tvm_target(target), cuda_graph=cuda_graph),
+        constants=tuple(entry.constants),
+        alignments=entry.input_alignments(),
+        layouts=tuple(layouts.of_output(network, port.name) for port in network.outputs),
         layout_changes=len(layouts.changes),
-        code=code,
-        weights=weights,
-        batch=None if network.batch is None else Batch(network.batch, most_images(network)),
     )
 
 
-def most_images(network: Network) -> int:
-    """The largest batch with which kernels can number the elements of every value, which they do with 32 bits."""
-    shapes = [tensor.shape for tensor in network.tensors.values() if not tensor.is_constant]
-    for step in network.steps:
-        if isinstance(step, Call):
-            place = network.placement.places.get(step.output)
-            shapes.append((*step.output_shape[:-1], place.slot.width) if place else step.output_shape)
-    return _MOST_ELEMENTS // max(math.prod(shape) // OPEN_BATCH for shape in shapes)
-
-
-def pack(arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[tuple[Constant, ...], np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Lay constants out one after the other, each aligned; the gaps are zero."""
-    constants = []
-    end = 0
-    for array in arrays:
-        offset = -(-end // ALIGNMENT) * ALIGNMENT
-        constants.append(Constant(offset, array.shape, array.dtype.name))
-        end = offset + array.nbytes
-    weights = aligned_empty(end)
-    weights[:] = 0
-    for constant, array in zip(constants, arrays, strict=True):
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        weights[constant.offset : constant.offset + constant.nbytes] = flat
-    return tuple(constants), weights
-
-
-def _output_port(network: Network, layouts: Layouts, port: Port) -> Port:
-    layout = layouts.values[port.name] if network.is_image(port.name) else Layout.PLAIN
-    return _planned(network, replace(port, layout=layout))
-
-
-def _planned(network: Network, port: Port) -> Port:
-    return port if network.batch is None else port.at(network.batch)
-
-
 # ---- compiling -------------------------------------------------------------------------------------------------------
-def _compile(module: Any, target: Target, *, cuda_graph: bool) -> bytes:
-    """The shared library of a Relax module: the one made of the same module before, if it is still there."""
+def _compiled(module: Any, target: Target, machine: Any, *, cuda_graph: bool) -> bytes:
+    """The shared library of a Relax module."""
     if get_cc() is None:
         raise TargetError("linking needs a C++ compiler: put g++ or clang++ on the path")
-    machine = _tvm_target(target)
-    cache = default_cache()
-    if cache.folder is None:
-        return _compiled(module, target, machine, cuda_graph=cuda_graph)
-    passes = "".join(inspect.getsource(each) for each in (pipeline, schedule_ops))
-    kernels = (*target.archs, find_compiler().version, str(cuda_graph)) if target.kind == "cuda" else ()
-    parts = (tvm.ir.save_json(module), str(machine), str(target.threads), tvm.__version__, passes, *kernels)
-    key = key_of(parts)
-    code = cache.get(key)
-    if code is None:
-        code = _compiled(module, target, machine, cuda_graph=cuda_graph)
-        cache.put(key, code)
-    return code
-
-
-def _compiled(module: Any, target: Target, machine: Any, *, cuda_graph: bool) -> bytes:
     with _source_modules(), tvm.transform.PassContext(config={"relax.backend.use_cuda_graph": cuda_graph}), machine:
         executable = relax.build(
             module,

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from blockfuse.build.kernel_cache import KernelCache, default_cache, key_of
 from blockfuse.build.nvrtc import find_nvrtc
 from blockfuse.errors import InternalError, TargetError
+from blockfuse.kernel_cache import KernelCache, default_cache, key_of
 from blockfuse.target import available_cores, newest_plain
 
 _FLAGS = ("-O3", "-std=c++17", "--use_fast_math", "-w")

@@ -1,14 +1,18 @@
-"""Resize in Relax: axis by axis, each output element a weighted sum of a few elements, or of a whole axis."""
+"""Resize in one pass: each output element is a weighted sum of few elements; axes that mix many are products before."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tvm import relax
+from tvm import relax, te
 
-from blockfuse.build.operands import Operands, Refusal, picked
+from blockfuse.build.operands import Operands, Refusal
 from blockfuse.build.resize import Axis, Filter, Taps, taps
 from blockfuse.dtypes import numpy_type
 
@@ -30,11 +34,17 @@ def emit_resize(o: Operands) -> Any:
     dtype = o.described().dtype
     if how.mode != "nearest" and "float" not in dtype:
         raise Refusal(f"interpolation of {dtype}")
-    for number, axis in _axes(o).items():
-        if axis.result == axis.size and axis.scale == 1 and axis.region == (0.0, 1.0):
-            continue
-        table = taps(axis, how)
-        value = _mixed(o, value, number, table, how)
+    changed = {
+        number: taps(axis, how)
+        for number, axis in _axes(o).items()
+        if axis.result != axis.size or axis.scale != 1 or axis.region != (0.0, 1.0)
+    }
+    few = {number: table for number, table in changed.items() if table.indices.shape[1] <= _MAX_TAPS}
+    for number in changed.keys() - few.keys():
+        value = o.writer.builder.emit(_product(o, value, number, changed[number]))
+    if few:
+        value = _mixed(o, value, few, how)
+    for number, table in changed.items():
         if table.outside.any():
             value = _extrapolated(o, value, number, table)
     return value
@@ -64,18 +74,38 @@ def _axes(o: Operands) -> dict[int, Axis]:
     return found
 
 
-def _mixed(o: Operands, value: Any, axis: int, table: Taps, how: Filter) -> Any:
-    if how.mode == "nearest":
-        return picked(o, value, axis, table.indices[:, 0])
-    if table.indices.shape[1] > _MAX_TAPS:
-        return _product(o, value, axis, table)
-    dtype = o.described().dtype
-    total = None
-    for tap in range(table.indices.shape[1]):
-        weight = o.vector(table.weights[:, tap].astype(numpy_type(dtype)), axis)
-        part = relax.op.multiply(picked(o, value, axis, table.indices[:, tap]), weight)
-        total = part if total is None else relax.op.add(total, part)
-    return total
+def _mixed(o: Operands, value: Any, tables: Mapping[int, Taps], how: Filter) -> Any:
+    """All axes that mix few elements at once: no image of theirs but the result goes through memory."""
+    axes = [o.axis(number) for number in tables]
+    taps = [range(table.indices.shape[1]) for table in tables.values()]
+    indices = [o.writer.constant(np.asarray(table.indices, np.int32)) for table in tables.values()]
+    weights = [o.writer.constant(table.weights.astype(np.float32)) for table in tables.values()]
+    extents = [len(table.outside) for table in tables.values()]
+
+    def resize(source: Any, *constants: Any) -> Any:
+        rows, factors = constants[: len(axes)], constants[len(axes) :]
+        shape = list(source.shape)
+        for axis, extent in zip(axes, extents, strict=True):
+            shape[axis] = extent
+
+        def element(*at: Any) -> Any:
+            parts = []
+            for chosen in itertools.product(*taps):
+                place = list(at)
+                for axis, row, tap in zip(axes, rows, chosen, strict=True):
+                    place[axis] = row[at[axis], tap]
+                part = source(*place)
+                if factors:
+                    part = part.astype("float32")
+                for axis, factor, tap in zip(axes, factors, chosen, strict=False):
+                    part = part * factor[at[axis], tap]
+                parts.append(part)
+            return functools.reduce(operator.add, parts).astype(source.dtype)
+
+        return te.compute(shape, element, name="resize")
+
+    constants = indices if how.mode == "nearest" else [*indices, *weights]
+    return o.writer.builder.call_te(resize, value, *constants, primfunc_name_hint="resize")
 
 
 def _product(o: Operands, value: Any, axis: int, table: Taps) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from tvm import relax
 
+from blockfuse.build.code import Weights
 from blockfuse.build.fallback import emit_op
 from blockfuse.build.importer import Importer
 from blockfuse.build.layout import FROM_NHWC, TO_NHWC, Layouts, changes_order, wanted
@@ -52,7 +52,8 @@ class Entry:
         self.imported: list[str] = []
         self.builder = relax.BlockBuilder()
         self.batch = OpenBatch()
-        self.constants: list[np.ndarray[Any, Any]] = []
+        self.constants: list[Weights | np.ndarray[Any, Any]] = []
+        self.calls = 0
         self.parameters: list[Any] = []
         self.kernels: dict[str, Any] = {}
         self.values: dict[tuple[str, Layout], Any] = {}
@@ -73,12 +74,9 @@ class Entry:
         check_open(module)
         return module
 
-    def input_ports(self) -> tuple[Port, ...]:
-        """The inputs with the alignment their readers ask for."""
-        return tuple(
-            replace(port, layout=Layout.PLAIN, alignment=self.alignments.get(port.name, 1))
-            for port in self.network.inputs
-        )
+    def input_alignments(self) -> tuple[int, ...]:
+        """For every input the alignment its readers ask for."""
+        return tuple(self.alignments.get(port.name, 1) for port in self.network.inputs)
 
     def dims(self, shape: Sequence[int]) -> tuple[Any, ...]:
         """A shape as Relax takes it."""
@@ -86,8 +84,11 @@ class Entry:
 
     def constant(self, array: np.ndarray[Any, Any]) -> Any:
         """A parameter of the function that holds a constant."""
-        variable = relax.Var(f"w{len(self.parameters)}", relax.TensorType(array.shape, array.dtype.name))
-        self.constants.append(array)
+        return self._parameter(array, array.shape, array.dtype.name)
+
+    def _parameter(self, constant: Weights | np.ndarray[Any, Any], shape: tuple[int, ...], dtype: str) -> Any:
+        variable = relax.Var(f"w{len(self.parameters)}", relax.TensorType(shape, dtype))
+        self.constants.append(constant)
         self.parameters.append(variable)
         return variable
 
@@ -140,10 +141,11 @@ class Entry:
 
     def _emit_call(self, call: Call) -> None:
         function = self.functions[call.kernel]
-        if len(function.params) != len(call.inputs) + len(call.constants) + 1:
+        results = function.params[len(call.inputs) + len(call.constants) :]
+        if len(results) != len(call.outputs):
             raise InternalError(
                 f"kernel {call.kernel!r} has {len(function.params)} parameters, its call gives {len(call.inputs)} "
-                f"inputs, {len(call.constants)} constants and an output"
+                f"inputs, {len(call.constants)} constants and outputs {', '.join(call.outputs)}"
             )
         arguments = []
         for position, (name, parameter) in enumerate(zip(call.inputs, function.params, strict=False)):
@@ -155,21 +157,32 @@ class Entry:
             is_read_as_it_is = self.batch.shape(value) == shape
             self._align(name, int(parameter.data_alignment) if is_read_as_it_is else ALIGNMENT)
             arguments.append(self._shaped(value, shape, f"input {name!r} of kernel {call.kernel!r}"))
-        for array, parameter in zip(call.constants, function.params[len(call.inputs) :], strict=False):
-            arguments.append(self.constant(_matching(array, parameter, call.kernel)))
+        for position, parameter in enumerate(function.params[len(call.inputs) : -len(results)]):
+            shape = _checked_shape(call.constants[position], parameter, call.kernel)
+            weights = Weights(self.calls, position, shape)
+            arguments.append(self._parameter(weights, shape, str(parameter.dtype)))
+        self.calls += 1
         self._check_output(call)
         place = self.network.placement.places[call.output] if call.output in call.in_place else None
         target = place.buffer if place else call.output
         key = target, Layout.NHWC if self.network.is_image(target) else Layout.PLAIN
         shape = (*call.output_shape[:-1], place.slot.width) if place else call.output_shape
-        result = self.batch.type(shape, str(function.params[-1].dtype))
-        kernel = self._kernel(call.kernel)
-        if key in self.values:  # others have written theirs
-            arguments.append(self.values[key])
-            value = relax.call_tir_inplace(kernel, arguments, [len(arguments) - 1], [result])
+        types = [self.batch.type(shape, str(results[0].dtype))]
+        types += [self.batch.type(call.parts[1], str(results[1].dtype))] if call.parts else []
+        self.values[key], *parts = self._called(self._kernel(call.kernel), arguments, self.values.get(key), types)
+        for name, part in zip(call.outputs[1:], parts, strict=True):
+            self.values[name, Layout.PLAIN] = part
+
+    def _called(self, kernel: Any, arguments: list[Any], written: Any, types: list[Any]) -> list[Any]:
+        """The results of a kernel; the first one in a value that others have written theirs into, if there is one."""
+        if written is not None:
+            places = [len(arguments), *[-1] * (len(types) - 1)]
+            value = self.builder.emit(relax.call_tir_inplace(kernel, [*arguments, written], places, types))
         else:
-            value = relax.call_tir(kernel, arguments, result)
-        self.values[key] = self.builder.emit(value)
+            value = self.builder.emit(relax.call_tir(kernel, arguments, types))
+        if len(types) == 1:
+            return [value]
+        return [self.builder.emit(relax.TupleGetItem(value, i)) for i in range(len(types))]
 
     def _check_output(self, call: Call) -> None:
         """Refuse a call whose result is not the graph tensor it stands for."""
@@ -208,11 +221,12 @@ class Entry:
         return self._read(port.name, layout)
 
 
-def _matching(array: np.ndarray[Any, Any], parameter: Any, kernel: str) -> np.ndarray[Any, Any]:
+def _checked_shape(array: np.ndarray[Any, Any], parameter: Any, kernel: str) -> tuple[int, ...]:
+    """The shape in which a kernel takes a constant that is its own."""
     shape, dtype = parameter_shape(parameter), str(parameter.dtype)
     if array.size != math.prod(shape) or array.dtype.name != dtype:
         raise InternalError(
             f"kernel {kernel!r} takes constant {parameter.name} as {dtype}{list(shape)}, its call gives "
             f"{array.dtype}{list(array.shape)}"
         )
-    return array.reshape(shape)
+    return shape

@@ -66,6 +66,10 @@ class Layouts:
     values: Mapping[str, Layout]
     changes: tuple[Change, ...]
 
+    def of_output(self, network: Network, name: str) -> Layout:
+        """The layout in which the code returns a value."""
+        return self.values[name] if network.is_image(name) else Layout.PLAIN
+
 
 def assign(network: Network, as_onnx: Collection[str] = ()) -> Layouts:
     """Decide the layout of every image, converting it at most once.

@@ -30,6 +30,7 @@ class Call:
         nchw_inputs: Positions of inputs that the kernel reads as N, C, H, W; it reads other images as N, H, W, C.
         in_place: Names of the inputs, and perhaps the output, that the kernel was made to find where the network's
             placement puts them.
+        parts: Of a kernel with a second result: the name of that value, which is for kernels only, and its shape.
     """
 
     kernel: str
@@ -39,6 +40,12 @@ class Call:
     output_shape: tuple[int, ...]
     nchw_inputs: tuple[int, ...] = ()
     in_place: frozenset[str] = frozenset()
+    parts: tuple[str, tuple[int, ...]] | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the values written, the main one first."""
+        return (self.output, *((self.parts[0],) if self.parts else ()))
 
 
 Step: TypeAlias = Call | Op
@@ -55,7 +62,7 @@ class Network:
         inputs: Values given at run time.
         outputs: Values returned.
         steps: In execution order.
-        tensors: The graph tensors that steps name, constants with their data.
+        tensors: The graph tensors that steps name, constants of operators with their data.
         placement: Images that lie among the channels of others; kernels were made for these places.
         batch: Where the network takes any batch, the one it was planned for; the first dimension of every computed
             value is :data:`OPEN_BATCH` then.
@@ -87,7 +94,7 @@ class Network:
                     raise InternalError(f"network {self.name}: {step} reads {value!r}, which is for kernels only")
                 if value and value not in made and not self.is_constant(value):
                     raise InternalError(f"network {self.name}: {describe(step)} reads {value!r} before it is made")
-            outputs = [step.output] if isinstance(step, Call) else [name for name in step.outputs if name]
+            outputs = [name for name in step.outputs if name]
             for value in outputs:
                 if value in made:
                     raise InternalError(f"network {self.name}: {value!r} is made twice")

@@ -19,7 +19,7 @@ def add_command(commands: Commands) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Say where the cache is and what it holds, after clearing it if asked."""
-    from blockfuse.build.kernel_cache import VARIABLE, default_cache  # noqa: PLC0415 - only here
+    from blockfuse.kernel_cache import VARIABLE, default_cache  # noqa: PLC0415 - only here
 
     cache = default_cache()
     if options.clear:

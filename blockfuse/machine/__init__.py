@@ -53,6 +53,7 @@ from blockfuse.machine.tiles import (
     Tile,
     WarpTiling,
     WeightSlice,
+    channels_of,
     every,
     global_tile,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "WarpTiling",
     "WeightSlice",
     "Zero",
+    "channels_of",
     "every",
     "global_tile",
     "reads",

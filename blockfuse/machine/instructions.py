@@ -256,7 +256,11 @@ class Map:
 
 @dataclass(eq=False)
 class Reduce:
-    """``target[region] = steps(max, mean or l2 norm of each window of source)``, every channel by itself."""
+    """``target[region] = steps(max, mean or l2 norm of each window of source)``, every channel by itself.
+
+    Attributes:
+        count: What a mean divides sums by; 0 for the pixels of each window that are in the image.
+    """
 
     source: Tile
     target: Tile
@@ -265,9 +269,10 @@ class Reduce:
     region: Region
     steps: tuple[EpilogueStep, ...]
     pixels: int = 1
+    count: int = 0
 
     def __str__(self) -> str:
-        what = f"{self.reduction} {self.window}"
+        what = f"{self.reduction} {self.window}{f' of {self.count}' if self.count else ''}"
         return f"REDUCE    {self.target}{self.region} <- {what} of {self.source}  {_steps_text(self.steps)}"
 
 

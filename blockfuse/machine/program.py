@@ -126,6 +126,7 @@ class Program:
         threads: Threads per CTA, or the number of cores planned for.
         min_blocks: CTAs that an SM must be able to hold, which bounds the registers; 0 leaves them to the compiler.
         any_batch: Whether ``batch`` is only what was planned for: the kernel reads the number from its arguments.
+        parts: Global tile of a second result: what every CTA's tile of the first one is reduced to; or None.
     """
 
     name: str
@@ -143,6 +144,12 @@ class Program:
     threads: int = 1
     min_blocks: int = 0
     any_batch: bool = False
+    parts: Tile | None = None
+
+    @property
+    def outputs(self) -> tuple[Tile, ...]:
+        """Global tiles of all results, the main one first."""
+        return (self.output, *((self.parts,) if self.parts else ()))
 
     @property
     def together(self) -> int:
@@ -197,7 +204,8 @@ def walk(nodes: list[Node]) -> Iterator[Node]:
 def _header(program: Program) -> str:
     inputs = ", ".join(f"{tile} {tile.image}{' planar' if tile.planar else ''}" for tile in program.inputs)
     images = f"any batch, planned for {program.batch}," if program.any_batch else str(program.batch)
-    return f"program {program.name} ({program.target}): {images} x ({inputs}) -> {program.output.image}"
+    results = ", ".join(str(tile.image) for tile in program.outputs)
+    return f"program {program.name} ({program.target}): {images} x ({inputs}) -> {results}"
 
 
 def _lines(nodes: list[Node], depth: int) -> list[str]:

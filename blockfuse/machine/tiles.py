@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from blockfuse.block import ParameterKey
@@ -82,6 +82,10 @@ class Tile:
         whole: Of a global tile that has every ``stride_h``-th row and ``stride_w``-th column of another: that one.
         stride_h: See ``whole``.
         stride_w: See ``whole``.
+        within: Of a tile that is some of another one's channels: that one, which has the storage.
+        origin: Channel of the image of ``within`` that is channel 0 of this tile's.
+        views: Tiles within this one.
+        dtype: Of the elements of a global tile, where it is not the program's; else "".
     """
 
     name: str
@@ -109,11 +113,20 @@ class Tile:
     whole: Tile | None = None
     stride_h: int = 1
     stride_w: int = 1
+    dtype: str = ""
+    within: Tile | None = None
+    origin: int = 0
+    views: list[Tile] = field(default_factory=list, repr=False)
+
+    @property
+    def owner(self) -> Tile:
+        """The tile whose storage this one is in."""
+        return self.within or self
 
     @property
     def memory(self) -> Tile:
-        """The global tile that stands for the same array in memory, with all rows and columns."""
-        return self.whole or self
+        """The global tile that stands for the same array in memory, with all rows, columns and channels."""
+        return self.whole or self.owner
 
     @property
     def height(self) -> int:
@@ -149,10 +162,12 @@ class Tile:
         return self.name
 
 
-def global_tile(name: str, image: ImageShape, *, planar: bool = False, stack: Stack | None = None) -> Tile:
+def global_tile(
+    name: str, image: ImageShape, *, planar: bool = False, stack: Stack | None = None, dtype: str = ""
+) -> Tile:
     """A kernel's input or output: the whole image in memory."""
     shape = (image.height, image.width, image.channels)
-    return Tile(name, Level.GLOBAL, image, *shape, image.channels, planar=planar, stack=stack)
+    return Tile(name, Level.GLOBAL, image, *shape, image.channels, planar=planar, stack=stack, dtype=dtype)
 
 
 def every(tile: Tile, stride_h: int, stride_w: int) -> Tile:
@@ -165,6 +180,21 @@ def every(tile: Tile, stride_h: int, stride_w: int) -> Tile:
     name = f"{tile.name}_every_{stride_h}x{stride_w}"
     view = global_tile(name, image, stack=stack)
     view.whole, view.stride_h, view.stride_w = tile, stride_h, stride_w
+    return view
+
+
+def channels_of(tile: Tile, name: str, first: int, channels: int) -> Tile:
+    """The tile of some channels of an image, from ``first`` on, in the storage of the tile that holds all of it.
+
+    Raises:
+        InternalError: The image has no such channels, or the tile is planar.
+    """
+    if tile.planar or not 0 <= first <= tile.image.channels - channels:
+        raise InternalError(f"tile {tile} of {tile.image} has no view of {channels} channels from {first} on")
+    image = ImageShape(tile.image.height, tile.image.width, channels)
+    view = replace(tile, name=name, image=image, within=tile.owner, origin=tile.origin + first, views=[])
+    view.first_channel = tile.first_channel - first
+    tile.owner.views.append(view)
     return view
 
 
@@ -181,15 +211,16 @@ class Slot:
     width: int
 
     def apply(self, tile: Tile) -> None:
-        """Put a global tile in this place.
+        """Put a global tile in this place, with all tiles within it.
 
         Raises:
             InternalError: The tile is planar, or does not fit.
         """
         if not tile.is_global or tile.planar or not 0 <= self.first <= self.width - tile.image.channels:
             raise InternalError(f"tile {tile} of {tile.image} cannot lie at channel {self.first} of {self.width}")
-        tile.channels = tile.pitch = self.width
-        tile.first_channel = Affine(-self.first)
+        for each in (tile, *tile.views):
+            each.channels = each.pitch = self.width
+            each.first_channel = Affine(-self.first - each.origin)
 
     def __str__(self) -> str:
         return f"channels {self.first}.. of {self.width}"

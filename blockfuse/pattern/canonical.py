@@ -14,6 +14,12 @@ from blockfuse.errors import PatternError
 from blockfuse.pattern.gates import hard_sigmoid, hard_swish, swish
 from blockfuse.pattern.values import Call, Either, Number, Omitted, Value
 
+TAKEN_IN = (
+    *("BatchNormalization", "Celu", "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu"),
+    *("Selu", "Sigmoid", "Softplus", "Swish", "Tanh"),
+)
+"""Operators on each element that a convolution takes in behind it."""
+
 Rewrite = Callable[[Call], Value | None]
 
 
@@ -58,6 +64,26 @@ def _sum_to_add(call: Call) -> Value | None:
     for term in call.inputs[1:]:
         total = Call("Add", (total, term))
     return replace(total, name=call.name) if isinstance(total, Call) and len(call.inputs) > 1 else total
+
+
+def _difference_to_add(call: Call) -> Value | None:
+    """``Sub(a, b)`` is ``Add(a, b * -1)``, unless one of them is a number."""
+    if call.kind != "Sub" or any(isinstance(value, Number) for value in call.inputs):
+        return None
+    a, b = call.inputs
+    return Call("Add", (a, Call("Mul", (b, Number(-1.0)))), call.attrs, call.name)
+
+
+def _finish_before_concat(call: Call) -> Value | None:
+    """What normalizes or activates concatenated convolutions does so before they are concatenated."""
+    concat = call.inputs[0] if call.inputs else None
+    if call.kind not in TAKEN_IN or not isinstance(concat, Call) or concat.kind != "Concat":
+        return None
+    if not all(isinstance(part, Call) and part.kind == "Conv" for part in concat.inputs):
+        return None
+    parts = (Call(call.kind, (part, *call.inputs[1:]), call.attrs) for part in concat.inputs)
+    finished = [_fold_batch_norm(part) or part for part in parts]
+    return replace(concat, inputs=tuple(finished), name=concat.name or call.name)
 
 
 def _extremum_to_clip(call: Call) -> Value | None:
@@ -126,6 +152,8 @@ def _drop_omitted(call: Call) -> Value | None:
 REWRITES: tuple[Rewrite, ...] = (
     _drop_identity,
     _sum_to_add,
+    _difference_to_add,
+    _finish_before_concat,
     _extremum_to_clip,
     _clip_bounds,
     _clip_to_relu,

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from blockfuse.pattern.trace import Pattern
 
 COMMUTATIVE = frozenset({"Add", "Mul"})
-TRAILING_INPUTS_OPTIONAL = frozenset({"Conv", "Gemm", "Pad", "PRelu"})  # a pattern may leave out bias, weight, pads
+TRAILING_INPUTS_OPTIONAL = frozenset(
+    {"Conv", "Gemm", "Pad", "PRelu", "Slice"}
+)  # biases, slopes, pads, bounds may be left out
 
 _MOST_NAMED = 4  # alternatives in a reason
 

@@ -119,9 +119,9 @@ def pattern(function: Constructor) -> Pattern:
 
     The first parameter gives the operators (:class:`Ops`), the others are captured tensors: a parameter used twice is
     the same tensor both times, which is what makes a shortcut. The bias of Conv and Gemm may be missing in the pattern
-    and in the model; the pattern may also leave out the slope of PRelu and the pads of Pad. Add and Mul match in either
-    order of operands. The pattern goes through the same canonicalisation as models, so ``op.Mul(x, op.Sigmoid(x))`` is
-    SiLU.
+    and in the model; the pattern may also leave out the slope of PRelu, the pads of Pad and the bounds of Slice. Add
+    and Mul match in either order of operands. The pattern goes through the same canonicalisation as models, so
+    ``op.Mul(x, op.Sigmoid(x))`` is SiLU.
 
     Args:
         function: Takes the operators and the captured tensors by position, returns the block's output.

@@ -46,6 +46,18 @@ def plan_cpu(folded: Folded, device: Device, planar: tuple[bool, ...] = ()) -> l
     return sorted(candidates, key=lambda candidate: candidate.cost.seconds)
 
 
+def cost_cpu(folded: Folded, plan: CpuPlan, device: Device) -> Cost:
+    """What one of these plans is predicted to cost.
+
+    Raises:
+        ValueError: It is none for this block.
+    """
+    folded = by_rows(folded)
+    if len(plan.units) != len(folded.units):
+        raise ValueError(f"{plan} is for another block")
+    return predict(folded, plan, device)
+
+
 def _obstacle(folded: Folded) -> Infeasible | None:
     """The largest rings of rows, and what phases leave to each other, must fit what a task may allocate."""
     found, available = phases(folded), 1 << 30

@@ -97,7 +97,10 @@ def _best(folded: Folded, device: Device, wish: Grid, least: int) -> CudaPlan | 
     """The plan with tiles of at least so many rows and columns that is predicted to be fastest."""
     candidates = list(grids(folded, device, wish, least))
     if not candidates:
-        out = folded.shapes[-1]
+        out, (rows, _) = folded.shapes[-1], wish.tile or (0, 0)
+        if folded.block.pooled and rows and (wish.images or 1) > 1:
+            need = (wish.images or 1) * out.height
+            return Infeasible("tile of several images whose result is pooled", need, rows, "rows")
         return Infeasible("tile of an output whose paths differ in stride", out.pixels, MAX_TILE**2, "pixels")
     return _cheapest(folded, candidates, device)
 

@@ -40,7 +40,7 @@ class Cost:
 def interior_bytes(folded: Folded) -> int:
     """Bytes of the values between a block's units, each written once and read once where it is not fused."""
     block = folded.block
-    elements = sum(unit.shape.elements for unit in folded.units[:-1])
+    elements = sum(unit.shape.elements for unit in folded.units[:-1] if not unit.is_join)
     return 2 * block.batch * elements * item_size(block.dtype)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blockfuse.plan.cost import Cost
 from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cpu_tiling import FLOAT, is_narrow, tile_cycles
 from blockfuse.plan.device import Device
+from blockfuse.plan.homes import Home, copied, homes
 from blockfuse.plan.phases import Phase, by_rows, phases
 from blockfuse.plan.row_span import RowSpan
 from blockfuse.plan.units import Activate, Folded
@@ -57,6 +58,7 @@ def predict(folded: Folded, plan: CpuPlan, device: Device) -> Cost:
     folded = by_rows(folded)
     batch, out = folded.block.batch, folded.shapes[-1]
     parts = _parts(folded, plan, device)
+    places = homes(folded, [part.phase for part in parts], plan.tasks)
     work = done = arithmetic = cache = overhead = 0.0
     local = 0
     for number, part in enumerate(parts):
@@ -65,11 +67,11 @@ def predict(folded: Folded, plan: CpuPlan, device: Device) -> Cost:
             repeat = _recompute(part, folded.value(index), folded.units[index].shape)
             work += folded.operations(index) * batch
             done += folded.operations(index) * batch * repeat
-            cycles += _unit_cycles(folded, index, plan, part, device) * repeat
+            cycles += _unit_cycles(folded, index, plan, part, device, places) * repeat
         arithmetic += cycles * batch / device.clock / part.used * part.rounds
         moved, held = _cache_seconds(folded, plan, device, part, is_first=number == 0)
         cache, local = cache + moved, max(local, held)
-        overhead += _STEP_SECONDS * part.steps * part.tasks * batch * len(part.phase.units) / part.used
+        overhead += _STEP_SECONDS * part.steps * part.tasks * batch * _sweeps(folded, part.phase, places) / part.used
         overhead += device.launch_seconds * (batch // part.together if part.tasks > 1 else number == 0)
     memory = _weight_bytes(folded, range(len(folded.units))) / device.memory_bandwidth
     if plan.mode == "channels":
@@ -96,17 +98,29 @@ def _parts(folded: Folded, plan: CpuPlan, device: Device) -> list[_Part]:
     return parts
 
 
+def _sweeps(folded: Folded, phase: Phase, places: Mapping[int, Home]) -> int:
+    """Sweeps over rows of a phase: one per unit, and one per copy that joins need."""
+    units = [index for index in phase.units if not folded.units[index].is_join]
+    return len(units) + sum(len(list(copied(folded, places, index))) for index in phase.units)
+
+
 def _trips(folded: Folded, plan: CpuPlan) -> int:
     """How often a task of ``channels`` mode goes through its chunks."""
     return folded.units[0].shape.channels // (plan.tasks * plan.chunk) if plan.mode == "channels" else 1
 
 
-def _unit_cycles(folded: Folded, index: int, plan: CpuPlan, part: _Part, device: Device) -> float:
+def _unit_cycles(
+    folded: Folded, index: int, plan: CpuPlan, part: _Part, device: Device, places: Mapping[int, Home]
+) -> float:
     """Cycles of one core for all of a unit, for one image, with its data in the nearest cache."""
     unit, tiling = folded.units[index], plan.units[index]
     vectors = unit.shape.elements / device.lanes
     cycles = vectors * sum(_EPILOGUE.get(s.function.kind, 0) for s in unit.epilogue if isinstance(s, Activate))
     match unit.kind:
+        case "concat" | "slice":
+            values = [value for value, _ in copied(folded, places, index)]
+            moved = sum(min(folded.shapes[value].elements, unit.shape.elements) for value in values)
+            return moved / device.lanes * _PER_VECTOR["map"]
         case "norm" | "border" | "map":
             return cycles + vectors * _PER_VECTOR[unit.kind]
         case "pool":
@@ -144,7 +158,8 @@ def _recompute(part: _Part, value: int, shape: ImageShape) -> float:
 def ring_bytes(folded: Folded, phase: Phase, rows: int, chunk: int = 0, shares: int = 1) -> int:
     """Bytes of the rings of a phase's values, for so many of its rows; those that outlive it are not among them."""
     total = 0
-    for value in set(map(folded.value, phase.units)) - phase.kept - {len(folded.shapes) - 1}:
+    units = [index for index in phase.units if not folded.units[index].is_join]  # most joins hold nothing of their own
+    for value in set(map(folded.value, units)) - phase.kept - {len(folded.shapes) - 1}:
         shape = folded.shapes[value]
         held = shape.height if chunk else min(shape.height, phase.spans[value].alive(rows))
         total += held * shape.width * (chunk or shape.channels // shares) * FLOAT

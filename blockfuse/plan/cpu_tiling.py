@@ -26,7 +26,7 @@ def unit_tiling(folded: Folded, index: int, device: Device) -> UnitTiling:
     """
     unit = folded.units[index]
     width, channels = unit.shape.width, unit.shape.channels
-    if unit.kind in {"pool", "border", "map"}:
+    if unit.kind in {"pool", "border", "map"} or unit.is_join:
         return UnitTiling(1, 1)
     if unit.kind == "norm":
         return UnitTiling(_even_pixels(width, min(7, (device.registers - 4) // 3)), 1)

@@ -108,7 +108,8 @@ def _add_unit(work: Work, folded: Folded, prints: list[Footprint], made: list[fl
     is_depthwise = unit.kind == "depthwise"
     segment = strip(prints[value].made_rows.size) if is_depthwise else 1
     rows = (segment - 1) * window.stride_h + window.extent_h if is_depthwise else window.r
-    work.local += pixels * channels * size * window.s * rows / segment
+    is_on_chip = unit.terms[0].source not in folded.block.partial
+    work.local += pixels * channels * size * window.s * rows / segment if is_on_chip else 0
     work.cache += _rounded(channels) * window.taps * size if is_depthwise else 0
 
 

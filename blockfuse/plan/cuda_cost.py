@@ -11,6 +11,7 @@ import functools
 from dataclasses import dataclass
 from math import ceil
 
+from blockfuse.block import PARTIAL_BYTES
 from blockfuse.dtypes import item_size
 from blockfuse.errors import InternalError
 from blockfuse.machine import WARPGROUP, Engine
@@ -26,6 +27,7 @@ from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
 from blockfuse.plan.layouts import gathered, matrix_layout
+from blockfuse.plan.partial import partial_bytes
 from blockfuse.plan.stack import over_stacks
 from blockfuse.stages import Window
 
@@ -54,7 +56,8 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     if plan.direct:
         return predict_direct(folded, plan, device)
     operations = sum(folded.operations(index) for index in range(len(folded.units))) * folded.block.batch
-    moved, folded = folded.block.global_bytes, over_stacks(folded, plan.images)
+    moved = folded.block.global_bytes + partial_bytes(folded, plan)
+    folded = over_stacks(folded, plan.images)
     prints = footprints(folded, plan.tile_p, plan.tile_q)
     if isinstance(prints, str):
         raise InternalError(f"block {folded.block.name}: {prints}")
@@ -84,6 +87,9 @@ def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> Work:
     """What one CTA in the middle of an image does."""
     work, size = Work(), item_size(folded.block.dtype)
     for value in range(folded.input_count):
+        if value in folded.block.partial:
+            work.cache += folded.shapes[value].pixels * _channels_read(folded, plan, value) * PARTIAL_BYTES
+            continue
         bytes_in = _pixels_read(folded, plan, prints, value) * _channels_read(folded, plan, value) * size
         work.cache += bytes_in
         work.local += 0 if folded.stays_in_memory(value) else bytes_in
@@ -91,7 +97,18 @@ def _work(folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> Work:
         _add_unit(work, folded, plan, prints, index, unit)
     last = len(folded.shapes) - 1
     work.cache += _inside(folded, plan, prints, last) * _made(folded, plan, last) * size
+    if folded.block.pooled:
+        _add_parts(work, folded, plan, prints)
     return work
+
+
+def _add_parts(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint]) -> None:
+    """The tile is read once more on the chip, and what it is reduced to goes to memory."""
+    last = len(folded.shapes) - 1
+    elements = prints[last].pixels * _made(folded, plan, last)
+    work.vector += 2 * TAP_OPERATIONS * elements
+    work.local += elements * item_size(folded.block.dtype)
+    work.cache += plan.images * _made(folded, plan, last) * PARTIAL_BYTES
 
 
 def _inside(folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int) -> float:
@@ -164,7 +181,8 @@ def _add_unit(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint
     work.vector += 2 * TAP_OPERATIONS * pixels * channels * window.taps
     segment = plan.units[index].segment
     rows = (segment - 1) * window.stride_h + window.extent_h if unit.kind == "depthwise" else window.r
-    work.local += pixels * channels * size * window.s * rows / segment
+    is_on_chip = unit.terms[0].source not in folded.block.partial
+    work.local += pixels * channels * size * window.s * rows / segment if is_on_chip else 0
     if unit.kind == "depthwise":
         chunk = plan.homes[value].chunk
         work.cache += channels // chunk * rounded(window.taps * chunk, _ITEM) * size
@@ -254,7 +272,7 @@ def _channels_read(folded: Folded, plan: CudaPlan, value: int) -> float:
     """Channels of an input that a CTA reads: of one that stays in memory, those of what it makes with them."""
     if not folded.stays_in_memory(value):
         return folded.shapes[value].channels
-    return max(_made(folded, plan, folded.value(i)) for i, unit in enumerate(folded.units) if value in unit.added)
+    return max(_made(folded, plan, folded.value(i)) for i, unit in enumerate(folded.units) if value in unit.reads)
 
 
 def _conflicts(folded: Folded, prints: list[Footprint], term: Term, value: int) -> float:

@@ -18,8 +18,9 @@ _SHARE = 0.1  # assumed: of the ordinary arithmetic units' peak, that loads from
 
 
 def can_be_direct(folded: Folded) -> bool:
-    """Whether a block is a single layer of one window."""
-    return len(folded.units) == 1 and folded.units[0].can_be_direct
+    """Whether a block is a single layer of one window between images of one type."""
+    is_plain = not folded.block.pooled and not folded.block.partial
+    return is_plain and len(folded.units) == 1 and folded.units[0].can_be_direct
 
 
 def direct(folded: Folded) -> CudaPlan:

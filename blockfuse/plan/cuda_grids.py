@@ -14,6 +14,7 @@ from blockfuse.plan.cuda_limits import CORE, Limits, multiples
 from blockfuse.plan.cuda_rules import apply_rules
 from blockfuse.plan.device import Device
 from blockfuse.plan.footprint import footprints
+from blockfuse.plan.partial import has_parts
 from blockfuse.plan.stack import stacked
 from blockfuse.plan.units import Folded
 
@@ -88,9 +89,10 @@ def _tiles(folded: Folded, tile: tuple[int, int] | None, least: int) -> Iterator
     shapes = [tile] if tile else [(p, q) for p in _shares(out.height, least) for q in _shares(out.width, least)]
     if folded.stacks and not tile:
         shapes = [(out.height, out.width)]
-    for p, q in shapes:
-        if not isinstance(footprints(folded, min(p, out.height), min(q, out.width)), str):
-            yield min(p, out.height), min(q, out.width)
+    for height, width in shapes:
+        p, q = min(height, out.height), min(width, out.width)
+        if has_parts(folded, p, q) and not isinstance(footprints(folded, p, q), str):
+            yield p, q
 
 
 def _splits(folded: Folded, device: Device, tile_p: int, tile_q: int) -> Iterator[int]:

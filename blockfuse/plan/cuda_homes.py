@@ -47,7 +47,7 @@ def chunked_with_last(folded: Folded) -> list[int]:
         pools = pools or unit.kind == "pool"
         source = unit.terms[0].source
         readers = [other for other in folded.units if source in other.reads]
-        is_stored = source < folded.input_count and path == [last]  # what is added while storing comes from memory
+        is_stored = source < folded.input_count and path == [last] and folded.adds_while_storing(unit)
         if len(readers) > 1 or (source in unit.added and not is_stored):
             return [last]
         path.append(source)
@@ -127,7 +127,7 @@ class Homes:
         readers, pixel_bytes = self._readers(value), self._pixel_bytes(value)
         large = pixel_bytes * self.cores[value] > self.limits.resident
         adders = [unit for unit in self.folded.units if value in unit.added]
-        if not large or not readers or any(unit != self.folded.units[-1] for unit in adders):
+        if not large or not readers or not all(self.folded.adds_while_storing(unit) for unit in adders):
             return whole
         if not all(is_streamable(self.folded, unit, term) for unit, term in readers):
             return whole
@@ -191,6 +191,8 @@ class Homes:
 
     def _arrives_in_chunks(self, value: int) -> bool:
         """Whether an input of which every chunk of the result needs the same channels is too much to keep."""
+        if value in self.folded.block.partial:
+            return False
         return self.split > 1 or self._pixel_bytes(value) * self.cores[value] > self.limits.resident
 
     def _arriving(self, path: list[int]) -> int:

@@ -6,14 +6,14 @@ every block that can be one kernel; ``never`` gives every convolution, pool or f
 
 from __future__ import annotations
 
-import functools
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.errors import InternalError, UnsupportedModelError
-from blockfuse.plan.choose import Choice, choose
+from blockfuse.plan.book import planned
 from blockfuse.plan.cost import Cost, interior_bytes
 from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cuda import CudaPlan
@@ -21,7 +21,9 @@ from blockfuse.plan.cut import into_units, is_closed, part
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, fold
 from blockfuse.plan.infeasible import Infeasible
-from blockfuse.plan.split_pool import split_pool
+from blockfuse.plan.partial import parts_of
+from blockfuse.plan.phases import pools_everything
+from blockfuse.plan.split_pool import completing, split_pool, whole_pool
 
 FuseMode: TypeAlias = Literal["auto", "always", "never"]
 FUSE_MODES: tuple[FuseMode, ...] = ("auto", "always", "never")
@@ -94,29 +96,49 @@ Ways: TypeAlias = dict[int, tuple[Kernel, ...]]
 
 
 def _ways(folded: Folded, device: Device, planar: frozenset[str]) -> Ways:
+    """The fastest ways; a cut in front of a pool of all before it is one of :func:`_pooled_apart` if that can be."""
+    ways = _table(folded, _pools(folded, device), device, planar) or _table(folded, (), device, planar)
+    if not ways:
+        for unit in into_units(folded):
+            _must(unit, device, planar)
+        raise InternalError(f"block {folded.block.name}: its units do not make it up")
+    return ways
+
+
+def _table(folded: Folded, pools: Sequence[int], device: Device, planar: frozenset[str]) -> Ways:
     """Dynamic programming over contiguous groups of units.
 
     ::
 
     ways[end][k] = min over start of ways[start][k - 1] + (units start .. end as one kernel)
+                                     ways[start][k - 2] + (the same as two, the second of which begins with a pool)
     """
     count = len(folded.units)
     table: list[Ways] = [{} for _ in range(count + 1)]
     table[0][0] = ()
     for start, end in itertools.combinations(range(count + 1), 2):
-        if not is_closed(folded, range(start, end)):
+        if not table[start] or end in pools:
             continue
-        kernels = _kernels(part(folded, range(start, end)), device, planar)
-        for before in table[start].values() if kernels else ():
+        found = [_pooled_apart(folded, (start, middle, end), device, planar) for middle in pools]
+        if is_closed(folded, range(start, end)):
+            found.append(_kernels(part(folded, range(start, end)), device, planar))
+        for before, kernels in itertools.product(table[start].values(), filter(None, found)):
             way = (*before, *kernels)
             known = table[end].get(len(way))
             if known is None or _seconds(way) < _seconds(known):
                 table[end][len(way)] = way
-    if not table[count]:
-        for unit in into_units(folded):
-            _must(unit, device, planar)
-        raise InternalError(f"block {folded.block.name}: its units do not make it up")
     return table[count]
+
+
+def _pools(folded: Folded, device: Device) -> tuple[int, ...]:
+    """Units that pool all of what the unit before makes, where another kernel can do a part of that: on a GPU."""
+    if device.kind != "cuda":
+        return ()
+    return tuple(
+        index
+        for index, unit in enumerate(folded.units)
+        if index and unit.terms[0].source == folded.value(index - 1) and pools_everything(folded, unit)
+    )
 
 
 def _fastest(ways: Ways, device: Device) -> tuple[Kernel, ...]:
@@ -161,14 +183,17 @@ def best(block: Block, device: Device, planar: frozenset[str] = frozenset()) -> 
     """The plan predicted to be fastest for the block as one kernel."""
     names = block.tensors[: len(block.inputs)]
     flags = tuple(name in planar for name in names) if names else (False,) * len(block.inputs)
-    found = _planned(replace(block, parameters={}, tensors=()), device, flags)
+    found = planned(replace(block, parameters={}, tensors=()), device, flags)
     return found if isinstance(found, Infeasible) else Kernel(block, found.plan, found.cost)
 
 
-@functools.lru_cache(maxsize=4096)
-def _planned(block: Block, device: Device, planar: tuple[bool, ...]) -> Choice | Infeasible:
-    """What is chosen for a block without its data; equal blocks are planned once."""
-    return choose(fold(block), device, planar)
+def fewest(block: Block, device: Device, planar: frozenset[str] = frozenset()) -> tuple[Kernel, ...]:
+    """A block as one kernel, or as two of which the first pools its result for the second; none if neither can be."""
+    whole, folded = best(block, device, planar), fold(block)
+    ways = [(whole,)] if isinstance(whole, Kernel) else []
+    cuts = [(0, middle, len(folded.units)) for middle in _pools(folded, device)]
+    pairs = (_pooled_apart(folded, cut, device, planar) for cut in cuts)
+    return min([*ways, *filter(None, pairs)], key=_seconds, default=())
 
 
 def _kernels(block: Block, device: Device, planar: frozenset[str]) -> tuple[Kernel, ...]:
@@ -183,6 +208,29 @@ def _kernels(block: Block, device: Device, planar: frozenset[str]) -> tuple[Kern
         if len(found) == len(halves):
             return min([*ways, found], key=_seconds)
     return ways[0] if ways else ()
+
+
+def _pooled_apart(
+    folded: Folded, cuts: tuple[int, int, int], device: Device, planar: frozenset[str]
+) -> tuple[Kernel, ...]:
+    """Two kernels for two groups of units, of which the first also pools the tiles of its result for the second.
+
+    The second one begins with a pool of all of that; there are none where it does not, or either is impossible.
+    """
+    start, middle, end = cuts
+    groups = (range(start, middle), range(middle, end))
+    if not start < middle < end or not all(is_closed(folded, group) for group in groups):
+        return ()
+    rest = part(folded, groups[1])
+    pool = whole_pool(rest)
+    if pool is None:
+        return ()
+    first = best(replace(part(folded, groups[0]), pooled=pool.reduction), device, planar)
+    if isinstance(first, Infeasible) or not isinstance(first.plan, CudaPlan):
+        return ()
+    parts = parts_of(fold(first.block), first.plan)
+    second = best(completing(rest, pool, parts.in_memory, first.block.parts_name, partial=True), device, planar)
+    return (first, second) if isinstance(second, Kernel) else ()
 
 
 def _is_direct(kernel: Kernel) -> bool:

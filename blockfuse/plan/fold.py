@@ -28,6 +28,7 @@ from blockfuse.stages import (
     Activation,
     Add,
     Border,
+    Concat,
     Conv,
     Depthwise,
     Grouped,
@@ -36,6 +37,7 @@ from blockfuse.stages import (
     Norm,
     Pool,
     Scale,
+    Slice,
     Slope,
     Stage,
     Window,
@@ -70,7 +72,7 @@ def fold(block: Block) -> Folded:
     return _Folding(block).run()
 
 
-_FOLDED = (Activation, Add, Border, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale, Slope)
+_FOLDED = (Activation, Add, Border, Concat, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale, Slice, Slope)
 
 
 def unfoldable(block: Block) -> str:
@@ -115,7 +117,7 @@ class _Folding:
                 return self._new(Unit("depthwise", (term,), shape, (AddBias((number,)),), name=stage.name))
             case Pool():
                 term = Term(source, number, stage.window)
-                return self._new(Unit("pool", (term,), shape, (), stage.reduction, name=stage.name))
+                return self._new(Unit("pool", (term,), shape, (), stage.reduction, stage.count, name=stage.name))
             case Border():
                 term = Term(source, number, stage.frame.window)
                 return self._new(Unit("border", (term,), shape, (), frame=stage.frame, name=stage.name))
@@ -125,6 +127,20 @@ class _Folding:
                     "norm", (term,), shape, scale, epsilon=stage.epsilon, divisor=stage.divisor, name=stage.name
                 )
                 return self._new(unit)
+            case Concat() | Slice():
+                return self._join(stage, number, shape)
+        return self._elementwise(stage, number)
+
+    def _join(self, stage: Concat | Slice, number: int, shape: ImageShape) -> int:
+        """A unit of what only says where channels are."""
+        terms = tuple(Term(self.holder[value], number, Window()) for value in stage.inputs)
+        if isinstance(stage, Slice):
+            return self._new(Unit("slice", terms, shape, first=stage.first, name=stage.name))
+        return self._new(Unit("concat", terms, shape, name=stage.name))
+
+    def _elementwise(self, stage: Stage, number: int) -> int:
+        """A step of a unit that is there already, or a unit of its own."""
+        match stage:
             case Activation():
                 return self._extend(stage, number, stage.inputs[0], Activate(stage.function))
             case Scale():
@@ -143,7 +159,8 @@ class _Folding:
 
     def _is_open(self, value: int) -> bool:
         """Whether a block value is a unit's result that nothing else reads, so that a stage can still join it."""
-        return self.holder[value] >= len(self.block.inputs) and self.readers[value] == 1
+        held = self.holder[value] - len(self.block.inputs)
+        return held >= 0 and self.readers[value] == 1 and not self.units[held].is_join
 
     def _extend(self, stage: Stage, number: int, value: int, step: UnitStep) -> int:
         """Apply a step to a value: in the epilogue of the unit that makes it, or in a unit of its own."""

@@ -104,14 +104,15 @@ def by_rows(folded: Folded) -> Folded:
 
     A block that is such a pool alone stays as it is.
     """
-    wholes = [index for index, unit in enumerate(folded.units) if _pools_everything(folded, unit)]
+    wholes = [index for index, unit in enumerate(folded.units) if pools_everything(folded, unit)]
     if not wholes or len(folded.units) == 1:
         return folded
     units = [each for index, unit in enumerate(folded.units) for each in _in_two(folded, index, unit, wholes)]
     return replace(folded, units=tuple(units))
 
 
-def _pools_everything(folded: Folded, unit: Unit) -> bool:
+def pools_everything(folded: Folded, unit: Unit) -> bool:
+    """Whether a unit pools a whole image of several rows and columns."""
     if unit.kind != "pool":
         return False
     image, window = folded.shapes[unit.terms[0].source], unit.terms[0].window

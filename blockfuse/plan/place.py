@@ -18,11 +18,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from blockfuse.channels import CHANNELS, channel_ranges, is_of_channels
 from blockfuse.graph import Graph, Op
 from blockfuse.machine import Slot
-
-_IMAGE_RANK = 4
-_CHANNELS = 1  # axis of N, C, H, W
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def place(graph: Graph, ops: Sequence[Op], made: Collection[str], *, multiple: i
             as many elements at a time.
     """
     ranges = {
-        name: (op.inputs[0], first) for op in ops for name, first in _channel_ranges(graph, op).items() if op.inputs
+        name: (op.inputs[0], first) for op in ops for name, first in channel_ranges(graph, op).items() if op.inputs
     }
     placing = _Placing(graph, frozenset(made), multiple, ranges)
     for op in ops:
@@ -93,7 +91,7 @@ class _Placing:
 
     def concatenate(self, op: Op) -> None:
         """Let a concatenation be side by side, unless its parts lie elsewhere in another order."""
-        if op.kind != "Concat" or not _is_of_channels(self.graph, op):
+        if op.kind != "Concat" or not is_of_channels(self.graph, op):
             return
         parts = tuple(part for name in self._joined(op.inputs) for part in self.parts.get(name, (name,)))
         if len(set(parts)) < len(parts) or not self.made.issuperset(parts) or not self._is_aligned(parts):
@@ -146,7 +144,7 @@ class _Placing:
 
     def split(self, op: Op) -> None:
         """Let the results of a split, or a slice, be parts of the image it reads."""
-        ranges = _channel_ranges(self.graph, op)
+        ranges = channel_ranges(self.graph, op)
         source = op.inputs[0] if op.inputs else ""
         if not ranges or source not in self.made | set(self.parts) | set(self.places):
             return
@@ -158,7 +156,7 @@ class _Placing:
         self.free.add(op.name)
 
     def _width(self, name: str) -> int:
-        return self.graph.tensor(name).shape[_CHANNELS]
+        return self.graph.tensor(name).shape[CHANNELS]
 
     def _is_aligned(self, parts: Sequence[str]) -> bool:
         return all(self._width(part) % self.multiple == 0 for part in parts)
@@ -168,33 +166,3 @@ def _continues(parts: tuple[str, ...], known: tuple[str, ...]) -> bool:
     """Whether one of two concatenations begins with all of the other."""
     shared = min(len(parts), len(known))
     return parts[:shared] == known[:shared]
-
-
-def _is_of_channels(graph: Graph, op: Op) -> bool:
-    rank = len(graph.tensor(op.outputs[0]).shape)
-    return rank == _IMAGE_RANK and int(op.attrs.get("axis", 0)) % rank == _CHANNELS
-
-
-def _channel_ranges(graph: Graph, op: Op) -> dict[str, int]:
-    """First channel of every result of a split or slice of channels; nothing for other operators."""
-    if op.kind == "Split" and _is_of_channels(graph, op):
-        names = [name for name in op.outputs if name]
-        if len(names) < len(op.outputs):
-            return {}
-        firsts = [0, *accumulate(graph.tensor(name).shape[_CHANNELS] for name in names)]
-        return dict(zip(names, firsts, strict=False))
-    if op.kind == "Slice" and len(graph.tensor(op.output).shape) == _IMAGE_RANK:
-        return _sliced(graph, op)
-    return {}
-
-
-def _sliced(graph: Graph, op: Op) -> dict[str, int]:
-    """First channel of a slice of channels with constant bounds, in order."""
-    names = dict(zip(("starts", "ends", "axes", "steps"), op.inputs[1:], strict=False))
-    bounds = {key: graph.tensor(name).value for key, name in names.items() if name}
-    constants = {key: value.reshape(-1).tolist() for key, value in bounds.items() if value is not None}
-    axes, steps = constants.get("axes"), constants.get("steps", [1])
-    if len(constants) < len(bounds) or axes not in ([_CHANNELS], [_CHANNELS - _IMAGE_RANK]) or steps != [1]:
-        return {}
-    (start,), size = constants["starts"], graph.tensor(op.inputs[0]).shape[_CHANNELS]
-    return {op.output: max(start + size, 0) if start < 0 else min(start, size)}

@@ -10,7 +10,7 @@ from blockfuse.block import Block
 from blockfuse.machine import Stack
 from blockfuse.stages import Divisor, Frame, Function, ImageShape, Window
 
-UnitKind: TypeAlias = Literal["contract", "grouped", "depthwise", "pool", "norm", "border", "map"]
+UnitKind: TypeAlias = Literal["contract", "grouped", "depthwise", "pool", "norm", "border", "map", "concat", "slice"]
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,15 @@ class Unit:
     Attributes:
         kind: ``contract`` sums over channels and taps, ``grouped`` over those of a group, ``depthwise`` over taps;
             ``pool`` reduces each window, ``norm`` normalizes each pixel, ``border`` frames the image; ``map`` only
-            applies the epilogue.
-        terms: What is summed; only a contraction can have more than one.
+            applies the epilogue; ``concat`` has its terms side by side and ``slice`` some channels of its term, both
+            without an epilogue.
+        terms: What is summed, or lies side by side; only a contraction or a concatenation can have more than one.
         shape: Of the result.
         epilogue: Applied to every element of the sum, in order.
         reduction: ``max``, ``mean`` or ``l2`` for a pool, else "".
+        count: What the mean of a pool divides by; 0 for the pixels of each window that are in the image.
         groups: Groups of channels of a grouped unit, else 1.
+        first: First channel of a slice, else 0.
         epsilon: Of a norm.
         divisor: Of a norm.
         frame: Of a border.
@@ -116,7 +119,9 @@ class Unit:
     shape: ImageShape
     epilogue: tuple[UnitStep, ...] = ()
     reduction: str = ""
+    count: int = 0
     groups: int = 1
+    first: int = 0
     epsilon: float = 0.0
     divisor: Divisor = "deviation"
     frame: Frame | None = None
@@ -127,6 +132,11 @@ class Unit:
     def added(self) -> tuple[int, ...]:
         """Values that the epilogue adds or multiplies by."""
         return tuple(step.value for step in self.epilogue if isinstance(step, AddValue | MultiplyValue))
+
+    @property
+    def is_join(self) -> bool:
+        """Whether it computes nothing, and only says where channels are."""
+        return self.kind in {"concat", "slice"}
 
     def is_gate(self, value: int, shape: ImageShape) -> bool:
         """Whether a value of that shape is only a factor of one pixel for all of this unit's."""
@@ -185,12 +195,20 @@ class Folded:
     def stays_in_memory(self, value: int) -> bool:
         """Whether a value is an input that no unit needs on the chip of a GPU.
 
-        That is a gate of one pixel, or what the last unit alone adds or multiplies by: it is read while storing.
+        That is a gate of one pixel, a partial result, or what the last unit alone adds or multiplies by: it is read
+        while storing.
         """
+        if value in self.block.partial:
+            return True
         if value >= self.input_count or any(term.source == value for unit in self.units for term in unit.terms):
             return False
         readers = [unit for unit in self.units if value in unit.reads]
-        return readers == [self.units[-1]] or all(unit.is_gate(value, self.shapes[value]) for unit in readers)
+        is_stored = len(readers) == 1 and self.adds_while_storing(readers[0])
+        return is_stored or all(unit.is_gate(value, self.shapes[value]) for unit in readers)
+
+    def adds_while_storing(self, unit: Unit) -> bool:
+        """Whether what a unit adds may come from memory while its result is stored: nothing else needs the result."""
+        return unit == self.units[-1] and not self.block.pooled
 
     def value(self, unit: int) -> int:
         """Number of the value a unit makes."""

@@ -85,7 +85,7 @@ def check(program: Program) -> None:
 
 def is_direct(node: Node) -> TypeGuard[Depthwise | Grouped | Reduce]:
     """Whether an instruction goes from an image in memory to another, with its weights in memory."""
-    return isinstance(node, Depthwise | Grouped | Reduce) and node.target.is_global
+    return isinstance(node, Depthwise | Grouped | Reduce) and node.target.is_global and node.source.is_global
 
 
 def stream_length(program: Program) -> int:

@@ -20,10 +20,23 @@ Where a gate needs the whole image, such loops follow each other, and what later
 from __future__ import annotations
 
 from blockfuse.errors import InternalError
-from blockfuse.machine import Level, Load, Loop, LoopKind, Node, Program, ReduceAcross, Tile, Zero, global_tile
+from blockfuse.machine import (
+    Level,
+    Load,
+    Loop,
+    LoopKind,
+    Node,
+    Program,
+    ReduceAcross,
+    Tile,
+    Zero,
+    channels_of,
+    global_tile,
+)
 from blockfuse.machine.affine import Affine, Range, span, var
 from blockfuse.plan.cpu import CpuPlan
 from blockfuse.plan.cpu_tiling import is_page
+from blockfuse.plan.homes import homes
 from blockfuse.plan.phases import Phase, by_rows, is_by_channels, phases
 from blockfuse.plan.units import Folded
 from blockfuse.program.cpu_bands import Bands
@@ -73,12 +86,14 @@ class _Builder:
         }
         self.tiles[len(self.shapes) - 1] = global_tile("y", self.shapes[-1])
         self.readable = dict(self.tiles)  # what units read: a loaded copy where the input is planar
-        self.units = Units(folded, plan.lanes, self.readable)
+        self.phases = phases(folded)
+        self.homes = homes(folded, self.phases, plan.tasks, planar)
+        self.units = Units(folded, plan.lanes, self.readable, self.homes)
 
     # ---- modes -------------------------------------------------------------------------------------------------------
     def rows(self) -> list[Node]:
         """Bands of rows, made step by step; phase after phase, with all tasks of one before any of the next."""
-        found, tasks = phases(self.folded), self.plan.tasks
+        found, tasks = self.phases, self.plan.tasks
         if len(found) == 1:
             return self._images([Loop("band", tasks, LoopKind.BAND, self._phase(found[0], 0))])
         bodies = [self._phase(phase, number) for number, phase in enumerate(found)]
@@ -99,8 +114,11 @@ class _Builder:
         bands = Bands(phase.height, 1 if split or phase.height == 1 else self.plan.tasks, self.plan.rows)
         share = self._share(phase) if split else None
         loaded = [value for value in phase.spans if value < folded.input_count and self.planar[value]]
-        for value in (*loaded, *map(folded.value, phase.units)):
+        made = [folded.value(index) for index in phase.units]
+        for value in (*loaded, *(value for value in made if value not in self.homes)):
             self._place(value, phase, bands, share, number)
+        for value in (value for value in made if value in self.homes):
+            self._view(value)
         ranges = {value: bands.new_rows(needed, self.shapes[value]) for value, needed in phase.spans.items()}
         body: list[Node] = [self._load(value, ranges[value]) for value in loaded]
         for index in phase.units:
@@ -169,7 +187,8 @@ class _Builder:
         if value in phase.kept:
             self._hold(value, height).shared = self.plan.tasks > 1
             return
-        rows = min(height, phase.spans[value].alive(bands.step_rows))
+        inside = [each for each, home in self.homes.items() if home.value == value and each in phase.spans]
+        rows = min(height, max(phase.spans[each].alive(bands.step_rows) for each in (value, *inside)))
         if value < self.folded.input_count:
             self._hold(value, rows, suffix=f"_{number}" if number else "")
         elif share is None:
@@ -182,11 +201,7 @@ class _Builder:
     ) -> Tile:
         shape = self.shapes[value]
         channels = channels or shape.channels
-        inputs = self.folded.input_count
-        if value < inputs:
-            name = f"{self.tiles[value].name}_rows{suffix}"
-        else:
-            name = f"v{value}_{self.folded.units[value - inputs].name}"
+        name = self._name(value) if value >= self.folded.input_count else f"{self.tiles[value].name}_rows{suffix}"
         pitch = channels + self.plan.lanes if is_page(channels) else channels
         tile = Tile(name, Level.LOCAL, shape, rows, shape.width, channels, pitch)
         tile.ring = rows < shape.height
@@ -194,6 +209,14 @@ class _Builder:
         self.local.append(tile)
         self.readable[value] = tile
         return tile
+
+    def _view(self, value: int) -> None:
+        """Let a value be some channels of another one."""
+        home, channels = self.homes[value], self.shapes[value].channels
+        self.readable[value] = channels_of(self.readable[home.value], self._name(value), home.first, channels)
+
+    def _name(self, value: int) -> str:
+        return f"v{value}_{self.folded.units[value - self.folded.input_count].name}"
 
     def _load(self, value: int, rows: Range) -> Load:
         return Load(self.tiles[value], self.readable[value], box(self.shapes[value], rows))

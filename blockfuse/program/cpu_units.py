@@ -30,9 +30,11 @@ from blockfuse.machine import (
     Tile,
     WeightSlice,
     Zero,
+    channels_of,
 )
 from blockfuse.machine.affine import Affine, Range, span, var
 from blockfuse.plan.cpu import UnitTiling, shares_vectors
+from blockfuse.plan.homes import Home, copied
 from blockfuse.plan.units import (
     Activate,
     AddBias,
@@ -56,11 +58,13 @@ class Units:
         folded: The block.
         lanes: Channels per vector.
         readable: The tile in which units find each value.
+        homes: Values that lie in others, or are made there.
     """
 
     folded: Folded
     lanes: int
     readable: Mapping[int, Tile]
+    homes: Mapping[int, Home]
 
     def unit(self, unit: Unit, tiling: UnitTiling, rows: Range, channels: Range | None = None) -> list[Node]:
         """What makes these rows and channels of a unit's result; everything but the rows by default."""
@@ -79,10 +83,24 @@ class Units:
                 weights = WeightSlice((term.stage, "weight"), taps, span(0, 1), region.channels, unit.name)
                 return [Depthwise(source, target, weights, term.window, region, steps, tiling.pixels)]
             case "pool":
-                return [Reduce(source, target, unit.reduction, term.window, region, steps, tiling.pixels)]
+                return [Reduce(source, target, unit.reduction, term.window, region, steps, tiling.pixels, unit.count)]
             case "norm":
                 return [Normalize(source, target, unit.epsilon, region, steps, tiling.pixels, unit.divisor)]
+            case "concat" | "slice":
+                return self._join(unit, rows, target)
         return [Map(source, target, region, steps, unit.frame)]
+
+    def _join(self, unit: Unit, rows: Range, target: Tile) -> list[Node]:
+        """Copies of what is not where it is to be."""
+        nodes: list[Node] = []
+        for value, first in copied(self.folded, self.homes, self.folded.units.index(unit)):
+            source, to = self.readable[value], target
+            if unit.kind == "slice":
+                source = channels_of(source, f"{target}_of_{source}", first, target.image.channels)
+            else:
+                to = channels_of(target, f"{source}_in_{target}", first, source.image.channels)
+            nodes.append(Map(source, to, box(to.image, rows), ()))
+        return nodes
 
     def _contract(
         self, unit: Unit, tiling: UnitTiling, region: Region, target: Tile, steps: tuple[EpilogueStep, ...]

@@ -15,6 +15,7 @@ expand - depthwise - project block is::
 
 from __future__ import annotations
 
+from blockfuse.errors import InternalError
 from blockfuse.machine import (
     Depthwise,
     Engine,
@@ -42,6 +43,7 @@ from blockfuse.machine.affine import Affine, span
 from blockfuse.machine.groups import DEPTH, block_steps, group_block
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_groups import is_sum
+from blockfuse.plan.partial import parts_of
 from blockfuse.plan.stack import over_stacks
 from blockfuse.plan.units import Folded, Term, Unit
 from blockfuse.program.check import WGMMA_ALIGNMENT, check
@@ -80,8 +82,9 @@ def draft_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
 def _program(folded: Folded, plan: CudaPlan, name: str, *, draft: bool) -> Program:
     if plan.direct:
         return draft_direct(folded, plan, name)
+    tiles = parts_of(folded, plan) if folded.block.pooled else None
     batch, folded = folded.block.batch, over_stacks(folded, plan.images)
-    builder = _Builder(folded, plan)
+    builder = _Builder(folded, plan, tiles)
     nodes = builder.nodes()
     line = WGMMA_ALIGNMENT // 2 if plan.engine is Engine.WGMMA else ALIGNMENT
     ring = Ring(plan.depth, rounded(builder.slot, line), alignment=line) if builder.slot else None
@@ -105,6 +108,7 @@ def _program(folded: Folded, plan: CudaPlan, name: str, *, draft: bool) -> Progr
         threads=32 * plan.warps,
         min_blocks=plan.min_blocks,
         any_batch=folded.block.any_batch,
+        parts=builder.parts,
     )
 
 
@@ -142,7 +146,20 @@ class _Builder(Builder):
                 nodes = self._grouped(unit, value, c, region, early)
             case "norm" | "border" | "map":
                 nodes = self._elementwise(unit, value, c, region, early)
-        return [*nodes, Store(self.local[value], self.output, region, late)] if value == self.last else nodes
+        return [*nodes, *self._leaving(region, late)] if value == self.last else nodes
+
+    def _leaving(self, region: Region, late: tuple[EpilogueStep, ...]) -> list[Node]:
+        """Stores a chunk of the result, and reduces it where it is pooled."""
+        out = self.local[self.last]
+        nodes: list[Node] = [Store(out, self.output, region, late)]
+        if self.parts is None or self.tiles is None:
+            return nodes
+        if late:
+            raise InternalError(f"block {self.folded.block.name}: what is pooled would be complete only in memory")
+        rows, cols = self.place_of_parts()
+        pixels, count = Region(rows, cols, region.channels), int(self.folded.block.pooled == "mean")
+        reduce = Reduce(out, self.parts, self.folded.block.pooled, self.tiles.window, pixels, (), count=count)
+        return [*nodes, reduce]
 
     def _depthwise(
         self, unit: Unit, value: int, c: Affine, region: Region, steps: tuple[EpilogueStep, ...]
@@ -193,12 +210,13 @@ class _Builder(Builder):
 
     def _pool(self, unit: Unit, value: int, c: Affine, region: Region, steps: tuple[EpilogueStep, ...]) -> list[Node]:
         term = unit.terms[0]
-        reduce = Reduce(self.local[term.source], self.local[value], unit.reduction, term.window, region, steps)
+        source = self.local.get(term.source) or self.inputs[term.source]
+        reduce = Reduce(source, self.local[value], unit.reduction, term.window, region, steps, count=unit.count)
         return self._without_weights(term, value, c, reduce)
 
     def _without_weights(self, term: Term, value: int, c: Affine, node: Map | Reduce) -> list[Node]:
         """An instruction behind what makes its operand; in a step if that arrives in chunks."""
-        if self.local[term.source].streamed:
+        if node.source.streamed:
             return [self._step(term, value, c, (), 0, [node])]
         return [*self.source(term, c), node]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from blockfuse.block import PARTIAL
 from blockfuse.machine import (
     Apply,
     Bias,
@@ -21,8 +22,9 @@ from blockfuse.machine import (
     Tile,
     global_tile,
 )
-from blockfuse.machine.affine import Affine, span, var
+from blockfuse.machine.affine import Affine, Range, span, var
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.partial import Parts
 from blockfuse.plan.units import (
     Activate,
     AddBias,
@@ -49,6 +51,7 @@ class Builder(ABC):
     """The program under construction.
 
     Attributes:
+        parts: What tiles of the result are reduced to, where it is pooled; ``tiles`` says what these are.
         local: Tile on the chip of every value that has one.
         extra: Further tiles, that hold parts of values.
         stored: Channels of every value as kept on the chip.
@@ -56,13 +59,16 @@ class Builder(ABC):
         slot: Elements of the largest item so far.
     """
 
-    def __init__(self, folded: Folded, plan: CudaPlan) -> None:
-        self.folded, self.plan, self.shapes = folded, plan, folded.shapes
+    def __init__(self, folded: Folded, plan: CudaPlan, tiles: Parts | None = None) -> None:
+        self.folded, self.plan, self.shapes, self.tiles = folded, plan, folded.shapes, tiles
         self.last = len(self.shapes) - 1
+        types = dict.fromkeys(folded.block.partial, PARTIAL)
         self.inputs = tuple(
-            global_tile(f"input_{i}", shape, stack=folded.stack(i)) for i, shape in enumerate(folded.block.inputs)
+            global_tile(f"input_{i}", shape, stack=folded.stack(i), dtype=types.get(i, ""))
+            for i, shape in enumerate(folded.block.inputs)
         )
         self.output = global_tile("result", self.shapes[-1], stack=folded.stack(self.last))
+        self.parts = global_tile("result_parts", tiles.image, stack=tiles.stack, dtype=PARTIAL) if tiles else None
         self.prints = footprints_of(folded, plan)
         self.local = place(folded, plan)
         self.extra: list[Tile] = []
@@ -110,6 +116,15 @@ class Builder(ABC):
         tile = self.local[value]
         channels = span(tile.first_channel, tile.channels)
         return Region(span(tile.top, tile.rows), span(tile.left, tile.cols), channels)
+
+    def place_of_parts(self) -> tuple[Range, Range]:
+        """Rows and columns of the pixels that a CTA's tile is reduced to: one, or one for each image of a stack."""
+        out, plan = self.shapes[self.last], self.plan
+        if self.tiles is not None and self.tiles.stack is not None:
+            return span(0, self.tiles.stack.images), span(0, 1)
+        top = var("tile_h") if out.height > plan.tile_p else Affine()
+        left = var("tile_w") if out.width > plan.tile_q else Affine()
+        return span(top, 1), span(left, 1)
 
     # ---- steps and stream --------------------------------------------------------------------------------------------
     def steps(self, unit: Unit, value: int) -> tuple[tuple[EpilogueStep, ...], tuple[EpilogueStep, ...]]:

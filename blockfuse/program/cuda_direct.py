@@ -32,6 +32,7 @@ from blockfuse.machine import (
 )
 from blockfuse.machine.affine import Affine, span, var
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_direct import can_be_direct
 from blockfuse.plan.units import (
     Activate,
     AddBias,
@@ -52,7 +53,7 @@ def draft_direct(folded: Folded, plan: CudaPlan, name: str) -> Program:
     Raises:
         InternalError: The block is not a single unit that such a program can be of.
     """
-    if len(folded.units) != 1 or not folded.units[0].can_be_direct:
+    if not can_be_direct(folded):
         raise InternalError(f"block {folded.block.name} needs tiles on the chip")
     inputs = tuple(global_tile(f"input_{i}", shape) for i, shape in enumerate(folded.block.inputs))
     output = global_tile("result", folded.shapes[-1])
@@ -87,7 +88,7 @@ def _node(folded: Folded, unit: Unit, inputs: tuple[Tile, ...], output: Tile, re
     (term,), steps = unit.terms, tuple(_step(step, inputs) for step in unit.epilogue)
     source, window = inputs[term.source], term.window
     if unit.kind == "pool":
-        return Reduce(source, output, unit.reduction, window, region, steps)
+        return Reduce(source, output, unit.reduction, window, region, steps, count=unit.count)
     width = 1 if unit.kind == "depthwise" else folded.shapes[term.source].channels // unit.groups
     key, name = (term.stage, "weight"), folded.block.stages[term.stage].name
     weights = WeightSlice(key, span(0, window.taps), span(0, width), region.channels, name)

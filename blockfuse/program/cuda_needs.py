@@ -26,7 +26,7 @@ def least_elements(folded: Folded, plan: CudaPlan) -> int:
         * prints[value].cols.size
         * (folded.shapes[value].channels if home.whole else home.chunk)
         for value, home in enumerate(plan.homes[:-1])
-        if value in read and not home.registers and not home.by_taps
+        if value in read and not home.registers and not home.by_taps and value not in folded.block.partial
     ]
     filters = [
         unit.terms[0].window.taps * plan.homes[folded.value(index)].chunk

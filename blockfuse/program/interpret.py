@@ -45,7 +45,14 @@ from blockfuse.stages import Array, Frame, normalized
 
 
 def interpret(program: Program, inputs: Sequence[Array], parameters: Mapping[ParameterKey, Array]) -> Array:
-    """The program's result.
+    """The program's main result; see :func:`interpret_all`."""
+    return interpret_all(program, inputs, parameters)[0]
+
+
+def interpret_all(
+    program: Program, inputs: Sequence[Array], parameters: Mapping[ParameterKey, Array]
+) -> tuple[Array, ...]:
+    """All results of the program, the main one first.
 
     Args:
         program: Any program, of any target.
@@ -53,7 +60,7 @@ def interpret(program: Program, inputs: Sequence[Array], parameters: Mapping[Par
         parameters: The block's constants.
 
     Returns:
-        N, P, Q, K in float64; NaN where nothing was stored.
+        Each N, P, Q, K in float64; NaN where nothing was stored.
 
     Raises:
         InternalError: The program leaves a tile, reads weights that are not in its stream item, or lacks a barrier.
@@ -70,10 +77,10 @@ class _Run(Tiles):
         self.slices: tuple[WeightSlice, ...] | None = None
         self.steps = step_count(program.body)
 
-    def run(self) -> Array:
+    def run(self) -> tuple[Array, ...]:
         self._fresh()
         self._nodes(self.program.body)
-        return self.result
+        return tuple(self.memory[tile] for tile in self.program.outputs)
 
     # ---- control -----------------------------------------------------------------------------------------------------
     def _fresh(self) -> None:
@@ -223,6 +230,8 @@ class _Run(Tiles):
             value = stack.max(0)
         elif instruction.reduction == "l2":
             value = np.sqrt((stack**2).sum(0))
+        elif instruction.count:
+            value = stack.sum(0) / instruction.count
         else:
             counted = [self.inside(instruction.source, region, window, tap) for tap in taps]
             value = stack.sum(0) / np.sum(counted, axis=0)[..., None]

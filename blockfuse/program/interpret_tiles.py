@@ -37,11 +37,11 @@ class Tiles:
         self.memory: dict[Tile, Array] = {
             tile: np.asarray(x, np.float64) for tile, x in zip(program.inputs, inputs, strict=True)
         }
-        out = program.output.image
         self.batch = len(inputs[0]) if program.any_batch else program.batch
         self.groups = -(-self.batch // program.together)
-        self.result = np.full((self.batch, program.output.height, out.width, out.channels), np.nan)
-        self.memory[program.output] = self.result
+        for tile in program.outputs:
+            shape = (self.batch, tile.height, tile.image.width, tile.image.channels)
+            self.memory[tile] = np.full(shape, np.nan)
         self.shared: dict[Tile, Array] = {}  # seen by all trips of parallel loops
         self.forget_shared()
         self.arena: Array = np.empty(0)
@@ -121,7 +121,12 @@ class Tiles:
             image, row, exists = self._images(tile, rows)
             rows_held = np.where(exists, row, 0) * tile.stride_h
             images = self.memory[tile.memory][np.where(exists, image, 0), rows_held, :: tile.stride_w]
-            box = images[np.ix_(_integers(list(range(len(rows)))), _clamped(cols, tile.image.width), _integers(kept))]
+            places = (
+                _integers(list(range(len(rows)))),
+                _clamped(cols, tile.image.width),
+                _integers(kept) + tile.origin,
+            )
+            box = images[np.ix_(*places)]
             out[..., len(kept) :] = 0.0
             out[..., : len(kept)][held & inside] = box[held & inside]
             return out
@@ -138,9 +143,9 @@ class Tiles:
         if tile.is_global:
             kept = sum(c < tile.image.channels for c in channels)
             (image, row, keep_rows), keep_cols = self._images(tile, rows), _within(cols, tile.image.width)
-            index = np.ix_(_integers(cols)[keep_cols], _integers(channels)[:kept])
+            index = np.ix_(_integers(cols)[keep_cols], _integers(channels)[:kept] + tile.origin)
             places = (image[keep_rows][:, None, None], row[keep_rows][:, None, None], *(i[None] for i in index))
-            self.memory[tile][places] = value[np.ix_(keep_rows, keep_cols)][..., :kept]
+            self.memory[tile.memory][places] = value[np.ix_(keep_rows, keep_cols)][..., :kept]
             return
         held = np.ones_like(inside) if tile.padded else inside
         where = self._elements(tile, rows, cols, channels, held, None)
@@ -183,7 +188,7 @@ class Tiles:
         """The array that a tile lies in."""
         if tile.offset >= 0:
             return self.arena
-        return self.shared[tile] if tile.is_shared else self.memory[tile]
+        return (self.shared if tile.is_shared else self.memory)[tile.owner]
 
     def _elements(
         self, tile: Tile, rows: list[int], cols: list[int], channels: list[int], held: Array, copy: int | None
@@ -193,7 +198,8 @@ class Tiles:
         w = _integers(cols) - tile.left.at(self.env)
         c = _integers(channels) - tile.first_channel.at(self.env)
         fits = np.logical_and.outer((h >= 0) & (h < tile.rows), (w >= 0) & (w < tile.cols))
-        if (held & ~fits).any() or (len(c) and (c.min() < 0 or c.max() >= tile.channels)):
+        most = tile.image.channels if tile.within else tile.channels + tile.first_channel.at(self.env)
+        if (held & ~fits).any() or (len(c) and (c.min() < 0 or max(channels) >= most)):
             raise InternalError(f"tile {tile}: rows {rows}, columns {cols}, channels {channels} are not all in it")
         base = max(tile.offset, 0)
         if tile.copies > 1:

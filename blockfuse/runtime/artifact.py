@@ -126,11 +126,7 @@ def load(path: str | os.PathLike[str], *, any_machine: bool = False) -> tuple[Va
 
 def files_of(variants: Sequence[Variant]) -> list[dict[str, str]]:
     """For every variant the names of its files' members, by their own names; equal files are one member."""
-    known: dict[str, str] = {}
-    return [
-        {name: known.setdefault(_hash(data), _folder_of(variant, variants) + name) for name, data in _files(variant)}
-        for variant in variants
-    ]
+    return _named(variants)[0]
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -154,18 +150,31 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
 
 def _contents(variants: Sequence[Variant]) -> dict[str, memoryview]:
     """What to write, by the names of the members."""
-    names = files_of(variants)
-    members: dict[str, memoryview] = {}
-    for variant, files in zip(variants, names, strict=True):
-        members |= {files[name]: data for name, data in _files(variant) if files[name] not in members}
+    names, members = _named(variants)
     manifest = {
         "schema": SCHEMA,
         "versions": {name: _version(name) for name in ("blockfuse", "apache-tvm", "apache-tvm-ffi")},
         "name": variants[0].library.name,
         "variants": [_description(variant, files) for variant, files in zip(variants, names, strict=True)],
-        "members": {name: {"size": len(data), "sha256": _hash(data)} for name, data in members.items()},
+        "members": {name: {"size": len(data), "sha256": digest} for name, (data, digest) in members.items()},
     }
-    return {_MANIFEST: memoryview(json.dumps(manifest, indent=1, allow_nan=False).encode()), **members}
+    text = memoryview(json.dumps(manifest, indent=1, allow_nan=False).encode())
+    return {_MANIFEST: text, **{name: data for name, (data, _) in members.items()}}
+
+
+def _named(variants: Sequence[Variant]) -> tuple[list[dict[str, str]], dict[str, tuple[memoryview, str]]]:
+    """What :func:`files_of` says, and every member's data with its hash, which each file is read once for."""
+    known: dict[str, str] = {}
+    members: dict[str, tuple[memoryview, str]] = {}
+    names = []
+    for variant in variants:
+        files = {}
+        for name, data in _files(variant):
+            digest = _hash(data)
+            files[name] = known.setdefault(digest, _folder_of(variant, variants) + name)
+            members.setdefault(files[name], (data, digest))
+        names.append(files)
+    return names, members
 
 
 def _files(variant: Variant) -> Iterator[tuple[str, memoryview]]:
@@ -195,7 +204,7 @@ def _description(variant: Variant, files: Mapping[str, str]) -> dict[str, Any]:
         "layout_changes": library.layout_changes,
         "batch": None if library.batch is None else asdict(library.batch),
         "files": dict(files),
-        "report": variant.report.to_dict(),
+        "report": {**variant.report.to_dict(), "seconds": None},  # equal networks give equal files
     }
 
 

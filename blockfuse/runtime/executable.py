@@ -6,15 +6,17 @@ import contextlib
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blockfuse.errors import InputError, TargetError, UsageError
 from blockfuse.report import Report
 from blockfuse.runtime import artifact
 from blockfuse.runtime.library import Port, signature
-from blockfuse.runtime.session import Session
 from blockfuse.runtime.variants import Variant, best_for_this_machine
 from blockfuse.usage import whole_number
+
+if TYPE_CHECKING:
+    from blockfuse.runtime.session import Session
 
 
 class Executable:
@@ -67,6 +69,8 @@ class Executable:
 
     @functools.cached_property
     def _session(self) -> Session:
+        from blockfuse.runtime.session import Session  # noqa: PLC0415 - loads the runtime
+
         return Session(best_for_this_machine(self._variants).library, self._threads)
 
     def run(self, inputs: Mapping[str, Any], stream: Any = None) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from blockfuse.stages.conv import Conv
 from blockfuse.stages.depthwise import Depthwise
 from blockfuse.stages.elementwise import ACTIVATIONS, Activation, Add, Function, Multiply
 from blockfuse.stages.grouped import Grouped
+from blockfuse.stages.join import Concat, Slice
 from blockfuse.stages.norm import Divisor, Norm, Scale, Slope, normalized
-from blockfuse.stages.pool import Pool
+from blockfuse.stages.pool import Pool, Reduction
 
 __all__ = [
     "ACTIVATIONS",
@@ -15,6 +16,7 @@ __all__ = [
     "Add",
     "Array",
     "Border",
+    "Concat",
     "Conv",
     "Depthwise",
     "Divisor",
@@ -25,7 +27,9 @@ __all__ = [
     "Multiply",
     "Norm",
     "Pool",
+    "Reduction",
     "Scale",
+    "Slice",
     "Slope",
     "Stage",
     "Window",

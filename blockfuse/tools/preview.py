@@ -63,7 +63,7 @@ def preview(
 def previewed(programs: Programs, machine: Target, fuse: FuseMode) -> Report:
     """The report on what the compiler has up to its tile programs, for one target."""
     parts = programs.planned.parts
-    network = assemble(parts, programs, lambda _program, _parameters: ())
+    network = assemble(parts, programs)
     library = Library(
         name=network.name,
         target=machine,

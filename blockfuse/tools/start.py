@@ -45,6 +45,7 @@ def start() -> int:
         return FAILED
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type] # else tvm_ffi loads it where it is installed
     try:
+        import blockfuse.runtime.session  # noqa: F401, PLC0415 - loads them
         from blockfuse.tools.packed import main  # noqa: PLC0415 - not before the checks
     except (ImportError, OSError) as error:
         sys.stderr.write(f"run.py: error: the libraries in the folder cannot be loaded here: {error}\n")

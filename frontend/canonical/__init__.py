@@ -33,6 +33,8 @@ Reshape                x, const shape without 0 and -1        allowzero=0; for e
   it must not count, or lies in the padding altogether.
 * Gone: Identity (but from a graph input or output to a graph output), Dropout, Sum, Squeeze, Unsqueeze, no-op casts,
   pads and slices, BatchNormalization, constant scale and constant pad next to a Conv.
+* What normalizes or activates concatenated convolutions does so before they are concatenated. A Split of the channels
+  of images is Slices.
 * A ConvTranspose of images with constant filters and equal strides is a Conv, a DepthToSpace and a Slice.
 * Images have their channels at axis 1. Transposes to channels-last stand below all ops on elements and on the channels
   of a pixel, where most meet their inverse and are gone; a MatMul over the channels is a 1x1 Conv. LayerNormalization
@@ -52,6 +54,7 @@ from blockfuse.frontend.canonical import (
     forms,
     gates,
     groups,
+    joins,
     linear,
     noise,
     norms,
@@ -157,6 +160,11 @@ LAST_REWRITES = (
     pooling.conv_of_padded_mean,
     transposed.conv_of_transposed,
     powers.plain_power,
+    sums.add_of_difference,
+    joins.slices_of_split,
+    joins.conv_of_parts,
+    joins.partial_shortcut,
+    joins.finish_before_concat,
 )
 """Those that must see images as they will stay, not with axes that are still to move."""
 

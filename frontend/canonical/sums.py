@@ -1,11 +1,13 @@
-"""Sums of several tensors become additions of two."""
+"""Sums of several tensors, and differences, become additions of two."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from blockfuse.frontend.canonical.rewriting import fresh, fresh_op, rewrite
+from blockfuse.frontend.canonical.rewriting import add_constant, fresh, fresh_op, rewrite
 from blockfuse.graph import Graph, Op, Tensor
+
+_IMAGE_RANK = 4
 
 
 @rewrite("Sum")
@@ -25,3 +27,22 @@ def add_of_sum(graph: Graph, op: Op) -> bool:
         graph.add_op(Op("Add", op_name, (total, term), (name,), {}, op.origin))
         total = name
     return True
+
+
+@rewrite("Sub")
+def add_of_difference(graph: Graph, op: Op) -> bool:
+    """``Sub(a, b)`` of computed images of one size is ``Add(a, b * -1)``."""
+    a, b = (graph.tensor(name) for name in op.inputs)
+    if a.is_constant or b.is_constant or a.shape != b.shape or len(a.shape) != _IMAGE_RANK or not _is_float(a):
+        return False
+    minus = add_constant(graph, f"{op.name}.minus", np.array(-1, a.dtype))
+    negative = fresh(graph, f"{b.name}.negative")
+    graph.remove_op(op)
+    graph.add_tensor(Tensor(negative, b.shape, b.dtype))
+    graph.add_op(Op("Mul", fresh_op(graph, f"{op.name}.negative"), (b.name, minus), (negative,), {}, op.origin))
+    graph.add_op(Op("Add", op.name, (a.name, negative), op.outputs, {}, op.origin))
+    return True
+
+
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.dtype.startswith(("float", "bfloat"))

@@ -9,12 +9,16 @@ from blockfuse.block import Block
 from blockfuse.frontend.drafts import NoStage, StageDraft, image_shape, is_view
 from blockfuse.frontend.stages import stage_of
 from blockfuse.pattern.legality import objection
-from blockfuse.stages import Add, ImageShape, Multiply, Stage
+from blockfuse.stages import Add, Concat, ImageShape, Multiply, Slice, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from blockfuse.graph import Graph, Op
+
+
+ADDRESSES = "only says where channels are, which between kernels takes no time: no kernel holds it without a pattern"
+"""Why what concatenates or slices channels is in no block that patterns have not found."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ def block_of(graph: Graph, ops: Sequence[Op], pattern: str = "") -> Block | NoBl
         draft = stage_of(graph, op)
         if isinstance(draft, NoStage):
             return NoBlock(draft.reason, op)
+        if isinstance(draft.stage, Concat | Slice) and not pattern:
+            return NoBlock(ADDRESSES, op)
         drafts.append(replace(draft, reads=tuple(_viewed(name, views) for name in draft.reads)))
     if not drafts:
         return NoBlock("nothing is computed here", ops[0])

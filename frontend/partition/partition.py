@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from blockfuse.block import Block
 from blockfuse.frontend.partition.blocks import NoBlock, block_of
@@ -16,6 +17,8 @@ from blockfuse.pattern import Match, Mismatch, Pattern, check_pattern, match
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+Objection: TypeAlias = Callable[[Block], str]
 
 _NEAR = 2  # operators that a pattern must have matched to be worth a word
 
@@ -29,6 +32,7 @@ def partition(
     *,
     cost: Cost | None = None,
     max_stages: int = MAX_STAGES,
+    objection: Objection | None = None,
 ) -> Partition:
     """Divide a graph into blocks and operators that run by themselves.
 
@@ -41,6 +45,9 @@ def partition(
         patterns: In order of preference; may be empty.
         cost: Predicted time of a block in seconds, or None where there is no plan for it.
         max_stages: Most stages in a block that no pattern names.
+        objection: Why a block in which channels lie side by side, which a pattern found, is to be divided after all;
+            "" where it is not. What is divided is left to other patterns and the segment chain, which leave what only
+            says where channels are between kernels.
 
     Returns:
         All operators of the graph, each in exactly one step.
@@ -51,7 +58,7 @@ def partition(
     for pattern in patterns:
         check_pattern(pattern)
     ops = graph.ops()
-    search = _search(graph, patterns, ops)
+    search = _search(graph, patterns, ops, objection)
     taken = {name for found in search.found for name in found.ops}
     rest = [op for op in ops if op.name not in taken]
     named = [found.block for found in search.found]
@@ -72,12 +79,12 @@ class _Found:
     nearest: dict[str, Mismatch]  # by op name: the pattern that matched most operators before it ended or failed there
 
 
-def _search(graph: Graph, patterns: Sequence[Pattern], ops: Sequence[Op]) -> _Found:
+def _search(graph: Graph, patterns: Sequence[Pattern], ops: Sequence[Op], objection: Objection | None) -> _Found:
     """Take matches in order of preference as long as they share nothing."""
     result = _Found([], [], {}, {})
     owner: dict[str, Found] = {}
     for pattern in patterns:
-        candidates = sorted(_candidates(graph, pattern, ops, result), key=lambda found: -len(found.ops))
+        candidates = sorted(_candidates(graph, pattern, ops, result, objection), key=lambda found: -len(found.ops))
         for found in candidates:
             shared = [name for name in found.ops if name in owner]
             if not shared:
@@ -88,7 +95,9 @@ def _search(graph: Graph, patterns: Sequence[Pattern], ops: Sequence[Op]) -> _Fo
     return result
 
 
-def _candidates(graph: Graph, pattern: Pattern, ops: Sequence[Op], search: _Found) -> Iterable[Found]:
+def _candidates(
+    graph: Graph, pattern: Pattern, ops: Sequence[Op], search: _Found, objection: Objection | None
+) -> Iterable[Found]:
     for anchor in ops:
         if anchor.kind not in pattern.anchors:
             continue
@@ -102,6 +111,10 @@ def _candidates(graph: Graph, pattern: Pattern, ops: Sequence[Op], search: _Foun
         block = block_of(graph, result.ops, pattern.name)
         if isinstance(block, NoBlock):
             search.refused.update({op.name: f"{pattern.name} matches here, but {block}" for op in result.ops})
+            continue
+        against = objection(block) if objection and block.has_joins else ""
+        if against:
+            search.refused.update({op.name: f"{pattern.name} matches here, but {against}" for op in result.ops})
             continue
         named = {name: op.name for name, op in result.named.items()}
         yield Found(pattern.name, block.ops, block, named, result.tensors)

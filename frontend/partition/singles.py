@@ -7,9 +7,23 @@ from typing import TYPE_CHECKING
 
 from blockfuse.block import Block
 from blockfuse.frontend.drafts import NoStage, StageDraft, is_view
-from blockfuse.frontend.partition.blocks import NoBlock, block_of
+from blockfuse.frontend.partition.blocks import ADDRESSES, NoBlock, block_of
 from blockfuse.frontend.stages import stage_of
-from blockfuse.stages import Activation, Add, Border, Conv, Depthwise, Grouped, Multiply, Norm, Pool, Scale, Slope
+from blockfuse.stages import (
+    Activation,
+    Add,
+    Border,
+    Concat,
+    Conv,
+    Depthwise,
+    Grouped,
+    Multiply,
+    Norm,
+    Pool,
+    Scale,
+    Slice,
+    Slope,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -56,6 +70,8 @@ def stays_because(graph: Graph, op: Op) -> str:
     draft = stage_of(graph, op)
     if isinstance(draft, NoStage):
         return draft.reason
+    if isinstance(draft.stage, Concat | Slice):
+        return f"{op.kind} {ADDRESSES}"
     if isinstance(draft.stage, Pool):
         return f"{op.kind}: a pool is a block of its own"
     if isinstance(draft.stage, _ELEMENTWISE):

@@ -16,6 +16,13 @@ from blockfuse.frontend.patterns.inverted import (
     inverted_residual,
     shuffle_unit,
 )
+from blockfuse.frontend.patterns.joined import (
+    fire_module,
+    ghost_bottleneck,
+    inception_next_block,
+    res2net_bottleneck,
+)
+from blockfuse.frontend.patterns.mixed import mixed_inverted_residual, mlp_block, pool_mixer, rexnet_block
 from blockfuse.frontend.patterns.residual import (
     basic_block,
     bottleneck,
@@ -38,14 +45,22 @@ __all__ = [
     "darknet_block",
     "dense_layer",
     "depthwise_separable",
+    "fire_module",
     "fused_inverted_residual",
+    "ghost_bottleneck",
     "grouped_bottleneck",
     "inception_branch",
+    "inception_next_block",
     "inverted_residual",
+    "mixed_inverted_residual",
+    "mlp_block",
     "normalizer_free_bottleneck",
+    "pool_mixer",
     "preactivation_basic_block",
     "preactivation_bottleneck",
     "repvgg_chain",
+    "res2net_bottleneck",
+    "rexnet_block",
     "shuffle_unit",
     "xception_block",
 ]
@@ -54,6 +69,12 @@ __all__ = [
 def all() -> tuple[Pattern, ...]:  # noqa: A001 - read as bf.patterns.all()
     """Every built-in pattern, in order of preference."""
     return (
+        ghost_bottleneck,
+        fire_module,
+        res2net_bottleneck,
+        inception_next_block,
+        mixed_inverted_residual,
+        rexnet_block,
         preactivation_bottleneck,
         preactivation_basic_block,
         normalizer_free_bottleneck,
@@ -70,6 +91,8 @@ def all() -> tuple[Pattern, ...]:  # noqa: A001 - read as bf.patterns.all()
         convfirst_block,
         shuffle_unit,
         fused_inverted_residual,
+        pool_mixer,
+        mlp_block,
         inception_branch,
         repvgg_chain,
     )

@@ -18,8 +18,13 @@ def activation(op: Ops, y: Value, **conditions: object) -> Value:
 
 
 def squeeze_excite(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value, name: str = "gate") -> Value:
-    """The channels weighed by a gate made of their means (Hu et al., arXiv 1709.01507); may be missing."""
-    return optional(y, lambda y: op.Mul(y, _gate(op, y, w1, b1, w2, b2, name)))
+    """The channels weighed by a gate made of their means; may be missing."""
+    return optional(y, lambda y: weighed(op, y, w1, b1, w2, b2, name))
+
+
+def weighed(op: Ops, y: Value, w1: Value, b1: Value, w2: Value, b2: Value, name: str = "gate") -> Value:
+    """The channels weighed by a gate made of their means (Hu et al., arXiv 1709.01507)."""
+    return op.Mul(y, _gate(op, y, w1, b1, w2, b2, name))
 
 
 def global_response(op: Ops, y: Value, scale: Value, shift: Value, beta: Value) -> Value:
@@ -37,6 +42,15 @@ def shortcut(op: Ops, x: Value, w: Value, b: Value, wb: Value, bb: Value) -> Val
     """The block's input, blurred, its means or maxima where the size halves, or a 1x1 convolution of these."""
     small = either(op.MaxPool(x, name="shortcut_maxima"), blurred(op, x, wb, bb, "shortcut_blur"))
     return either(small, op.Conv(small, w, b, kernel_shape=(1, 1), group=1, name="projection"))
+
+
+def ghost_module(op: Ops, x: Value, parameters: tuple[Value, Value, Value, Value], name: str) -> Value:
+    """A 1x1 convolution and, next to its result, a depthwise one of that (Han et al., arXiv 1911.11907)."""
+    w1, b1, w2, b2 = parameters
+    primary = op.Conv(x, w1, b1, kernel_shape=(1, 1), group=1, name=f"{name}_primary")
+    primary = optional(primary, lambda y: activation(op, y))
+    cheap = op.Conv(primary, w2, b2, depthwise=True, name=f"{name}_cheap")
+    return op.Concat(primary, optional(cheap, lambda y: activation(op, y)), name=f"{name}_concat")
 
 
 def several(group: int) -> bool:

@@ -27,7 +27,8 @@ class Kernel:
         batch: Number of images, a variable where the kernel takes any.
         poison: Whether tiles and registers start as NaN.
         env: Value of every loop variable in scope.
-        registers: Buffers of one vector each, which LLVM keeps in registers.
+        registers: By lanes, buffers of one vector each. LLVM keeps them in registers as long as no buffer holds vectors
+            of several widths.
         image: Number of the image.
         share: Number of the trip of the ``channel_split`` loop.
     """
@@ -40,7 +41,7 @@ class Kernel:
     batch: Index
     poison: bool = False
     env: dict[str, Index] = field(default_factory=dict)
-    registers: list[Buffer] = field(default_factory=list)
+    registers: dict[int, list[Buffer]] = field(default_factory=dict)
     image: Index = 0
     share: Index = 0
 
@@ -63,7 +64,8 @@ class Kernel:
         ring = ring_rows(tile)
         held = 0 if tile.ring else self.index(tile.top) * row
         base = self._start(tile, copy) - held - self.index(tile.left) * pixel - self.index(tile.first_channel) * channel
-        return View(tile, self.buffers[tile], self.emitter.bind(f"{tile.name}_base", base), row, pixel, channel, ring)
+        start = self.emitter.bind(f"{tile.name}_base", base)
+        return View(tile, self.buffers[tile.owner], start, row, pixel, channel, ring)
 
     def _start(self, tile: Tile, copy: Index | None) -> Index:
         if tile.is_global:

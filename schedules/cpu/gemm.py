@@ -8,7 +8,7 @@ for filter row inside the image:           bounds depend on the output row, not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -55,13 +55,13 @@ class Piece:
     pieces: int
 
     def sums(
-        self, registers: Sequence[Buffer], pixels: Iterable[int] | None = None
+        self, registers: Mapping[int, Sequence[Buffer]], pixels: Iterable[int] | None = None
     ) -> Iterator[tuple[Buffer, int, int, int]]:
         """Register, pixel, first lane in the panel and width of every sum, or of those of some pixels."""
         vectors = self.panel.vectors
         for p in range(self.tile.width) if pixels is None else pixels:
             for j, (lane, width) in enumerate(vectors):
-                yield registers[p * len(vectors) + j], p, lane, width
+                yield registers[width][p * len(vectors) + j], p, lane, width
 
 
 class Term:

@@ -44,6 +44,7 @@ from blockfuse.schedules.cpu.normalize import REGISTERS, lower_normalize
 from blockfuse.schedules.cpu.pack import layout
 from blockfuse.schedules.cpu.pixels import lower_pixels
 from blockfuse.schedules.cpu.reduce import lower_reduce
+from blockfuse.schedules.cpu.vectors import widths
 from blockfuse.schedules.emit import Buffer, Emitter, Index, constant, quotient, remainder
 
 
@@ -89,7 +90,10 @@ def _scope(kernel: Kernel, nodes: list[Node], homes: dict[Tile, int]) -> None:
         if home == id(nodes):
             kernel.buffers[tile] = _alloc(kernel, tile.name, tile.size * tile.copies)
     if not _has_grid(nodes):
-        kernel.registers = [_alloc(kernel, f"sum{i}", kernel.lanes) for i in range(_registers(nodes))]
+        kernel.registers = {
+            lanes: [_alloc(kernel, f"sum{i}_of_{lanes}", lanes) for i in range(count)]
+            for lanes, count in _registers(nodes, kernel.lanes).items()
+        }
     _emit(kernel, nodes, homes)
 
 
@@ -190,7 +194,7 @@ def _uses(nodes: list[Node], path: tuple[int, ...], *, in_grid: bool) -> list[tu
             out += _uses(node.body, path, in_grid=in_grid)
         else:
             for tile in (*reads(node), *written(node)):
-                out.append((tile, path[:-1] if in_grid and tile.is_shared else path))
+                out.append((tile.owner, path[:-1] if in_grid and tile.is_shared else path))
     return out
 
 
@@ -199,18 +203,23 @@ def _common(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shared)
 
 
-def _registers(nodes: list[Node]) -> int:
-    """Sums that are in registers at once."""
-    needs = [0]
+def _registers(nodes: list[Node], lanes: int) -> dict[int, int]:
+    """For vectors of every width, sums that are in registers at once."""
+    needs: dict[int, int] = {}
     for node in walk(nodes):
         match node:
             case Pixels():
-                needs.append(node.pixels * node.vectors)
+                count = node.pixels * node.vectors
             case Depthwise() | Grouped() | Reduce():
-                needs.append(node.pixels)
+                count = node.pixels
             case Normalize():
-                needs.append(REGISTERS * node.pixels)
-    return max(needs)
+                needs[lanes] = max(needs.get(lanes, 0), REGISTERS * node.pixels)
+                continue
+            case _:
+                continue
+        for width in widths(node.region.channels.size.const, lanes):
+            needs[width] = max(needs.get(width, 0), count)
+    return needs
 
 
 # ---- instructions ----------------------------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ class _Normalize:
         self._finish = Finish(kernel, node.target, node.steps)
         self._channels = node.source.image.channels
         self._by_mean = node.divisor == "mean"
-        sets = [kernel.registers[i * node.pixels : (i + 1) * node.pixels] for i in range(REGISTERS)]
+        registers = kernel.registers[kernel.lanes]
+        sets = [registers[i * node.pixels : (i + 1) * node.pixels] for i in range(REGISTERS)]
         self._sums, self._means, self._factors = sets
 
     def lower(self) -> None:

@@ -40,7 +40,8 @@ class _Mean(Sliding):
 
     def end(self, place: Place, total: Expr, pixel: int) -> Expr:
         columns = sum(pixel in pixels for pixels in self.taps(place.tile))
-        count = place.rows * columns
+        given = self._node.count if isinstance(self._node, Reduce) else 0
+        count = given or place.rows * columns
         scale = 1.0 / count if isinstance(count, int) else constant(1.0) / count.astype("float32")
         return total * (constant(scale, place.lanes) if isinstance(count, int) else broadcast(scale, place.lanes))
 

@@ -119,14 +119,14 @@ class Sliding(ABC):
         kernel, emitter, view = self.kernel, self.kernel.emitter, self._view
         start = self.start(place)
         for p in range(place.tile.width):
-            emitter.store(kernel.registers[p], 0, start, place.lanes)
+            emitter.store(kernel.registers[place.lanes][p], 0, start, place.lanes)
         with emitter.loop(place.rows, "r") as i:
             r = low + i
             column = place.column * self.window.stride_w * view.pixel
             x = emitter.bind("x", view.row(input_row(self.window, h, r)) + column + place.channel)
             (self._row_unrolled if self.window.s <= UNROLLED_COLUMNS else self._row_looped)(place, x, r)
         for p in range(place.tile.width):
-            total = self.end(place, load(kernel.registers[p], 0, place.lanes), p)
+            total = self.end(place, load(kernel.registers[place.lanes][p], 0, place.lanes), p)
             self._finish.store(total, place.column + p, place.channel, place.lanes)
 
     def _row_unrolled(self, place: Place, x: Index, r: Index) -> None:
@@ -155,6 +155,6 @@ class Sliding(ABC):
         """Add an input vector to the sums of pixels, under the filter columns that are over it."""
         for number, part in enumerate(self.parts(place, value)):
             for s, p in over:
-                register = self.kernel.registers[p]
+                register = self.kernel.registers[place.lanes][p]
                 total = load(register, 0, place.lanes)
                 self.kernel.emitter.store(register, 0, self.add(place, total, part, r, s, number), place.lanes)

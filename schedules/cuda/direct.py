@@ -156,7 +156,8 @@ def _store(kernel: Kernel, node: Direct, place: _Place, sums: Buffer) -> None:
     for lane in range(width):
         value = load(sums, lane)
         if isinstance(node, Reduce) and node.reduction == "mean":
-            value = value / tirx.max(load(kernel.registers("counted", 1), 0), constant(1.0))
+            count = tirx.max(load(kernel.registers("counted", 1), 0), constant(1.0))
+            value = value / (constant(float(node.count)) if node.count else count)
         elif isinstance(node, Reduce) and node.reduction == "l2":
             value = tirx.sqrt(value)
         emit.store(result, lane, kernel.narrow(finish(node.steps, value, Element(lane, constants, added))))

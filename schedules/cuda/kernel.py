@@ -110,7 +110,7 @@ class Kernel:
 
         def image(tile: Tile, name: str) -> None:
             shape = (self.batch, tile.height, tile.image.width, tile.channels)
-            self.memory[tile] = emit.image(name, shape, self.dtype)
+            self.memory[tile] = emit.image(name, shape, tile.dtype or self.dtype)
 
         for number, tile in enumerate(program.inputs):
             image(tile, f"input_{number}")
@@ -118,7 +118,8 @@ class Kernel:
             self.vectors = emit.parameter("packed_vectors", (vector_length(program),))
         if stream_length(program):
             self.weights = emit.parameter("packed_weights", (stream_length(program),), self.dtype)
-        image(program.output, "result")
+        for tile, name in zip(program.outputs, ("result", "result_parts"), strict=False):
+            image(tile, name)
 
     def _grid_position(self) -> dict[str, Index]:
         env: dict[str, Index] = {}

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockfuse.build.build import build, pack
+from blockfuse.build.build import build
+from blockfuse.build.code import pack
 from blockfuse.build.network import Call, Network
 from blockfuse.errors import InternalError, TargetError, UnsupportedModelError
 from blockfuse.graph import Op, Tensor
@@ -258,21 +259,3 @@ def test_packed_constants_are_aligned_and_gaps_are_zero():
     assert weights.nbytes == 80
     assert weights.ctypes.data % ALIGNMENT == 0
     assert not weights[12:64].any()
-
-
-def test_a_library_is_made_once(monkeypatch, tmp_path):
-    monkeypatch.setenv("BLOCKFUSE_CACHE_DIR", str(tmp_path))
-    network, functions, _ = toy.classifier()
-    first = build(network, functions, CPU)
-    assert len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr("blockfuse.build.build.relax.build", None)  # nothing is compiled any more
-    assert build(network, functions, CPU).code == first.code
-
-
-def test_other_code_is_another_library(monkeypatch, tmp_path):
-    monkeypatch.setenv("BLOCKFUSE_CACHE_DIR", str(tmp_path))
-    network, functions, _ = toy.classifier()
-    build(network, functions, CPU)
-    build(network, functions, parse_target("cpu:generic"))
-    build(network, functions | {"scale": toy.scale_kernel(alignment=8)}, CPU)
-    assert len(list(tmp_path.iterdir())) == 3

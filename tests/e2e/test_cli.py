@@ -75,9 +75,9 @@ def run(folder, monkeypatch, capsys):
     return command
 
 
-def process(folder, *words, **options):
+def process(folder, *words, warnings="error", **options):
     """The same in a process of its own."""
-    command = [sys.executable, "-W", "error", "-m", "blockfuse", *words]
+    command = [sys.executable, "-W", warnings, "-m", "blockfuse", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("environment", {})}
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=-1, stderr=-1, text=True, **options)
 
@@ -349,7 +349,7 @@ WRONG = [
     (2, "'nan' is not a number of seconds", ["demo", "--seconds", "nan"]),
     (
         2,
-        "there is no pattern 'resnet'; known are preactivation_bottleneck, preactivation_basic_block",
+        "there is no pattern 'resnet'; known are ghost_bottleneck, fire_module",
         ["patterns", "resnet"],
     ),
     (2, "--shape goes with --explain", ["patterns", "--shape", "a=1"]),
@@ -415,12 +415,16 @@ def test_user_code_runs_only_when_it_is_named(run, monkeypatch):
 # ---- processes -------------------------------------------------------------------------------------------------------
 def test_interruption_is_quiet(folder):
     listened = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs are started with it ignored
-    child = process(folder, "bench", "net.bf", "--seconds", "60")
+    # An import that is interrupted leaves its file to the collector, which a ResourceWarning would tell.
+    child = process(folder, "bench", "net.bf", "--seconds", "60", warnings="ignore::ResourceWarning")
     signal.signal(signal.SIGINT, listened)
     assert child.stderr.readline().startswith("measuring")
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
-    assert (child.returncode, out, err) == (130, "", "")
+    # Python ends by the signal itself if code in a string was interrupted, as some modules run while they are imported;
+    # a shell says 130 to both.
+    assert child.returncode in (130, -signal.SIGINT)
+    assert (out, err) == ("", "")
 
 
 @pytest.mark.parametrize("words", [["patterns", "-v"], ["--help"], ["inspect", "net.bf", "--json"]])

@@ -28,11 +28,11 @@ from tests.gated_blocks import (
     strided_gate,
     two_groupings,
 )
-from tests.random_blocks import ALL_KINDS, KINDS, random_block
+from tests.random_blocks import ALL_KINDS, CPU_KINDS, KINDS, random_block
 from tests.residual_blocks import anti_aliased, response
 from tests.slots import into_slots
 
-SEEDS = [*((KINDS, n) for n in range(30)), *((ALL_KINDS, n) for n in range(50))]
+SEEDS = [*((KINDS, n) for n in range(30)), *((ALL_KINDS, n) for n in range(50)), *((CPU_KINDS, n) for n in range(25))]
 RELU, RELU6 = Function("relu"), Function("clip", 0.0, 6.0)
 PAD1 = cpu_programs.PAD1
 
@@ -52,10 +52,12 @@ def test_random_block(kinds, seed):
     check(block, program_cpu(fold(block), any_plan(rng, block), f"random_{seed}", planar), seed)
 
 
-@pytest.mark.parametrize("seed", range(100, 130))
-def test_random_block_among_the_channels_of_wider_images(seed):
+@pytest.mark.parametrize(
+    ("kinds", "seed"), [*((ALL_KINDS, n) for n in range(100, 130)), *((CPU_KINDS, n) for n in range(130, 145))]
+)
+def test_random_block_among_the_channels_of_wider_images(kinds, seed):
     rng = np.random.default_rng(seed)
-    block = random_block(rng, kinds=ALL_KINDS)
+    block = random_block(rng, kinds=kinds)
     check(block, into_slots(program_cpu(fold(block), any_plan(rng, block), f"random_{seed}"), rng), seed)
 
 

@@ -16,7 +16,7 @@ from blockfuse.machine import Engine
 from blockfuse.plan.fold import Folded, fold
 from blockfuse.plan.split_pool import split_pool
 from blockfuse.plan.stack import stacked
-from blockfuse.stages import Conv, Window
+from blockfuse.stages import Conv, Grouped, Window
 from tests.cuda_kernels import Built, build
 from tests.residual_blocks import (
     basic,
@@ -30,6 +30,8 @@ from tests.residual_blocks import (
     gated_project,
     hidden_image,
     mbconv,
+    on_sums,
+    pooled_sum,
     resnext,
     same,
     single,
@@ -76,6 +78,13 @@ def _parts(h: int, w: int, c: int, n: int, *, second: bool) -> Block:
     return replace(pair[second], name="gate").with_random_parameters(1)
 
 
+def _pooled_groups(h: int, w: int, channels: int, n: int) -> Block:
+    """A strided convolution of narrow groups, and the maxima of its tiles."""
+    return replace(
+        single(h, w, channels, Grouped("grouped", (0,), channels, channels // 8, same(3, 2)), n), pooled="max"
+    )
+
+
 def _squeezed(channels: int) -> int:
     return max(1, channels // 4)
 
@@ -110,6 +119,11 @@ FAMILIES: dict[str, Maker] = {
     "se_gate_of_parts": lambda h, w, c, n: _parts(h, w, c, n, second=True),
     "se_project": lambda h, w, c, n: gated_project(h, w, c, 40, n),
     "se_gate_project": lambda h, w, c, n: squeezed_project(h, w, c, _squeezed(c), 24, n),
+    "se_pooled": lambda h, w, c, n: replace(hidden_image(h, w, c, 2 * c, n), pooled="mean"),
+    "se_pooled_sum": pooled_sum,
+    "se_pooled_groups": lambda h, w, c, n: _pooled_groups(h, w, _grouped(8, c), n),
+    "se_gate_of_sums": lambda h, w, c, n: on_sums(gate_of(h, w, c, _squeezed(c), n), TILE),
+    "se_sums_project": lambda h, w, c, n: on_sums(squeezed_project(h, w, c, _squeezed(c), 24, n), (2, 3)),
     "stem7x7": _dense(7, 2),
     "stem3x3": _dense(3, 2),
     "single1x1": lambda h, w, c, n: single(h, w, c, Conv("conv1x1", (0,), 40, Window()), n),
@@ -145,7 +159,8 @@ class Case:
         block = self.block()
         tile = SIZES[self.size] if self.family in WHOLE else TILE
         if self.parts == "images" and isinstance(stacked(fold(block), 2), Folded):
-            return build(block, tile, 4, engine=self.engine, split=1, images=2)
+            whole = None if block.pooled else tile  # of two images, each of which is reduced by itself
+            return build(block, whole, 4, engine=self.engine, split=1, images=2)
         split = 2 if self.parts == "shares" and can_share(block, 2) else 1
         return build(block, tile, 4, engine=self.engine, split=split, images=1)
 

@@ -12,9 +12,10 @@ from blockfuse.block import Block
 from blockfuse.stages import Add, Conv, Depthwise, Grouped, ImageShape, Multiply, Pool, Window
 from tests.cuda_kernels import build, run
 from tests.random_blocks import random_block
-from tests.residual_blocks import basic, mbconv, same, single
+from tests.residual_blocks import basic, gate_of, hidden_image, mbconv, on_sums, same, single, squeezed_project
 
 TYPES = ("float16", "float32")
+NARROW = Depthwise("depthwise", (0,), same(3))
 PARTS = Window(3, 3, 2, 2)  # of a pool whose result may not fill its last tiles
 
 
@@ -36,6 +37,10 @@ CASES = [
     Case("shares", single(13, 14, 64, Depthwise("depthwise", (0,), same(5)), 2), None, None),
     Case("grouped", single(15, 17, 128, Grouped("grouped", (0,), 128, 16, same(3)), 2), None, None),
     Case("wide groups", single(9, 11, 256, Grouped("grouped", (0,), 256, 2, same(3)), 2), None, None),
+    Case("pooled", replace(hidden_image(17, 23, 24, 96, 2), pooled="mean"), (7, 9), 4),
+    Case("pooled in small tiles", replace(single(16, 18, 64, NARROW, 2), pooled="mean"), (2, 2), 4),
+    Case("on sums", on_sums(squeezed_project(21, 22, 96, 8, 24, 2), (5, 5)), (7, 11), 4),
+    Case("gate of sums", on_sums(gate_of(40, 40, 192, 16, 2), (4, 4)), None, None),
     Case("pool over the end", single(29, 29, 64, Pool("pool", (0,), "mean", PARTS)), (4, 4), 4),
     Case("ragged pool", single(29, 26, 32, Pool("pool", (0,), "mean", PARTS), 2), (4, 4), 4),
     Case("window over the end", single(15, 11, 64, Depthwise("depthwise", (0,), same(7)), 2), (7, 7), 4),

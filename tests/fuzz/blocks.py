@@ -25,7 +25,7 @@ from blockfuse.stages import Stage
 from blockfuse.target import parse_target
 from tests.cpu_kernels import call, compile_programs, error, random_inputs
 from tests.fuzz.harness import FAILED, Case, Fuzzer, judged
-from tests.random_blocks import ALL_KINDS, KINDS, WIDE, Ranges, random_block
+from tests.random_blocks import CPU_KINDS, KINDS, WIDE, Ranges, random_block
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class KernelCase:
 def random_case(seed: int) -> KernelCase:
     """The same case for the same seed."""
     rng = np.random.default_rng((1, seed))
-    kinds = ALL_KINDS if rng.random() < 0.7 else KINDS
+    kinds = CPU_KINDS if rng.random() < 0.7 else KINDS
     ranges = WIDE if rng.random() < 0.7 else Ranges()
     block = random_block(rng, kinds=kinds, ranges=ranges)
     planar = tuple(bool(rng.random() < 0.2) for _ in block.inputs)

@@ -1,4 +1,4 @@
-"""Random whole models: compiled, and compared with ONNX Runtime.
+"""Random whole models in any form: compiled, and compared with ONNX Runtime.
 
 Where that says they differ, both are compared with the same model in float64: a result at most a few times as far from
 the truth as ONNX Runtime's is not wrong, the model is ill-conditioned.
@@ -19,6 +19,7 @@ from blockfuse.compiler import compile as compile_model
 from blockfuse.errors import BlockfuseError, ModelError, VerificationError
 from blockfuse.runtime.executable import Executable
 from blockfuse.verification.verify import seeded_inputs, verify
+from tests.fuzz.forms import in_form
 from tests.fuzz.harness import Case, Fuzzer, checked_refusal, judged, reduced
 from tests.fuzz.whole_graphs import random_model
 from tests.onnx_models import run as run_onnxruntime
@@ -43,7 +44,7 @@ def options(seed: int) -> dict:
 
 
 def _compare(seed: int) -> str:
-    model = random_model(seed)
+    model = in_form(random_model(seed), seed)
     chosen = options(seed)
     try:
         executable = compile_model(model, fuse=chosen["fuse"], threads=chosen["threads"], taps=chosen["per_block"])
@@ -82,16 +83,22 @@ def as_good_as_onnxruntime(
     except Exception:  # noqa: BLE001 - what it raises has no common base
         other = truth
     for name, exact in truth.items():
-        if not np.isfinite(exact).all():
+        half = actual[name].dtype == np.float16
+        if not np.isfinite(exact).all() or (half and not _fits_half(exact, other[name])):
             continue
-        floor = 64 * np.finfo(np.float32).eps * np.abs(exact).max()
+        floor = (64 * np.finfo(np.float32).eps + half * np.finfo(np.float16).eps) * np.abs(exact).max()
         if not np.abs(actual[name] - exact).max() <= max(floor, WORSE * np.abs(other[name] - exact).max()):
             return False
     return True
 
 
+def _fits_half(exact: Array, other: Array) -> bool:
+    """Whether results are in the range of float16, as are all that ONNX Runtime has on the way."""
+    return bool(np.abs(exact).max() < np.finfo(np.float16).max and np.isfinite(other.astype(np.float32)).all())
+
+
 def in_double(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The results of a float32 model computed in float64, by name."""
+    """The results of a model computed in float64, by name."""
     double = onnx.ModelProto()
     double.CopyFrom(model)
     for tensor in double.graph.initializer:
@@ -100,21 +107,21 @@ def in_double(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, 
         for attribute in node.attribute:
             if attribute.type == AttributeProto.TENSOR:
                 _widen(attribute.t)
-            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
+            if node.op_type == "Cast" and attribute.i in {TensorProto.FLOAT, TensorProto.FLOAT16}:
                 attribute.i = TensorProto.DOUBLE
     results = ReferenceEvaluator(double).run(None, {name: value.astype(np.float64) for name, value in inputs.items()})
     return {value.name: result for value, result in zip(double.graph.output, results, strict=True)}
 
 
 def _widen(tensor: TensorProto) -> None:
-    if tensor.data_type == TensorProto.FLOAT:
+    if tensor.data_type in {TensorProto.FLOAT, TensorProto.FLOAT16}:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
 
 
 def save(seed: int, folder: Path) -> str:
     """The model as a file."""
     path = folder / f"graph_{seed}.onnx"
-    onnx.save(random_model(seed), path)
+    onnx.save(in_form(random_model(seed), seed), path)
     return command(path, seed)
 
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-from blockfuse.build.kernel_cache import VARIABLE
 from blockfuse.errors import BlockfuseError, InternalError
+from blockfuse.kernel_cache import VARIABLE
 
 ROOT = Path(__file__).parents[2]
 

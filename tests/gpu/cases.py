@@ -29,6 +29,8 @@ CHOSEN: tuple[str, ...] = (
     "kernels_several_images_in_a_cta_pointwise_2_7_mma",
     "kernels_bfloat16_9",
     "kernels_float32_resnext_7x9x40",
+    "partial_every_reduction_of_every_type_float16_mean",
+    "partial_a_pool_of_sums_alone_and_with_the_gate_48_3",
     "wgmma_small_and_ragged_stem_9x11x3",
     "wgmma_small_and_ragged_dense_12x12x64",
     "wgmma_small_and_ragged_mbconv_7x7x20",

@@ -27,7 +27,7 @@ from blockfuse.errors import InternalError
 from blockfuse.machine import Engine
 from blockfuse.target import available_cores
 from blockfuse.verification.compare import tolerance
-from tests.cuda_kernels import Built, inputs_of, kernel_arguments
+from tests.cuda_kernels import Built, inputs_of, kernel_arguments, parts_wanted
 from tests.gpu.cases import collected
 
 Case = dict[str, Any]
@@ -100,6 +100,8 @@ def _write(name: str, built: Built, binary: bytes | str, folder: Path) -> Case:
     kept = {key: _storable(arrays[key]) for key in launch["parameters"] if key in arrays}
     channels = [-built.program.output.first_channel.const, values[-1].shape[-1]]
     (folder / f"{name}.fatbin").write_bytes(binary)
+    if block.pooled:
+        kept["expected_parts"], kept["allowed_parts"] = parts_wanted(built, inputs)
     np.savez_compressed(folder / f"{name}.npz", expected=values[-1], **kept)
     allowed = tolerance(max(1, accumulation_depth(block)), block.dtype, len(block.stages)) * max(scale, 1e-3)
     head = {"name": name, "block": str(block), "plan": str(built.plan), "allowed": allowed, "channels": channels}

@@ -68,27 +68,32 @@ def check(cuda: Cuda, case: Row, folder: Path, repeat: int) -> Row:
         return {"name": case["name"], "right": False, "error": None, "same": False, "note": str(error)}
     finally:
         cuda.free()
-    values, (first, count) = widened(results[0], case["dtype"]), case["channels"]
-    difference = np.abs(values[..., first : first + count] - arrays["expected"])
-    error = float(difference.max() / case["allowed"])
-    same = all(np.array_equal(bits(results[0]), bits(other)) for other in results[1:])
-    unwritten, outside = int(np.isnan(difference).sum()), written_beside(values, first, count)
-    note = f"{unwritten} of {difference.size} elements are NaN" if unwritten else ""
+    values, (first, count) = widened(results[0]["result"], case["dtype"]), case["channels"]
+    errors = np.abs(values[..., first : first + count] - arrays["expected"]).ravel() / case["allowed"]
+    if "expected_parts" in arrays:
+        parts = np.abs(results[0]["result_parts"] - arrays["expected_parts"]) / arrays["allowed_parts"]
+        errors = np.concatenate([errors, parts.ravel()])
+    error = float(errors.max())
+    same = all(np.array_equal(bits(results[0][name]), bits(other[name])) for other in results[1:] for name in other)
+    unwritten, outside = int(np.isnan(errors).sum()), written_beside(values, first, count)
+    note = f"{unwritten} of {errors.size} elements are NaN" if unwritten else ""
     note = f"{outside} elements beside the result were written" if outside else note
     right = error <= 1 and same and not outside
     return {"name": case["name"], "right": right, "error": finite(error), "same": same, "note": note}
 
 
-def launch(cuda: Cuda, case: Row, image: bytes, arrays: dict[str, Array], repeat: int) -> list[Array]:
-    """The result of every launch."""
+def launch(cuda: Cuda, case: Row, image: bytes, arrays: dict[str, Array], repeat: int) -> list[dict[str, Array]]:
+    """The results of every launch, by name."""
     kernel = cuda.load(image, case["kernel"], case["grid"], case["threads"], case["shared_bytes"])
     places = case["scalars"] | {name: cuda.upload(arrays[name]) for name in case["parameters"] if name in arrays}
+    written = [name for name in ("result", "result_parts") if name in case["parameters"]]
     results = []
     for _ in range(max(1, repeat)):
-        cuda.write(places["result"], arrays["result"])
+        for name in written:
+            cuda.write(places[name], arrays[name])
         kernel([places[name] for name in case["parameters"]])
         cuda.synchronize()
-        results.append(cuda.download(places["result"], arrays["result"]))
+        results.append({name: cuda.download(places[name], arrays[name]) for name in written})
     return results
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tests.cuda_kernels import build
 from tests.emulated.nvcc import find_nvcc
 from tests.gpu import export_cases, export_networks
 from tests.gpu.cases import CHOSEN, collected
-from tests.residual_blocks import mbconv
+from tests.residual_blocks import hidden_image, mbconv
 from tests.standin import TOOLKIT
 from tests.torch_python import needs_torch, run
 
@@ -48,11 +49,17 @@ def cases(tmp_path_factory):
     block = mbconv(7, 6, 16, 64)
     built = {"right": build(block, (4, 4), 4), "wrong": build(block, (4, 4), 4)}
     built["half_written"] = build(mbconv(9, 6, 16, 64), (4, 4), 4)
+    built["pooled"] = build(replace(hidden_image(7, 6, 16, 32, 2), pooled="mean"), (4, 4), 4)
+    built["wrong_parts"] = build(replace(hidden_image(9, 6, 16, 32), pooled="mean"), (4, 4), 4)
     found = export_cases.export(list(built.items()), folder, ["sm_90"])
     with np.load(folder / "wrong.npz") as data:
         arrays = dict(data)
     arrays["packed_weights"][:8] += 1
     np.savez(folder / "wrong.npz", **arrays)
+    with np.load(folder / "wrong_parts.npz") as data:
+        arrays = dict(data)
+    arrays["expected_parts"][0, 1, 0, 3] += 2 * arrays["allowed_parts"].max()
+    np.savez(folder / "wrong_parts.npz", **arrays)
     found[2]["grid"] -= 1
     (folder / "cases.json").write_text(json.dumps(found))
     return folder
@@ -68,7 +75,9 @@ def test_kernels_are_launched_and_checked(cases, tmp_path):
     assert rows["wrong"]["error"] > 1
     assert "are NaN" in rows["half_written"]["note"]
     assert rows["half_written"]["error"] is None
-    assert "1 of 3 cases right" in done.stdout
+    assert rows["pooled"]["right"]
+    assert 1 < rows["wrong_parts"]["error"] < 4
+    assert "2 of 5 cases right" in done.stdout
 
 
 def test_a_kernel_that_does_not_load_is_one_wrong_case(cases, tmp_path):

@@ -1,6 +1,7 @@
 """Whole networks on the stand-in device, against ONNX Runtime."""
 
 import numpy as np
+import onnx
 import pytest
 
 import blockfuse as bf
@@ -9,6 +10,7 @@ from blockfuse.verification.compare import compare, tolerance
 from blockfuse.verification.depth import path_depths
 from blockfuse.verification.verify import canonical_graph, reference_session, seeded_inputs
 from tests.half_models import in_half
+from tests.onnx_models import floats, model, node, run
 from tests.open_batch import open_batch
 from tests.standin import OnStandIn, run_network
 
@@ -23,7 +25,7 @@ CASES = [
     ("mobilenet_v2", "never", 1, 64, True, "sm_90", "float16"),
     ("mobilenet_v2", "auto", 1, 64, False, "sm_90a", "float16"),
     ("resnet50", "auto", 1, 32, False, "sm_86", "float16"),
-    ("efficientnet_b0", "auto", 1, 32, True, "sm_90", "float16"),
+    ("efficientnet_b0", "auto", 1, 80, True, "sm_90", "float16"),
     ("convnext_tiny", "auto", 1, 32, False, "sm_90", "bfloat16"),
     ("convfirstnet", "auto", 1, 32, False, "sm_80", "float16"),
 ]
@@ -67,6 +69,42 @@ def test_one_network_runs_any_batch(compile_to):
         expected = reference.run(["output"], inputs)[0]
         terms, ops = path_depths(canonical_graph(model, {"input": inputs["input"].shape}))["output"]
         assert compare(outputs["output"], expected, tolerance(terms, "float16", ops)).passed
+
+
+def gated_network(batch, height=37, width=34):
+    """A depthwise convolution whose result is gated, and a projection of that added to the input."""
+    weights = {"d": floats(40, 1, 3, 3, seed=1) / 3, "e": floats(40, 24, 1, 1, seed=2) / 5}
+    weights |= {"r": floats(6, 40, 1, 1, seed=3), "s": floats(40, 6, 1, 1, seed=4), "p": floats(24, 40, 1, 1) / 6}
+    nodes = [
+        node("Conv", "x e", "a"),
+        node("Relu", "a", "b"),
+        node("Conv", "b d", "c", group=40, pads=[1, 1, 1, 1]),
+        node("GlobalAveragePool", "c", "m"),
+        node("Conv", "m r", "f"),
+        node("Relu", "f", "g"),
+        node("Conv", "g s", "h"),
+        node("Sigmoid", "h", "i"),
+        node("Mul", "c i", "j"),
+        node("Conv", "j p", "k"),
+        node("Add", "k x", "y"),
+    ]
+    return model(nodes, (batch, 24, height, width), weights)
+
+
+def test_gates_of_any_batch_are_made_of_sums_of_tiles(compile_to):
+    """The image that is gated passes through memory once, and its sums in float32 beside it."""
+    executable, container = compile_to(open_batch(onnx.shape_inference.infer_shapes(gated_network(1))), fuse="always")
+    assert executable.report().kernel_count == 2
+    calls = [{"x": floats(batch, 24, 37, 34, seed=batch)} for batch in (1, 3, 2)]
+    result = run_network(container, calls)
+    assert not result.error, result.log
+    assert not result.findings
+    for inputs, outputs in zip(calls, result.outputs, strict=True):
+        expected = run(gated_network(len(inputs["x"])), inputs)["y"]
+        assert compare(outputs["y"], expected, tolerance(24 + 9 + 40 + 6 + 40, "float16", 8)).passed
+    parts = [launch["memory"].get("result_parts_ptr", 0) for launch in result.launches]
+    one, three, two = filter(None, parts)
+    assert 40 * 4 <= one < two < three
 
 
 def test_every_block_is_right(compile_to):

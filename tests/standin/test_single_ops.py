@@ -72,3 +72,19 @@ def test_layers_that_want_more_than_a_core_holds(compile_to):
     executable = check(compile_to, proto, {"x": floats(2, 128, 7, 6)}, fuse="never")
     plans = [kernel.plan for step in executable.report().steps for kernel in step.kernels]
     assert ["from memory to memory" in plan for plan in plans] == [True, False, False]
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic", "nearest"])
+def test_a_resize_is_one_pass(compile_to, mode):
+    proto = model(
+        [node("Conv", "x w", "a"), node("Resize", "a - s", "b", mode=mode), node("Conv", "b v", "y")],
+        (3, 5, 7, 9),
+        {"w": floats(11, 5, 1, 1, seed=1), "s": np.array([1, 1, 1.7, 2.4], np.float32), "v": floats(3, 11, 1, 1) / 3},
+    )
+    inputs = {"x": floats(3, 5, 7, 9, seed=2)}
+    _, container = compile_to(proto)
+    result = run_network(container, [inputs])
+    assert not result.error, result.log
+    assert not result.findings
+    assert sum(not launch["kernel"].startswith("bf_") for launch in result.launches) == 1
+    assert compare(result.outputs[0]["y"], run(proto, inputs)["y"], tolerance(DEPTH, "float16", STEPS)).passed

@@ -163,3 +163,6 @@ def test_a_library_is_lowered_once(network, tmp_path, monkeypatch):
     assert lowered == ["sm_80", "sm_89", "sm_80"]
     codes = [one._variants[0].library.code for one in (first, second, other, recorded)]
     assert codes[0] == codes[1] == codes[2] != codes[3]
+    for name, executable in {"first": first, "second": second}.items():
+        executable.save(tmp_path / f"{name}.bf")
+    assert (tmp_path / "first.bf").read_bytes() == (tmp_path / "second.bf").read_bytes()

@@ -13,12 +13,12 @@ import pytest
 import blockfuse
 from blockfuse import gpu
 from blockfuse.build import cubin
-from blockfuse.build.border import computed_in
+from blockfuse.build.border import check_range, computed_in
 from blockfuse.build.imports import rewritten
-from blockfuse.build.kernel_cache import KernelCache
 from blockfuse.build.network import Call, Network
 from blockfuse.errors import InternalError, TargetError, UnsupportedModelError
 from blockfuse.graph import Op, Tensor
+from blockfuse.kernel_cache import KernelCache
 from blockfuse.plan import device
 from blockfuse.plan.device import GPUS, device_of, gpu_device
 from blockfuse.report import Report
@@ -274,3 +274,14 @@ def test_constants_too_large_for_the_type_are_named():
     with pytest.raises(UnsupportedModelError, match="constant 'c' holds 7e"):
         computed_in(network(7e4), "float16")
     computed_in(network(np.inf), "float16")
+
+
+@pytest.mark.parametrize("values", [[], [1, -65504], [np.nan, 2], [np.inf, -np.inf], [np.nan, np.inf, -3]])
+def test_what_fits_the_type_or_is_no_number_passes(values):
+    check_range(np.array(values, np.float32), "float16", "c")
+
+
+@pytest.mark.parametrize("values", [[7e4], [0, -7e4], [np.nan, 7e4], [np.inf, -7e4, np.nan]])
+def test_a_number_beyond_the_type_is_found_among_what_is_none(values):
+    with pytest.raises(UnsupportedModelError, match="c holds 7e"):
+        check_range(np.array(values, np.float32), "float16", "c")

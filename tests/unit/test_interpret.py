@@ -22,7 +22,7 @@ from tests.gated_blocks import (
     squeeze_excite,
     two_groupings,
 )
-from tests.random_blocks import ALL_KINDS, KINDS, random_block
+from tests.random_blocks import ALL_KINDS, CPU_KINDS, KINDS, random_block
 from tests.residual_blocks import basic, mbconv
 
 DEVICE = cpu_device(parse_target("cpu:avx512", 2))
@@ -48,7 +48,10 @@ def error(program: Program, block: Block) -> float:
     return float(np.nan_to_num(difference / max(np.abs(wanted).max(), 1e-12), nan=np.inf))
 
 
-@pytest.mark.parametrize(("kinds", "seed"), [(KINDS, n) for n in range(40)] + [(ALL_KINDS, n) for n in range(60)])
+SEEDS = [*((KINDS, n) for n in range(40)), *((ALL_KINDS, n) for n in range(60)), *((CPU_KINDS, n) for n in range(80))]
+
+
+@pytest.mark.parametrize(("kinds", "seed"), SEEDS)
 def test_random_blocks_under_random_plans(kinds: tuple[str, ...], seed: int):
     rng = np.random.default_rng(seed)
     block = random_block(rng, kinds=kinds)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from blockfuse.build.kernel_cache import VARIABLE, KernelCache, default_cache, key_of
+from blockfuse.kernel_cache import VARIABLE, KernelCache, default_cache, key_of
 
 A, B, C, D = (key_of([name]) for name in "abcd")
 

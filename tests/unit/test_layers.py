@@ -10,15 +10,16 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up. A module belongs to the longest name that is its own or its package's.
 LAYERS = [
     ["errors"],
-    ["dtypes", "usage"],
+    ["as_data", "dtypes", "fingerprint", "kernel_cache", "usage"],
     ["stages", "target", "gpu"],
     ["graph"],
-    ["block", "pattern"],
+    ["block", "channels", "pattern"],
     ["machine", "runtime.library"],
     ["plan"],
     ["program", "report"],
     ["plan.choose_cuda"],
     ["plan.choose"],
+    ["plan.book"],
     ["plan.decide"],
     ["frontend", "schedules"],
     ["steps", "runtime", "build.network"],

@@ -7,8 +7,8 @@ import pytest
 
 from blockfuse.build.cubin import compile_kernels, find_nvcc
 from blockfuse.build.fatbin import fat_binary, machine_code
-from blockfuse.build.kernel_cache import KernelCache
 from blockfuse.errors import TargetError
+from blockfuse.kernel_cache import KernelCache
 from blockfuse.tools import machine_code as reading
 from tests.cuda_kernels import build
 from tests.residual_blocks import mbconv

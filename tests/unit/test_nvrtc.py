@@ -10,8 +10,8 @@ import pytest
 
 from blockfuse.build import cubin, nvrtc
 from blockfuse.build.fatbin import fat_binary
-from blockfuse.build.kernel_cache import KernelCache
 from blockfuse.errors import InternalError, TargetError
+from blockfuse.kernel_cache import KernelCache
 from blockfuse.tools import doctor
 
 ROOT = Path(__file__).parents[2]

@@ -112,6 +112,26 @@ def test_what_is_canonical_already_stays(function, lines):
     assert text(function)[:-1] == lines
 
 
+def test_what_finishes_concatenated_convolutions_stands_before():
+    def halves(op, x, w1, w2, scale, shift, mean, variance):
+        both = op.Concat(op.Conv(x, w1), op.Conv(x, w2), axis=1)
+        return op.Relu(op.BatchNormalization(both, scale, shift, mean, variance))
+
+    assert text(lambda op, x, w1, w2: op.Relu(op.Concat(op.Conv(x, w1), op.Conv(x, w2), axis=1)))[:-1] == [
+        "%0 = Conv(x, w1)",
+        "%1 = Relu(%0)",
+        "%2 = Conv(x, w2)",
+        "%3 = Relu(%2)",
+        "%4 = Concat(%1, %3) axis=1",
+    ]
+    assert text(halves)[-2] == "%4 = Concat(%1, %3) axis=1"
+
+
+def test_a_difference_is_a_sum():
+    assert text(lambda op, x, y: op.Sub(x, y))[:-1] == ["%0 = Mul(y, -1)", "%1 = Add(x, %0)"]
+    assert text(lambda op, x: op.Sub(x, 2.0))[:-1] == ["%0 = Sub(x, 2)"]
+
+
 def test_a_shared_value_stays_shared():
     def gated(op, x, w):
         y = op.Identity(op.Conv(x, w))

@@ -39,7 +39,7 @@ BLOCKS = {
     "tv.resnet18": {"basic_block": 8},
     "tv.resnet50": {"bottleneck": 16},
     "tv.shufflenet_v2_x1_0": {"shuffle_unit": 19},
-    "tv.squeezenet1_1": {},
+    "tv.squeezenet1_1": {"fire_module": 8},
     "tv.vgg16": {"repvgg_chain": 5},
 }
 """Every residual block; the layers of DenseNet, the branches of ShuffleNet V2 and Inception, the chains of VGG."""

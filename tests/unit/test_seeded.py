@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blockfuse.build.build import pack
+from blockfuse.build.code import pack
 from blockfuse.runtime.library import Library
 from blockfuse.runtime.seeded import Recipe, make_weights, recipe_of
 from blockfuse.target import CPU_CLASSES

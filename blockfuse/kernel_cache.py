@@ -1,9 +1,9 @@
-"""Compiled kernels and libraries on disk, by the hash of everything they were made from.
+"""Compiled kernels, libraries and plans on disk, by the hash of everything they were made from.
 
 A file holds the SHA-256 of the code and the code, and appears by one rename, so that several compilers may share a
 folder and a damaged file counts as missing. What was not used for longest goes first when the folder grows too large.
 Files of other names, and all that is no file, are somebody else's: they are neither counted nor removed. A folder that
-cannot be written is no error: kernels are then compiled every time.
+cannot be written is no error: everything is then compiled every time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OWN = re.compile(rf"[0-9a-f]{{{2 * _DIGEST}}}|{re.escape(_NEW)}[a-z0-9_]{{8}}")
 
 
 class KernelCache:
-    """A folder of compiled kernels.
+    """A folder of what was compiled or planned.
 
     Args:
         folder: Where they are; None for a cache that keeps nothing.
