@@ -1,5 +1,7 @@
 """What a warp reads or writes together is in different banks of shared memory, wherever a layout can see to it."""
 
+from dataclasses import replace
+
 import pytest
 
 from blockfuse.block import Block
@@ -75,3 +77,10 @@ def test_vectors_of_an_image_that_arrives_with_the_weights_are_loaded_as_such():
     assert found.is_clean
     assert found.counters.shared_load_wavefronts == found.counters.shared_load_ideal
     assert "make_half4(shared" not in built.source
+
+
+def test_tiles_that_are_pooled_are_read_without_conflicts():
+    block = single(28, 28, 32, Depthwise("depthwise", (0,), same(3)), 1)
+    counted = [run(build(replace(block, pooled=pooled), (28, 28), 4), count=True).counters for pooled in ("", "mean")]
+    loads = [one.shared_load_wavefronts / one.shared_load_ideal for one in counted]
+    assert max(loads) < 1.1
