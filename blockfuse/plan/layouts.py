@@ -199,8 +199,11 @@ def is_summed(folded: Folded, value: int) -> bool:
 def is_in_vectors(folded: Folded, value: int) -> bool:
     """Whether a tile is best without room between pixels: sums neither read nor fill it, nor what is made of it.
 
-    Units that work on pixels one by one go through two tiles in the same order. DEPTHWISE has an order of its own.
+    Units that work on pixels one by one go through two tiles in the same order. DEPTHWISE has an order of its own, and
+    several lanes reduce what is pooled: they read neighbours at a time, as sums do.
     """
+    if folded.block.pooled and value == len(folded.shapes) - 1:
+        return False
     made = [folded.value(i) for i, unit in enumerate(folded.units) if value in unit.reads and unit.kind != "depthwise"]
     makers = folded.units[value - folded.input_count :][:1] if value >= folded.input_count else ()
     sources = [term.source for unit in makers if unit.kind != "depthwise" for term in unit.terms]

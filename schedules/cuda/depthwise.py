@@ -34,7 +34,8 @@ class _Thread:
         channel: Its first channel, within the region.
         row: First output row of the strip, within the region.
         col: Output column of the strip.
-        source: Element of the source tile under the first tap of the first row.
+        source: Elements from the corner of the source tile to what is under the first tap of the first row. Where the
+            tile itself begins is no part of it: that of a streamed one is not known to be aligned in a variable.
     """
 
     channel: Index
@@ -69,7 +70,7 @@ def lower(kernel: Kernel, node: Depthwise) -> None:
 def _first_source(kernel: Kernel, node: Depthwise, row: Index, col: Index) -> Index:
     source, window = node.source, node.window
     pixel = row * source.layout.step_h(window.stride_h) + col * source.layout.step_w(window.stride_w)
-    return kernel.origin(source) + pixel + kernel.channel(source, node.region.channels.low)
+    return pixel + kernel.channel(source, node.region.channels.low)
 
 
 def _cached_weights(kernel: Kernel, node: Depthwise, channel: Index) -> Buffer | None:
@@ -127,7 +128,7 @@ def _filter_column(
         ]
         if not served:
             continue
-        under = thread.source + placed(source, y0 + below, x)
+        under = kernel.origin(source) + thread.source + placed(source, y0 + below, x)
         emit.store(halves, 0, load(kernel.shared, under, lanes), lanes)
         for lane in range(lanes):
             emit.store(values, lane, fp32(load(halves, lane)))

@@ -65,3 +65,13 @@ def test_vectors_of_pixels_are_read_and_written_without_conflicts(name):
     counted = found.counters
     assert counted.shared_load_wavefronts < 1.1 * counted.shared_load_ideal
     assert counted.shared_store_wavefronts < 1.1 * counted.shared_store_ideal
+
+
+def test_vectors_of_an_image_that_arrives_with_the_weights_are_loaded_as_such():
+    built = build(single(7, 7, 384, Depthwise("depthwise", (0,), same(7)), 1), (7, 7), 4)
+    assert built.program.ring
+    assert any(tile.streamed for tile in built.program.tiles)
+    found = run(built, count=True)
+    assert found.is_clean
+    assert found.counters.shared_load_wavefronts == found.counters.shared_load_ideal
+    assert "make_half4(shared" not in built.source
