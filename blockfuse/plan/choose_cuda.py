@@ -9,6 +9,7 @@ and of other blocks the smallest need is reported.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from blockfuse.machine import Engine
@@ -46,6 +47,7 @@ _LIMITS = (
     (2, 10240, 32, 0.6, 0),
     (2, 5120, 16, 0.3, 0),
 )
+_NEARLY = 1.125  # of the shared memory: what needs no more may fit without the room that keeps banks apart
 _SPREAD = 1.2  # how much less other limits than the usual ones may take, for a candidate to be tried
 _WORTH = 0.97  # how much less a plan with other limits must take than one that fits, to be preferred
 
@@ -87,6 +89,8 @@ def plan_cuda(
         return Infeasible("inputs of one kernel", folded.input_count, _MAX_INPUTS, "tensors", "cut the block")
     wish = Grid(tile, warps, engine, split, images)
     found = _best(folded, device, wish, USUAL_TILE)
+    if isinstance(found, Infeasible) and found.limit == _SHARED_MEMORY and found.need <= _NEARLY * found.available:
+        found = _best(folded, device, replace(wish, dense=True), USUAL_TILE)
     if isinstance(found, CudaPlan) or len(folded.units) > 1:
         return found
     found = _best(folded, device, wish, 1)  # a single unit cannot be cut

@@ -70,6 +70,7 @@ class CudaPlan:
         engine: What makes the sums of contractions; their tilings carry it into the program.
         split: CTAs that share the chunks of the result's channels; each makes all that they need of other values.
         images: Images of a CTA, one below the other; the tile is of all of them together.
+        dense: Whether pixels lie as close as they can, whatever banks they fall into.
         direct: Whether the block, a single unit, goes from memory to memory with nothing on the chip.
     """
 
@@ -84,6 +85,7 @@ class CudaPlan:
     engine: Engine = Engine.MMA
     split: int = 1
     images: int = 1
+    dense: bool = False
     direct: bool = False
 
     def __str__(self) -> str:
@@ -94,4 +96,5 @@ class CudaPlan:
         tile = f"tile {self.tile_p}x{self.tile_q}{images}{split}"
         if self.direct:
             return f"{tile}, {self.warps} warps, from memory to memory, values: {homes}"
-        return f"{tile}, {self.warps} warps{engine}, {self.depth} slots, values: {homes}"
+        dense = ", dense tiles" if self.dense else ""
+        return f"{tile}, {self.warps} warps{engine}, {self.depth} slots{dense}, values: {homes}"

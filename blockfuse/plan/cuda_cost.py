@@ -213,7 +213,9 @@ def _add_contraction(
         elif chosen.hold:
             loads = tiles * 16
         readers = tiling.wm if tiling.engine is Engine.MMA else tiles // WARPGROUP  # wgmma keeps no weights
-        work.local += depth * size * (loads * _conflicts(folded, prints, term, value) + channels * readers)
+        work.local += (
+            depth * size * (loads * _conflicts(folded, prints, term, value, dense=plan.dense) + channels * readers)
+        )
         work.cache += depth * channels * size
         if not plan.homes[value].registers:  # else the next unit's steps are this one's too
             chunks = channels // plan.homes[value].chunk
@@ -237,7 +239,8 @@ def _add_grouped(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footpr
     blocks, made = ceil(channels / block.outputs), ceil(_made(folded, plan, value) / block.outputs)
     work.tensor += 2 * tiles * 16 * blocks * block.outputs * steps * 16
     together = plan.units[value - folded.input_count].segment
-    loads = tiles * 512 * _conflicts(folded, prints, term, value) + -(-tiles // together) * 32 * block.outputs
+    passes = _conflicts(folded, prints, term, value, dense=plan.dense)
+    loads = tiles * 512 * passes + -(-tiles // together) * 32 * block.outputs
     work.local += blocks * steps * loads
     work.cache += made * block.outputs * steps * 16 * size
     work.steps += ceil(channels / plan.homes[value].chunk)
@@ -275,7 +278,7 @@ def _channels_read(folded: Folded, plan: CudaPlan, value: int) -> float:
     return max(_made(folded, plan, folded.value(i)) for i, unit in enumerate(folded.units) if value in unit.reads)
 
 
-def _conflicts(folded: Folded, prints: list[Footprint], term: Term, value: int) -> float:
+def _conflicts(folded: Folded, prints: list[Footprint], term: Term, value: int, *, dense: bool) -> float:
     """How much longer fragment loads of a term take because its pixels fall into the same banks."""
-    layout = matrix_layout(folded, prints, term.source, matrix_pitch(64))
+    layout = matrix_layout(folded, prints, term.source, matrix_pitch(64), dense=dense)
     return gathered(prints, value, term).passes(layout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from blockfuse.machine import WARPGROUP, Engine
@@ -33,6 +33,7 @@ class Grid:
         engine: What makes its sums.
         split: CTAs that share the result's channels.
         images: Images in the tile, one below the other.
+        dense: Whether there is no room between rows to keep banks apart.
     """
 
     tile: tuple[int, int] | None = None
@@ -40,12 +41,14 @@ class Grid:
     engine: Engine | None = None
     split: int | None = None
     images: int | None = None
+    dense: bool = False
 
     def plan(self, folded: Folded, limits: Limits) -> CudaPlan:
         """The plan that the rules give; everything must be chosen."""
         tile_p, tile_q = self.tile or (0, 0)
         shares = {"split": self.split or 1, "images": self.images or 1}
-        return apply_rules(folded, tile_p, tile_q, self.warps or 1, limits, **shares)
+        found = apply_rules(folded, tile_p, tile_q, self.warps or 1, limits, **shares)
+        return replace(found, dense=True) if self.dense else found
 
 
 def grids(folded: Folded, device: Device, wish: Grid, least: int = USUAL_TILE) -> Iterator[Grid]:
@@ -68,7 +71,7 @@ def grids(folded: Folded, device: Device, wish: Grid, least: int = USUAL_TILE) -
             for warps, engine in product((wish.warps,) if wish.warps else (4, 8), engines):
                 if engine is not Engine.WGMMA or warps % WARPGROUP == 0:
                     shares = (split,) if split else _splits(stack, device, *tile)
-                    yield from (Grid(tile, warps, engine, share, together) for share in shares)
+                    yield from (Grid(tile, warps, engine, share, together, wish.dense) for share in shares)
 
 
 def _engines(folded: Folded, device: Device) -> list[Engine]:

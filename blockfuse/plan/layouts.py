@@ -173,14 +173,15 @@ def gathered(prints: list[Footprint], made: int, term: Term) -> Walk:
     return Walk(place.made_rows.size, place.made_cols.size, window.stride_h, window.stride_w, weight=window.taps)
 
 
-def matrix_layout(folded: Folded, prints: list[Footprint], value: int, pitch: int) -> Layout:
-    """The layout of a tile that sums read."""
+def matrix_layout(folded: Folded, prints: list[Footprint], value: int, pitch: int, *, dense: bool = False) -> Layout:
+    """The layout of a tile that sums read; a dense one has no room behind rows."""
     reads = [(i, term) for i, term in readers(folded, value) if folded.units[i].kind not in _VECTORS]
     walks = [gathered(prints, folded.value(i), term) for i, term in reads]
     fill = filled(folded, prints, value)
     rows, cols = prints[value].rows.size, prints[value].cols.size
     kept = apart(folded, value) if walks else (1, 1)
-    return laid_out(Layout(rows, cols, pitch, *kept), (*walks, *([fill] if fill else [])))
+    plain = Layout(rows, cols, pitch, *kept)
+    return plain if dense else laid_out(plain, (*walks, *([fill] if fill else [])))
 
 
 def vector_layout(folded: Folded, prints: list[Footprint], value: int, channels: int) -> Layout:

@@ -191,11 +191,13 @@ class _Places:
             return Layout(rows, cols, channels)
         reads = readers(self.folded, value)
         kinds = {self.folded.units[index].kind for index, _ in reads}
+        if self.plan.dense and kinds == {"depthwise"}:
+            return Layout(rows, cols, channels)
         if kinds == {"depthwise"} and len(reads) == 1:
             return self._depthwise_layout(value, channels, *reads[0])
         if is_in_vectors(self.folded, value):
             return vector_layout(self.folded, self.prints, value, channels)
-        return matrix_layout(self.folded, self.prints, value, matrix_pitch(channels))
+        return matrix_layout(self.folded, self.prints, value, matrix_pitch(channels), dense=self.plan.dense)
 
     def _depthwise_layout(self, value: int, channels: int, index: int, term: Term) -> Layout:
         result, window = self.folded.value(index), term.window
