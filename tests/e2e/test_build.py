@@ -221,7 +221,7 @@ def calls(**changes):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (calls(constants=()), r"kernel 'scale' has 4 parameters, its call gives 1 inputs, 0 constants and an output"),
+        (calls(constants=()), r"kernel 'scale' has 4 parameters, its call gives 1 inputs, 0 constants and outputs y"),
         (calls(constants=toy.weights(0, 7)), r"takes constant weight as float32\[8\], its call gives float32\[7\]"),
         (calls(nchw_inputs=(0,)), r"input 'x' of kernel 'scale' has shape \[2, 8, 5, 6\], not \[2, 5, 6, 8\]"),
         (calls(output_shape=toy.IMAGE), r"writes \[2, 8, 5, 6\] for 'y', not \[2, 5, 6, 8\]"),
