@@ -11,7 +11,6 @@ from tests import weightless
 
 # Small ones of several families, from both exporters.
 CASES = [
-    ("tv.shufflenet_v2_x1_0.dynamo.op20.bdyn", "auto"),
     ("tv.shufflenet_v2_x1_0.legacy.op17.bdyn", "always"),
     ("tv.squeezenet1_1.legacy.op17.bdyn", "auto"),
     ("tv.mobilenet_v3_large.legacy.op17.bdyn", "always"),
