@@ -17,6 +17,7 @@ _MAX_SUMS = 96  # float32 registers for the sums of a value that is made chunk b
 _MAX_WHOLE_SUMS = 128  # the same where all channels together save reading the operand again
 _MAX_STREAMED_SUMS = 144  # the same where chunks mean that the input is read again
 _MAX_PASS = 128  # channels of one DEPTHWISE, REDUCE, MAP
+_CHANNEL_BY_CHANNEL = {"border", "depthwise", "map", "norm", "pool"}  # kinds of units
 _CHAIN_CHUNK = 32  # channels of a value in registers
 
 
@@ -72,7 +73,7 @@ class Homes:
 
     def __init__(self, folded: Folded, prints: list[Footprint], warps: int, limits: Limits, split: int = 1) -> None:
         self.folded, self.prints, self.warps, self.limits, self.split = folded, prints, warps, limits, split
-        self.align = [self._alignment(value) for value in range(len(folded.shapes))]
+        self.align = self._alignments()
         channels = [*(shape.channels for shape in folded.shapes[:-1]), -(-folded.shapes[-1].channels // split)]
         self.cores = [rounded(count, a) for count, a in zip(channels, self.align, strict=True)]
         self.found: dict[int, Home] = {}
@@ -101,15 +102,29 @@ class Homes:
 
     def _widens(self, unit: Unit) -> bool:
         """Whether a chunk of a unit's result is not made of the same channels of its operand."""
-        is_narrow = unit.kind == "grouped" and not is_sum(self.folded, unit)
-        return is_narrow and self.block(unit).inputs != self.block(unit).outputs
+        return self._is_narrow(unit) and self.block(unit).inputs != self.block(unit).outputs
 
     # ---- facts -------------------------------------------------------------------------------------------------------
-    def _alignment(self, value: int) -> int:
-        units = [u for u in self.folded.units if u.kind == "grouped" and not is_sum(self.folded, u)]
-        read = [self.block(unit).inputs for unit in units if value == unit.terms[0].source]
-        made = [self.block(unit).outputs for unit in units if value == self._value(unit)]
-        return lcm(CORE, *read, *made)
+    def _alignments(self) -> list[int]:
+        """Of what channels of each value are a multiple; what is made channel by channel asks it of its operand."""
+        found = [CORE] * len(self.folded.shapes)
+        for value in reversed(range(len(found))):
+            asked = [self._asked(unit, value, found[self._value(unit)]) for unit in self.folded.units]
+            maker = self._maker(value)
+            made = self.block(maker).outputs if maker and self._is_narrow(maker) else CORE
+            found[value] = lcm(CORE, made, *asked)
+        return found
+
+    def _asked(self, unit: Unit, value: int, made: int) -> int:
+        """Of what a unit wants the channels of a value to be a multiple, where those of its result are of ``made``."""
+        if value not in unit.reads:
+            return 1
+        if value not in {term.source for term in unit.terms} or unit.kind in _CHANNEL_BY_CHANNEL:
+            return made
+        return made // self.block(unit).outputs * self.block(unit).inputs if self._is_narrow(unit) else 1
+
+    def _is_narrow(self, unit: Unit) -> bool:
+        return unit.kind == "grouped" and not is_sum(self.folded, unit)
 
     def _maker(self, value: int) -> Unit | None:
         return None if value < self.folded.input_count else self.folded.units[value - self.folded.input_count]

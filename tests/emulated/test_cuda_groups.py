@@ -12,7 +12,7 @@ from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.device import GPUS
 from blockfuse.plan.fold import fold
 from blockfuse.program.interpret import interpret
-from blockfuse.stages import Activation, Grouped, ImageShape, Window
+from blockfuse.stages import Activation, Depthwise, Grouped, ImageShape, Multiply, Pool, Window
 from tests.cuda_kernels import build, built_in_slots, error, inputs_of, run
 from tests.residual_blocks import RELU, finished, resnext, same, single
 
@@ -44,6 +44,25 @@ def test_wide_groups_are_right(name, way):
     dtype, arch, engine, split = WAYS[way]
     built = build(replace(BLOCKS[name], dtype=dtype), device=GPUS[arch], engine=engine, split=split)
     assert any(isinstance(node, Gemm) and node.weights.groups > 1 for node in built.program.walk())
+    assert run(built).is_clean
+    inputs = inputs_of(built.block)
+    assert error(built.block, inputs, interpret(built.program, inputs, built.block.parameters)) <= 1
+
+
+@pytest.mark.parametrize(
+    "maker",
+    [
+        Activation("maker", (0,), RELU),
+        Multiply("maker", (0, 0)),
+        Depthwise("maker", (0,), same(3)),
+        Pool("maker", (0,), "max", same(3)),
+        Grouped("maker", (0,), 40, 5, same(3)),
+    ],
+    ids=lambda stage: type(stage).__name__,
+)
+def test_what_narrow_groups_are_made_of_has_as_many_channels_as_they_read(maker):
+    stages = [maker, Grouped("grouped", (1,), 10, 10, same(5)), Activation("relu", (2,), RELU)]
+    built = build(finished("narrow", ImageShape(10, 7, 40), stages, 3))
     assert run(built).is_clean
     inputs = inputs_of(built.block)
     assert error(built.block, inputs, interpret(built.program, inputs, built.block.parameters)) <= 1
