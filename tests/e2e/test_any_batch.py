@@ -20,9 +20,7 @@ from tests.open_forms import FORMS, conv, two_inputs
 BATCHES = (1, 3, 2, 16, 5, 1)
 
 NETWORKS = [
-    ("resnet18", "auto"),
     ("resnet18", "never"),
-    ("mobilenet_v2", "always"),
     ("mobilenet_v2", "never"),
     ("efficientnet_b0", "always"),
     ("convnext_tiny", "auto"),
