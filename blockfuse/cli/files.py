@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from blockfuse.cli.options import COMPILING, compile_arguments
 from blockfuse.cli.terminal import Terminal
 from blockfuse.errors import BlockfuseError, UsageError
+from blockfuse.replacing import replacing
 
 _ZIP, _FIRST_MEMBER = b"PK\3\4", b"manifest.json"
 
@@ -128,18 +128,9 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         BlockfuseError: It cannot be written.
     """
-    mask = os.umask(0)
-    os.umask(mask)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-            Path(name).chmod(0o666 & ~mask)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            write(file)
     except OSError as error:
         raise BlockfuseError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -12,23 +12,22 @@ may stand for the weights (:mod:`blockfuse.runtime.seeded`).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import struct
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from blockfuse.errors import ArtifactError, InternalError
+from blockfuse.replacing import replacing
 from blockfuse.report import Report
 from blockfuse.runtime.library import Library, aligned_empty
 from blockfuse.runtime.manifest import (
@@ -66,7 +65,7 @@ def save(variants: Sequence[Variant], path: str | os.PathLike[str]) -> None:
     """
     target = path_of("the file to write", path)
     try:
-        with _replacing(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        with replacing(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, data in _contents(variants).items():
                 info = zipfile.ZipInfo(name, _TIME)
                 info.file_size = len(data)
@@ -130,24 +129,6 @@ def files_of(variants: Sequence[Variant]) -> list[dict[str, str]]:
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A new file beside the target that takes its place at the end, or vanishes on an error."""
-    mask = os.umask(0)
-    os.umask(mask)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def _contents(variants: Sequence[Variant]) -> dict[str, memoryview]:
     """What to write, by the names of the members."""
     names, members = _named(variants)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up. A module belongs to the longest name that is its own or its package's.
 LAYERS = [
     ["errors"],
-    ["as_data", "dtypes", "fingerprint", "kernel_cache", "usage"],
+    ["as_data", "dtypes", "fingerprint", "kernel_cache", "replacing", "usage"],
     ["stages", "target", "gpu"],
     ["graph"],
     ["block", "channels", "pattern"],
