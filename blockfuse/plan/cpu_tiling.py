@@ -14,6 +14,7 @@ FLOAT = 4
 _LARGE_PANEL = 400_000  # bytes of one weight panel beyond which it is applied one filter row at a time
 _WAYS = 7  # pixels that fit the 8 places of one set of the nearest cache, next to weights
 _TIE = 1.02  # tiles predicted this close are equally fast; more pixels read the weights fewer times
+_STREAMED_VECTORS = 8  # of a panel that is read once: enough sums to hide latency, long enough runs for the hardware
 _UNROLLED = 224  # multiply-adds of one filter row that are written out, for narrow groups
 
 
@@ -22,7 +23,7 @@ def unit_tiling(folded: Folded, index: int, device: Device) -> UnitTiling:
 
     A tile of MR pixels and NR vectors keeps MR * NR sums, NR weights and a pixel in registers; per channel it takes
     max(MR NR, MR + NR) / 2 cycles (two multiply-adds or two loads per cycle), but no less than the latency of 4. A
-    fully connected layer reads every weight once, so that memory decides: narrow panels with prefetch.
+    fully connected layer reads every weight once, one panel after the other, so that memory decides.
     """
     unit = folded.units[index]
     width, channels = unit.shape.width, unit.shape.channels
@@ -37,7 +38,7 @@ def unit_tiling(folded: Folded, index: int, device: Device) -> UnitTiling:
         limit = min(14, device.registers - 4, _UNROLLED // per_pixel)
         return UnitTiling(_even_pixels(width, max(1, limit)), 1)
     if unit.shape.pixels == 1:
-        return UnitTiling(1, 4, prefetch=unit.kind == "contract")
+        return UnitTiling(1, _STREAMED_VECTORS)
     depth, channels = folded.depth(index), channels // unit.groups
     crowded = any(t.source < folded.input_count and is_page(folded.shapes[t.source].channels) for t in unit.terms)
     widest = min(width, _WAYS) if crowded else width

@@ -159,8 +159,9 @@ class Case:
         block = self.block()
         tile = SIZES[self.size] if self.family in WHOLE else TILE
         if self.parts == "images" and isinstance(stacked(fold(block), 2), Folded):
-            whole = None if block.pooled else tile  # of two images, each of which is reduced by itself
-            return build(block, whole, 4, engine=self.engine, split=1, images=2)
+            if block.pooled:  # whole images, each reduced by itself: four warps may lack the registers
+                return build(block, engine=self.engine, split=1, images=2)
+            return build(block, tile, 4, engine=self.engine, split=1, images=2)
         split = 2 if self.parts == "shares" and can_share(block, 2) else 1
         return build(block, tile, 4, engine=self.engine, split=split, images=1)
 
