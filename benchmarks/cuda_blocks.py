@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from functools import cache
 
+from benchmarks.heading import heading
 from blockfuse import frontend
 from blockfuse.frontend import zoo
 from blockfuse.frontend.partition import partition
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--bytes", action="store_true", help="only the bytes of memory, fused and unfused")
     options = parser.parse_args()
     device = device_of(parse_target(options.arch))
+    print(heading("cuda_blocks"))
     if options.bytes:
         head = ("network", "kernels fused", "unfused", "MB fused", "MB unfused", "ratio")
         print("\n".join(table([head, *(traffic(network, options.batch, device) for network in options.networks)])))

@@ -16,10 +16,13 @@ import argparse
 from dataclasses import dataclass, replace
 
 from benchmarks.cuda_kernels_static import Case, measure
+from benchmarks.gpu_export import nvcc_release
+from benchmarks.heading import heading
 from blockfuse.block import Block
 from blockfuse.machine import Engine
 from blockfuse.report import table
 from blockfuse.stages import Activation, Function
+from tests.emulated.nvcc import find_nvcc
 from tests.residual_blocks import bottleneck, convnext, mbconv
 
 FIGURES = {
@@ -97,6 +100,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="cases whose name contains one of these; all by default")
     words = parser.parse_args().words
     chosen = [one for one in PROTOTYPES if not words or any(word in one.case.name for word in words)]
+    print(heading("cuda_prototypes", nvcc=nvcc_release() if find_nvcc() else None))
     print("\n".join(table([("kernel", *FIGURES), *map(row, chosen)])))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from benchmarks.cuda_blocks import NETWORKS, planned
+from benchmarks.gpu_export import nvcc_release
 from blockfuse.machine import Program
 from blockfuse.plan.device import device_of
 from blockfuse.program.registers import live_registers
@@ -30,6 +32,7 @@ from blockfuse.report import table
 from blockfuse.schedules.cuda import cuda_source, lower
 from blockfuse.steps import write_programs
 from blockfuse.target import parse_target
+from blockfuse.tools.facts import machine_facts
 from tests.emulated.nvcc import CubinStats, compile_cubin
 
 ARCHS = ("sm_80", "sm_90a")
@@ -100,9 +103,11 @@ def _row(row: dict[str, Any]) -> Row:
 
 
 def write(path: Path, rows: list[Row]) -> None:
-    """One line per kernel."""
+    """Where, when and with what, then one line per kernel."""
+    head = {"command": "python -m benchmarks.cuda_resources", "arguments": sys.argv[1:], **machine_facts()}
+    text = json.dumps({**head, "nvcc": nvcc_release()})[:-1]
     lines = ",\n".join(json.dumps(asdict(replace(row, stats=replace(row.stats, sass=None)))) for row in rows)
-    path.write_text(f'{{"command": "python -m benchmarks.cuda_resources", "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+    path.write_text(f'{text}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 def summary(rows: list[Row]) -> list[tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """Whole networks against ONNX Runtime: every fusion policy side by side, each thread count in a process of its own.
 
     python benchmarks/models.py [--networks resnet18 mobilenet_v2] [--threads 1 2] [--fuse auto always never]
-    python benchmarks/models.py --networks FOLDER/*.onnx --output benchmarks/results/exported.json
+    python benchmarks/models.py --networks FOLDER/*.onnx --output benchmarks/results/exported_models.json
 
 A network is one of ``blockfuse.frontend.zoo``, or an ONNX file. All policies and ONNX Runtime take turns in one
 process, so every ratio compares times from the same minutes. Every network is compared with ONNX Runtime before it is
