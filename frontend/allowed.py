@@ -128,6 +128,9 @@ def _check_quantization(graph: Graph, op: Op) -> None:
 
 
 def _check_scales(graph: Graph, op: Op) -> None:
+    for name in filter(None, op.inputs[2:] or op.inputs[1:]):  # behind a region of interest where there is one
+        if len(graph.tensor(name).shape) != 1:
+            raise ModelError(f"{op}: {name!r} has shape {_times(graph, name)}, and must be a list")
     scales = _values(graph, op, "scales", 2 if len(op.inputs) > 2 else 1)
     if scales is not None and not all(0 < scale < float("inf") for scale in scales):
         raise ModelError(f"{op}: scales {scales} are not all finite and above 0")

@@ -6,6 +6,7 @@ counts them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnx import helper
@@ -35,6 +36,8 @@ def drop_windows(draft: Draft) -> bool:
         attrs = _attributes(node) if shape else {}
         if shape is None or not attrs.get("ceil_mode") or attrs.get("auto_pad", b"NOTSET") not in {b"", b"NOTSET"}:
             continue
+        if not _is_sound(attrs, len(shape) - 2):
+            continue
         window = window_of({**attrs, "auto_pad": "NOTSET"}, tuple(attrs["kernel_shape"]), shape[2:])
         pads = _pads_of_rest(window, shape[2:])
         if pads is None or (pads != window.pads and attrs.get("count_include_pad")):
@@ -46,6 +49,15 @@ def drop_windows(draft: Draft) -> bool:
         draft.nodes[index].attribute.extend(helper.make_attribute(name, value) for name, value in attrs.items())
         changed = True
     return changed
+
+
+def _is_sound(attrs: Mapping[str, Any], rank: int) -> bool:
+    """Whether a window has the axes of the image, and moves; what is wrong with others is told later."""
+    entries = {"kernel_shape": rank, "strides": rank, "dilations": rank, "pads": 2 * rank}
+    lists = {key: attrs[key] for key in entries if key in attrs}
+    if "kernel_shape" not in lists or not all(isinstance(values, list) for values in lists.values()):
+        return False
+    return all(len(values) == entries[key] for key, values in lists.items()) and min(lists.get("strides", [1])) > 0
 
 
 def _pads_of_rest(window: Window, image: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -120,7 +120,8 @@ def _op_layout(network: Network, op: Op, values: Mapping[str, Layout], as_onnx: 
     computed = [name for name in op.inputs if name and not network.is_constant(name)]
     if op.name in network.placement.free:
         return Layout.NHWC
-    can = op.kind in CHANNELS_LAST and op.name not in as_onnx and all(network.is_image(name) for name in computed)
+    images = all(map(network.is_image, filter(None, (*computed, *op.outputs))))
+    can = op.kind in CHANNELS_LAST and op.name not in as_onnx and images
     if can and _keeps_axes(network, op) and any(values[name] is Layout.NHWC for name in computed):
         return Layout.NHWC
     return Layout.PLAIN

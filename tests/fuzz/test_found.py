@@ -80,3 +80,37 @@ def test_what_shape_inference_lets_through_or_raises(proto, part):
         blockfuse.compile(proto, stop_after="partition")
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_constant_of_more_axes_than_an_image():
+    """The result is no image, so that the image before it is not wanted with its channels last."""
+    proto = model([node("Mul", "x x", "m"), node("Mul", "m c", "y")], (1, 4, 5, 3), {"c": floats(1, 1, 1, 1, 1)})
+    x = floats(1, 4, 5, 3)
+    actual = blockfuse.compile(proto, threads=1).run({"x": x})["y"]
+    np.testing.assert_allclose(actual, (x * x)[None] * floats(1, 1, 1, 1, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kernel_shape": [5]}, "kernel_shape"),
+        ({"dilations": [1]}, "dilations"),
+        ({"pads": [0, 0]}, "pads"),
+        ({"strides": [0, 1]}, "strides"),
+        ({"strides": [2]}, "strides"),
+        ({"strides": 2}, "strides"),
+        ({"kernel_shape": None}, "kernel_shape"),
+    ],
+)
+def test_a_rounded_pool_whose_window_does_not_fit(change, message):
+    attrs = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1} | change
+    attrs = {key: value for key, value in attrs.items() if value is not None}
+    proto = model([node("MaxPool", "x", "y", **attrs)], (1, 3, 6, 7), opset=13)
+    with pytest.raises(ModelError, match=message):
+        blockfuse.compile(proto, stop_after="canonicalize")
+
+
+def test_scales_that_are_no_list():
+    proto = model([node("Resize", "x - s", "y", mode="linear")], (1, 6, 1, 1), {"s": np.ones((4, 1), np.float32)})
+    with pytest.raises(ModelError, match="'s' has shape 4x1, and must be a list"):
+        blockfuse.compile(proto, stop_after="canonicalize")
