@@ -87,7 +87,7 @@ def add_parser(commands: Commands, name: str, run: Callable[..., int], summary: 
     return parser
 
 
-def add_compile_options(parser: argparse.ArgumentParser, *, dtype: bool = True) -> None:
+def add_compile_options(parser: argparse.ArgumentParser) -> None:
     """How a model is compiled."""
     group = parser.add_argument_group("compiling")
     group.add_argument(
@@ -95,8 +95,7 @@ def add_compile_options(parser: argparse.ArgumentParser, *, dtype: bool = True) 
         help="cpu (default: this machine's best class), cpu:avx512, cpu:avx2, cpu:generic; cuda (this machine's GPU), "
         "or GPU architectures such as sm_80,sm_90a, each with plans of its own",
     )
-    if dtype:
-        group.add_argument("--dtype", help="type to compute in (default: the model's; on a CPU float32)")
+    group.add_argument("--dtype", help="type to compute in (default: the model's; on a CPU float32)")
     group.add_argument("--fuse", choices=("auto", "always", "never"), help="when to fuse blocks (default: auto)")
     group.add_argument("--threads", type=_count, metavar="N", help="threads to use (default: one per core)")
     add_shape_option(group)
@@ -139,7 +138,7 @@ def compile_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """
     return {
         "target": options.target or "cpu",
-        "dtype": getattr(options, "dtype", None),
+        "dtype": options.dtype,
         "shape": shapes_of(options),
         "patterns": patterns_of(options),
         "fuse": options.fuse or "auto",
