@@ -14,6 +14,7 @@ from math import ceil
 from blockfuse.block import PARTIAL_BYTES
 from blockfuse.dtypes import item_size
 from blockfuse.errors import InternalError
+from blockfuse.integers import round_up
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps
 from blockfuse.plan.banks import matrix_pitch
@@ -22,7 +23,6 @@ from blockfuse.plan.cuda import CudaPlan, UnitPlan
 from blockfuse.plan.cuda_direct import predict_direct
 from blockfuse.plan.cuda_groups import is_sum, narrow_block, summed_channels, wide_block
 from blockfuse.plan.cuda_homes import chunked_with_last
-from blockfuse.plan.cuda_limits import rounded
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
@@ -185,7 +185,7 @@ def _add_unit(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint
     work.local += pixels * channels * size * window.s * rows / segment if is_on_chip else 0
     if unit.kind == "depthwise":
         chunk = plan.homes[value].chunk
-        work.cache += channels // chunk * rounded(window.taps * chunk, _ITEM) * size
+        work.cache += channels // chunk * round_up(window.taps * chunk, _ITEM) * size
     source = unit.terms[0].source
     if unit.kind == "depthwise" or (source < folded.input_count and not plan.homes[source].whole):
         work.steps += channels // plan.homes[value].chunk
@@ -200,7 +200,7 @@ def _add_contraction(
     if tiling is None:
         raise InternalError(f"unit {unit.name} has no tiling")
     m16_tiles = -(-prints[value].pixels // 16)
-    tiles = -(-m16_tiles // tiling.wm) * tiling.wm
+    tiles = round_up(m16_tiles, tiling.wm)
     channels, size = _stored(folded, plan, value), item_size(folded.block.dtype)
     block = wide_block(folded, unit)
     for term, slices in zip(unit.terms, chosen.slices, strict=True):
@@ -225,7 +225,7 @@ def _add_contraction(
 def _stored(folded: Folded, plan: CudaPlan, value: int) -> int:
     """Channels of a value that a CTA computes: whole mma tiles, and whole chunks."""
     chunk, tiles = plan.homes[value].chunk, ceil(_made(folded, plan, value) / _CORE)
-    return -(-tiles * _CORE // chunk) * chunk
+    return round_up(tiles * _CORE, chunk)
 
 
 def _add_grouped(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit) -> None:

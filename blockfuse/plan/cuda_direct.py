@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from blockfuse.dtypes import item_size
+from blockfuse.integers import round_up
 from blockfuse.plan.cost import Cost
 from blockfuse.plan.cuda import CudaPlan, Home, UnitPlan
 from blockfuse.plan.device import Device
@@ -26,7 +27,7 @@ def can_be_direct(folded: Folded) -> bool:
 def direct(folded: Folded) -> CudaPlan:
     """The plan: one group of neighbouring channels of one pixel for every thread."""
     out = folded.shapes[-1]
-    chunk = min(_CHUNK, -(-out.channels // _LANES) * _LANES)
+    chunk = min(_CHUNK, round_up(out.channels, _LANES))
     pixels = max(1, 32 * _WARPS * _LANES // chunk)
     tile_q = min(out.width, pixels)
     tile_p = min(out.height, max(1, pixels // tile_q))
@@ -56,6 +57,6 @@ def predict_direct(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
         "memory": block.global_bytes / device.memory_bandwidth,
     }
     bound = max(times, key=lambda name: times[name])
-    waves = -(-ctas // device.cores) * device.cores / ctas
+    waves = round_up(ctas, device.cores) / ctas
     seconds = device.launch_seconds + max(times["memory"], waves * times[bound])
     return Cost(operations, 1.0, block.global_bytes, 0, seconds, bound, moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from blockfuse.integers import round_up
 from blockfuse.machine import WARPGROUP, Engine, WarpTiling
 
 CORE = 16  # channels, and pixels, of an mma tile
@@ -34,11 +35,6 @@ class Limits:
     arriving: int = 0
 
 
-def rounded(size: int, multiple: int) -> int:
-    """``size`` rounded up."""
-    return -(-size // multiple) * multiple
-
-
 def multiples(size: int, step: int = CORE) -> list[int]:
     """Divisors of ``size`` that are multiples of ``step``, ascending."""
     return [d for d in range(step, size + 1, step) if size % d == 0]
@@ -55,7 +51,7 @@ def share(size: int, limit: int, step: int = CORE) -> int:
     if even * 2 >= min(limit, size) or limit < 2 * step:
         return even
     most = limit // step * step
-    return min(range(most, limit // 2, -step), key=lambda chunk: -(-size // chunk) * chunk)
+    return min(range(most, limit // 2, -step), key=lambda chunk: round_up(size, chunk))
 
 
 @functools.lru_cache(maxsize=65536)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from blockfuse.errors import InternalError
+from blockfuse.integers import round_up
 from blockfuse.machine import WarpTiling
 from blockfuse.plan.cuda import CudaPlan, Home, Slices, UnitPlan
 from blockfuse.plan.cuda_groups import is_sum, wide_block
@@ -101,7 +102,7 @@ class _Units:
         home, block = self._home(term.source), wide_block(self.folded, unit)
         if block is not None:
             return block.inputs if home.whole else home.chunk
-        whole = -(-self.homes.cores[term.source] // home.chunk) * home.chunk
+        whole = round_up(self.homes.cores[term.source], home.chunk)
         return whole if home.whole else home.chunk
 
     def _slices(self, unit: Unit, term: Term, chunk: int) -> Slices:

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up. A module belongs to the longest name that is its own or its package's.
 LAYERS = [
-    ["errors"],
-    ["as_data", "dtypes", "fingerprint", "kernel_cache", "replacing", "usage"],
+    ["errors", "integers", "replacing"],
+    ["as_data", "dtypes", "fingerprint", "kernel_cache", "usage"],
     ["stages", "target", "gpu"],
     ["graph"],
     ["block", "channels", "pattern"],
