@@ -53,7 +53,7 @@ def open_network(options: argparse.Namespace, terminal: Terminal) -> Executable:
         return compile_with_progress(options.network, options, terminal)
     from blockfuse.runtime.executable import load  # noqa: PLC0415 - loads the runtime
 
-    refuse_compile_options(options, options.network, "batch")
+    refuse_compile_options(options, options.network, "batch", "threads")
     return load(options.network, options.threads)
 
 

@@ -18,8 +18,8 @@ Commands: TypeAlias = Any
 
 NamedShape: TypeAlias = tuple[str, tuple[int, ...]]
 
-COMPILING = ("target", "dtype", "shape", "batch", "patterns", "fuse", "dump")
-"""Options that say how a model is compiled; none of them applies to an artifact."""
+COMPILING = ("target", "dtype", "shape", "batch", "patterns", "fuse", "threads")
+"""Options that say how a model is compiled; to an artifact only those apply that also say how it runs."""
 
 
 class Parser(argparse.ArgumentParser):

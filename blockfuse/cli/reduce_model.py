@@ -53,6 +53,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         "dtype": options.dtype,
         "fuse": options.fuse or "auto",
         "threads": options.threads,
+        "batch": options.batch,
         "patterns": None if options.patterns is None else str(options.patterns),
     }
     terminal.say(f"reducing {options.model}, for at most {options.time_limit:g} s")
@@ -78,7 +79,7 @@ def _command(options: argparse.Namespace, output: Path) -> str:
     words = ["blockfuse", options.check, str(output)]
     if options.check == "compile":
         words += ["-o", str(output.with_suffix(".bf"))]
-    for name in ("target", "dtype", "fuse", "threads", "patterns"):
+    for name in ("target", "dtype", "fuse", "threads", "batch", "patterns"):
         value = getattr(options, name)
         words += [] if value is None else [f"--{name}", str(value)]
     return shlex.join(words)

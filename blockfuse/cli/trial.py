@@ -28,7 +28,7 @@ class Trials:
 
     Args:
         check: What is done with a model, ``compile`` or ``verify``.
-        options: ``target``, ``dtype``, ``fuse``, ``threads``, and ``patterns``, the path of a file or None.
+        options: ``target``, ``dtype``, ``fuse``, ``threads``, ``batch``, and ``patterns``, the path of a file or None.
         folder: For models that are tried.
 
     The first trial may take :data:`FIRST` seconds, later ones ten times as long as that one did, and not less than

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             raise UsageError(
                 "an artifact does not return the results of its blocks; leave out --artifact or --per-block"
             )
-        refuse_compile_options(options, options.artifact, "dtype", "batch")
+        refuse_compile_options(options, options.artifact, "dtype", "batch", "threads")
         executable = load(options.artifact, options.threads)
     from blockfuse.verification.verify import verify  # noqa: PLC0415 - loads much
 

@@ -356,6 +356,9 @@ WRONG = [
     (2, "batch is for models whose batch is open", ["run", "net.onnx", "--batch", "2", "-q"]),
     (2, "the batch of resnet18 is fixed", ["run", "net.bf", "--batch", "2"]),
     (2, "--batch says how to compile a model", ["inspect", "net.bf", "--batch", "2"]),
+    (2, "--threads says how to compile a model", ["inspect", "net.bf", "--threads", "2"]),
+    (2, "--threads says how to compile a model", ["kernels", "net.bf", "--threads", "2"]),
+    (2, "batch is for models whose batch is open", ["reduce", "net.onnx", "--batch", "2", "-q"]),
     # failed: 1
     (1, "nowhere.onnx: the file cannot be opened", ["inspect", "nowhere.onnx"]),
     (1, "not an ONNX model", ["compile", "garbage.onnx", "-o", "a.bf", "-q"]),
