@@ -68,6 +68,12 @@ class InternalError(BlockfuseError):
     """A legality check between two compiler stages failed."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def one_line(text: str) -> str:
     """A text in one line that does nothing to a terminal; names in a file can hold anything."""
     return printable(" ".join(text.split()))

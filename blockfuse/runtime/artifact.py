@@ -19,7 +19,6 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +26,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from blockfuse.errors import ArtifactError, InternalError
+from blockfuse.fingerprint import version_of
 from blockfuse.replacing import replacing
 from blockfuse.report import Report
 from blockfuse.runtime.library import Library, aligned_empty
@@ -134,7 +134,7 @@ def _contents(variants: Sequence[Variant]) -> dict[str, memoryview]:
     names, members = _named(variants)
     manifest = {
         "schema": SCHEMA,
-        "versions": {name: _version(name) for name in ("blockfuse", "apache-tvm", "apache-tvm-ffi")},
+        "versions": {name: version_of(name) for name in ("blockfuse", "apache-tvm", "apache-tvm-ffi")},
         "name": variants[0].library.name,
         "variants": [_description(variant, files) for variant, files in zip(variants, names, strict=True)],
         "members": {name: {"size": len(data), "sha256": digest} for name, (data, digest) in members.items()},
@@ -187,13 +187,6 @@ def _description(variant: Variant, files: Mapping[str, str]) -> dict[str, Any]:
         "files": dict(files),
         "report": {**variant.report.to_dict(), "seconds": None},  # equal networks give equal files
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _hash(data: Any) -> str:
