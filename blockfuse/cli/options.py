@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -31,24 +32,26 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+_COMMANDS = (
+    "compile_model",
+    "inspect_model",
+    "explain_model",
+    "run_model",
+    "verify_model",
+    "bench_model",
+    "show_kernels",
+    "pack_artifact",
+    "explain_patterns",
+    "reduce_model",
+    "show_cache",
+    "check_machine",
+    "show_demo",
+)
+"""Modules of the commands, in the order of the help text."""
+
+
 def build_parser() -> Parser:
     """The parser of all commands; the namespace it makes has the function to run as ``run``."""
-    from blockfuse.cli import (  # noqa: PLC0415 - they import this module
-        bench_model,
-        check_machine,
-        compile_model,
-        explain_model,
-        explain_patterns,
-        inspect_model,
-        pack_artifact,
-        reduce_model,
-        run_model,
-        show_cache,
-        show_demo,
-        show_kernels,
-        verify_model,
-    )
-
     parser = Parser(
         prog="blockfuse",
         description="Compile an ONNX convnet so that each residual block runs as one kernel.",
@@ -56,22 +59,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"blockfuse {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (
-        compile_model,
-        inspect_model,
-        explain_model,
-        run_model,
-        verify_model,
-        bench_model,
-        show_kernels,
-        pack_artifact,
-        explain_patterns,
-        reduce_model,
-        show_cache,
-        check_machine,
-        show_demo,
-    ):
-        module.add_command(commands)
+    for name in _COMMANDS:
+        import_module(f"blockfuse.cli.{name}").add_command(commands)  # they import this module
     return parser
 
 

@@ -5,107 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from blockfuse.block import ParameterKey
 from blockfuse.machine.affine import Affine
-from blockfuse.machine.tiles import Accumulators, Region, Tile, WeightSlice
-from blockfuse.stages import Divisor, Frame, Function, Window
-
-# ---- epilogue steps --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Bias:
-    """Add the sum of these per-channel constants."""
-
-    keys: tuple[ParameterKey, ...]
-
-    def __str__(self) -> str:
-        return "bias"
-
-
-@dataclass(frozen=True)
-class Apply:
-    """Apply an activation function."""
-
-    function: Function
-
-    def __str__(self) -> str:
-        return str(self.function)
-
-
-@dataclass(frozen=True)
-class Residual:
-    """Add the pixel of another tile that holds the same image coordinates."""
-
-    tile: Tile
-
-    def __str__(self) -> str:
-        return f"add {self.tile}"
-
-
-@dataclass(frozen=True)
-class ScaleBy:
-    """Multiply by one per-channel constant and add another.
-
-    Attributes:
-        keys: Of the factor and of what is added.
-    """
-
-    keys: tuple[ParameterKey, ParameterKey]
-
-    def __str__(self) -> str:
-        return "scale"
-
-
-@dataclass(frozen=True)
-class SlopeBy:
-    """Multiply what is below zero by one constant per channel.
-
-    Attributes:
-        key: Of the factor.
-    """
-
-    key: ParameterKey
-
-    def __str__(self) -> str:
-        return "slope"
-
-
-@dataclass(frozen=True)
-class MultiplyBy:
-    """Multiply by the pixel of another tile with the same image coordinates, or by the only pixel of its image."""
-
-    tile: Tile
-
-    @property
-    def is_gate(self) -> bool:
-        """Whether the one pixel of the tile's image is for every pixel."""
-        return self.tile.image.pixels == 1
-
-    def __str__(self) -> str:
-        return f"multiply {self.tile}"
-
-
-@dataclass(frozen=True)
-class Accumulate:
-    """Add what the target already holds."""
-
-    def __str__(self) -> str:
-        return "accumulate"
-
-
-@dataclass(frozen=True)
-class Mask:
-    """Set pixels outside the image to zero, because the next stage pads its input with zeros."""
-
-    def __str__(self) -> str:
-        return "mask"
-
-
-EpilogueStep: TypeAlias = Bias | Apply | Residual | ScaleBy | SlopeBy | MultiplyBy | Accumulate | Mask
-
-
-# ---- instructions ----------------------------------------------------------------------------------------------------
+from blockfuse.machine.epilogue import Accumulate, EpilogueStep, MultiplyBy, Residual, steps_text
+from blockfuse.machine.sums import Accumulators, WeightSlice
+from blockfuse.machine.tiles import Region, Tile
+from blockfuse.stages import Divisor, Frame, Window
 
 
 @dataclass(eq=False)
@@ -163,7 +67,7 @@ class Epilogue:
     steps: tuple[EpilogueStep, ...]
 
     def __str__(self) -> str:
-        return f"EPILOGUE  {self.target} <- {self.acc}  {_steps_text(self.steps)}"
+        return f"EPILOGUE  {self.target} <- {self.acc}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -179,7 +83,7 @@ class Depthwise:
     pixels: int = 1
 
     def __str__(self) -> str:
-        return f"DEPTHWISE {self.target}{self.region} <- {self.source} * {self.weights}  {_steps_text(self.steps)}"
+        return f"DEPTHWISE {self.target}{self.region} <- {self.source} * {self.weights}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -211,7 +115,7 @@ class Grouped:
 
     def __str__(self) -> str:
         what = f"{self.source} * {self.weights} in groups of {self.width}"
-        return f"GROUPED   {self.target}{self.region} <- {what}  {_steps_text(self.steps)}"
+        return f"GROUPED   {self.target}{self.region} <- {what}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -232,7 +136,7 @@ class Normalize:
     def __str__(self) -> str:
         by = " by mean" if self.divisor == "mean" else ""
         what = f"{self.source}{by} epsilon {self.epsilon:g}"
-        return f"NORM      {self.target}{self.region} <- {what}  {_steps_text(self.steps)}"
+        return f"NORM      {self.target}{self.region} <- {what}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -251,7 +155,7 @@ class Map:
 
     def __str__(self) -> str:
         what = f"{self.source} in {self.frame}" if self.frame else str(self.source)
-        return f"MAP       {self.target}{self.region} <- {what}  {_steps_text(self.steps)}"
+        return f"MAP       {self.target}{self.region} <- {what}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -273,7 +177,7 @@ class Reduce:
 
     def __str__(self) -> str:
         what = f"{self.reduction} {self.window}{f' of {self.count}' if self.count else ''}"
-        return f"REDUCE    {self.target}{self.region} <- {what} of {self.source}  {_steps_text(self.steps)}"
+        return f"REDUCE    {self.target}{self.region} <- {what} of {self.source}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -287,7 +191,7 @@ class ReduceAcross:
 
     def __str__(self) -> str:
         return (
-            f"REDUCE    {self.target}{self.region} <- all {self.source.copies} {self.source}  {_steps_text(self.steps)}"
+            f"REDUCE    {self.target}{self.region} <- all {self.source.copies} {self.source}  {steps_text(self.steps)}"
         )
 
 
@@ -301,7 +205,7 @@ class Store:
     steps: tuple[EpilogueStep, ...] = ()
 
     def __str__(self) -> str:
-        return f"STORE     {self.target}{self.region} <- {self.source}  {_steps_text(self.steps)}"
+        return f"STORE     {self.target}{self.region} <- {self.source}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -330,7 +234,3 @@ def written(instruction: Instruction) -> tuple[Tile, ...]:
     """Tiles an instruction writes."""
     target: Tile | Accumulators | None = getattr(instruction, "target", None)
     return (target,) if isinstance(target, Tile) else ()
-
-
-def _steps_text(steps: tuple[EpilogueStep, ...]) -> str:
-    return ", ".join(map(str, steps))
