@@ -112,6 +112,7 @@ def compile(  # noqa: A001
 
     Raises:
         ModelError: The model cannot be read or compiled; the message names the node or tensor.
+        PatternError: One of the patterns is no pattern, or does not describe a block.
         UsageError: An argument is wrong.
         TargetError: Code for the target cannot be made or run here.
     """

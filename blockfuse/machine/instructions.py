@@ -42,6 +42,11 @@ class Gemm:
     With several taps and a stride it is a dense convolution; of one group of channels where ``channel`` says so.
 
     Attributes:
+        acc: The sums, and the region of the result they are for.
+        source: What is multiplied with the weights.
+        weights: Taps, input and output channels of the filter that are summed.
+        window: Of the convolution, whatever part of its taps the weights are.
+        prefetch: Whether, on a CPU, the sweep over one panel of weights fetches the next one into the cache.
         channel: Channel of the source that input channel 0 of the filter is multiplied with.
     """
 
@@ -72,7 +77,17 @@ class Epilogue:
 
 @dataclass(eq=False)
 class Depthwise:
-    """``target[region] = steps(sum over taps of source * weights)``, every channel by itself."""
+    """``target[region] = steps(sum over taps of source * weights)``, every channel by itself.
+
+    Attributes:
+        source: What is read.
+        target: What is written.
+        weights: The filter's taps for the channels of the region.
+        window: Of the convolution.
+        region: What is written of the target.
+        steps: Applied to every sum.
+        pixels: Pixels whose sums are in registers together: columns of a row on a CPU, rows of one thread on a GPU.
+    """
 
     source: Tile
     target: Tile
@@ -91,7 +106,14 @@ class Grouped:
     """``target[region] = steps(sum over taps and a group's channels of source * weights)``, for narrow groups.
 
     Attributes:
+        source: What is read.
+        target: What is written.
+        weights: The filter's taps and input channels for the output channels of the region.
+        window: Of the convolution.
         width: Channels of a group of the source.
+        region: What is written of the target.
+        steps: Applied to every sum.
+        pixels: How many are in registers together: columns of a row on a CPU, m16 tiles of a warp on a GPU.
     """
 
     source: Tile
@@ -123,6 +145,15 @@ class Normalize:
     """``target[region] = steps((source - mean) / sqrt(variance + epsilon))``, both over the channels of each pixel.
 
     Or ``steps(source / (mean + epsilon))`` where the divisor is the mean.
+
+    Attributes:
+        source: What is read.
+        target: What is written.
+        epsilon: Added to what is divided by, or to the variance under the root.
+        region: What is written of the target.
+        steps: Applied to every quotient.
+        pixels: Columns of a row that a CPU has in registers together.
+        divisor: ``deviation``, or ``mean``.
     """
 
     source: Tile
@@ -144,6 +175,10 @@ class Map:
     """``target[region] = steps(source[region])``.
 
     Attributes:
+        source: What is read.
+        target: What is written.
+        region: What is written of the target.
+        steps: Applied to every element.
         frame: Around the source's image, so that pixel (p, q) is one of the framed image.
     """
 
@@ -163,6 +198,13 @@ class Reduce:
     """``target[region] = steps(max, mean or l2 norm of each window of source)``, every channel by itself.
 
     Attributes:
+        source: What is read.
+        target: What is written.
+        reduction: ``max``, ``mean`` or ``l2``.
+        window: Of the pooling.
+        region: What is written of the target.
+        steps: Applied to every result.
+        pixels: Columns of a row that a CPU has in registers together.
         count: What a mean divides sums by; 0 for the pixels of each window that are in the image.
     """
 
@@ -191,7 +233,8 @@ class ReduceAcross:
 
     def __str__(self) -> str:
         return (
-            f"REDUCE    {self.target}{self.region} <- all {self.source.copies} {self.source}  {steps_text(self.steps)}"
+            f"REDUCE_ACROSS {self.target}{self.region} <- all {self.source.copies} {self.source}  "
+            f"{steps_text(self.steps)}"
         )
 
 

@@ -41,13 +41,22 @@ TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEP
 
 @dataclass
 class Work:
-    """What one CTA does."""
+    """What one CTA does.
 
-    tensor: float = 0.0  # operations
-    vector: float = 0.0  # operations
-    local: float = 0.0  # bytes of shared memory read and written
-    cache: float = 0.0  # bytes from and to L2
-    useful: float = 0.0  # operations of the model, halo included
+    Attributes:
+        tensor: Operations of sums, of whole m16n8k16 tiles.
+        vector: Operations of the ordinary arithmetic units.
+        local: Bytes of shared memory read and written.
+        cache: Bytes from and to L2.
+        useful: Operations of the model, halo included.
+        steps: Of the weight stream.
+    """
+
+    tensor: float = 0.0
+    vector: float = 0.0
+    local: float = 0.0
+    cache: float = 0.0
+    useful: float = 0.0
     steps: int = 0
 
 

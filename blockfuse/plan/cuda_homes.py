@@ -12,7 +12,7 @@ from blockfuse.plan.cuda_limits import CORE, Limits, divisor, in_rows, multiples
 from blockfuse.plan.footprint import Footprint
 from blockfuse.plan.units import Folded, Term, Unit
 
-HALF = 2  # bytes
+HALF = 2  # bytes that limits count an element as, whatever its type
 _LARGE_TILE = 64 * 1024  # bytes: a hidden value above this lives a chunk at a time
 _MAX_SUMS = 96  # float32 registers for the sums of a value that is made chunk by chunk
 _MAX_WHOLE_SUMS = 128  # the same where all channels together save reading the operand again
@@ -220,7 +220,7 @@ class Homes:
         return max(CORE, self.limits.item // (self._pixel_bytes(path[-1]) + taps * HALF))
 
     def _pixel_bytes(self, value: int) -> int:
-        """Bytes of one channel of the pixels that a CTA holds."""
+        """Bytes of one channel of the pixels that a CTA holds, as limits count them."""
         return self.prints[value].rows.size * self.prints[value].cols.size * HALF
 
     def _can_feed(self, value: int) -> bool:

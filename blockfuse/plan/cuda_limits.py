@@ -18,11 +18,13 @@ _FRAGMENT_CYCLES = 4.0  # of shared memory, per 512-byte fragment load
 class Limits:
     """How generous a plan is with shared memory.
 
+    Room is counted in bytes of elements of two bytes; where elements are float32, what is meant takes twice as many.
+
     Attributes:
         depth: Slots of the weight stream.
-        item: Bytes of one item.
+        item: Room of one item.
         chunk: Channels of a value that lives a chunk at a time.
-        resident: Bytes of an input that is kept whole; a larger one arrives in chunks with the weights.
+        resident: Room of an input that is kept whole; a larger one arrives in chunks with the weights.
         engine: What makes sums.
         arriving: Channels of an input that arrive with an item; 0 for as many as ``chunk`` says.
     """

@@ -73,6 +73,8 @@ def verify(
         UsageError: An argument is wrong, or the executable is not one of the model.
         BlockfuseError: ONNX Runtime is not installed.
         ModelError: The model cannot be compiled, or ONNX Runtime cannot run it.
+        PatternError: One of the patterns is no pattern, or does not describe a block.
+        TargetError: Code for the target cannot be made or run here.
     """
     _onnxruntime()
     whole_number("seed", seed, least=0)
