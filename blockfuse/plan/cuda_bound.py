@@ -20,6 +20,7 @@ from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.cuda_rules import strip
 from blockfuse.plan.device import Device
 from blockfuse.plan.footprint import Footprint, footprints
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.stack import over_stacks
 from blockfuse.plan.units import Folded, Unit
 from blockfuse.stages import Window
@@ -50,7 +51,7 @@ class Bound:
         folded, device = over_stacks(self._folded, grid.images or 1), self._device
         (tile_p, tile_q), split = grid.tile or (0, 0), grid.split or 1
         prints = footprints(folded, tile_p, tile_q)
-        if isinstance(prints, str):
+        if isinstance(prints, Impossible):
             raise InternalError(f"block {folded.block.name}: {prints}")
         shares = [split if shared else 1 for shared in self._shared]
         made = [shape.channels / share for shape, share in zip(folded.shapes, shares, strict=True)]

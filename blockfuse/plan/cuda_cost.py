@@ -26,6 +26,7 @@ from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.layouts import gathered, matrix_layout
 from blockfuse.plan.partial import partial_bytes
 from blockfuse.plan.stack import over_stacks
@@ -68,7 +69,7 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     moved = folded.block.global_bytes + partial_bytes(folded, plan)
     folded = over_stacks(folded, plan.images)
     prints = footprints(folded, plan.tile_p, plan.tile_q)
-    if isinstance(prints, str):
+    if isinstance(prints, Impossible):
         raise InternalError(f"block {folded.block.name}: {prints}")
     work = _work(folded, plan, prints)
     out = folded.shapes[-1]

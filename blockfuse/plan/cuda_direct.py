@@ -10,6 +10,7 @@ from blockfuse.plan.cost import Cost
 from blockfuse.plan.cuda import CudaPlan, Home, UnitPlan
 from blockfuse.plan.device import Device
 from blockfuse.plan.footprint import footprints
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.units import Folded
 
 _WARPS = 4
@@ -44,7 +45,7 @@ def predict_direct(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     swept = max(operations, 2 * term.window.taps * out.elements * block.batch)
     ctas = block.batch * ceil(out.height / plan.tile_p) * ceil(out.width / plan.tile_q) * plan.split
     prints = footprints(folded, plan.tile_p, plan.tile_q)
-    under = 0 if isinstance(prints, str) else prints[term.source].pixels
+    under = 0 if isinstance(prints, Impossible) else prints[term.source].pixels
     channels = folded.shapes[term.source].channels
     read = under * (
         channels if unit.kind == "contract" else min(channels, plan.homes[-1].chunk * channels // out.channels)

@@ -12,6 +12,7 @@ from blockfuse.plan.cuda_groups import is_sum, wide_block
 from blockfuse.plan.cuda_homes import HALF, Homes
 from blockfuse.plan.cuda_limits import CORE, Limits, in_rows, multiples, tiling
 from blockfuse.plan.footprint import Footprint, footprints
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.stack import over_stacks
 from blockfuse.plan.units import Folded, Term, Unit
 
@@ -44,7 +45,7 @@ def apply_rules(
     """
     folded = over_stacks(folded, images)
     prints = footprints(folded, tile_p, tile_q)
-    if isinstance(prints, str):
+    if isinstance(prints, Impossible):
         raise InternalError(f"block {folded.block.name}: {prints}")
     homes = Homes(folded, prints, warps, limits, split)
     found = homes.decide()

@@ -15,6 +15,7 @@ from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_groups import is_sum, wide_block
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.layouts import (
     apart,
     depthwise_layout,
@@ -79,7 +80,7 @@ def footprints_of(folded: Folded, plan: CudaPlan) -> list[Footprint]:
         InternalError: Two paths through the block move over a value at different steps.
     """
     prints = footprints(folded, plan.tile_p, plan.tile_q)
-    if isinstance(prints, str):
+    if isinstance(prints, Impossible):
         raise InternalError(f"block {folded.block.name}: {prints}")
     return prints
 
