@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from blockfuse.build.cubin import compile_kernels
 from blockfuse.machine import Loop, LoopKind, Program
 from blockfuse.program.check import stream_length
@@ -62,8 +60,3 @@ def export_kernels(programs: Mapping[str, Program], folder: Path, archs: Sequenc
         (folder / f"{name}.fatbin").write_bytes(binary)
         launches[name] = {"file": f"{name}.fatbin", **launch_of(programs[name], source)}
     return launches
-
-
-def seeded_image(shape: Sequence[int], seed: int, dtype: str = "float16") -> np.ndarray[Any, Any]:
-    """Standard normal values."""
-    return np.random.default_rng(seed).standard_normal(tuple(shape), np.float32).astype(dtype)

@@ -31,7 +31,7 @@ _ALIGNMENT = 64
 
 
 # ---- a graph's constants ---------------------------------------------------------------------------------------------
-def recipe_of_constants(constants: Mapping[str, Array], seed: int = 0) -> Json:
+def recipe_of_constants(constants: Mapping[str, Array]) -> Json:
     """How to make constants like these: as JSON holds it."""
     layout, end = [], 0
     for array in constants.values():
@@ -43,7 +43,7 @@ def recipe_of_constants(constants: Mapping[str, Array], seed: int = 0) -> Json:
         weights[constant.offset : constant.offset + constant.nbytes] = (
             np.ascontiguousarray(array).view(np.uint8).ravel()
         )
-    recipe = recipe_of(Library("constants", Target("cpu", "cpu"), (), (), tuple(layout), 0, b"", weights), seed)
+    recipe = recipe_of(Library("constants", Target("cpu", "cpu"), (), (), tuple(layout), 0, b"", weights))
     table = [[name, one.offset, one.shape, one.dtype] for name, one in zip(constants, layout, strict=True)]
     return {"bytes": end, "constants": table, "recipe": json.loads(recipe.to_json())}
 

@@ -91,11 +91,6 @@ class Block:
         return self.batch * sum(stage.operations([shapes[i] for i in stage.inputs]) for stage in self.stages)
 
     @property
-    def has_residual(self) -> bool:
-        """Whether a stage other than the first ones adds a block input or a projection of it."""
-        return any(len(stage.inputs) > 1 for stage in self.stages)
-
-    @property
     def has_joins(self) -> bool:
         """Whether channels lie side by side inside it."""
         return any(isinstance(stage, Concat | Slice) for stage in self.stages)

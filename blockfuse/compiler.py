@@ -112,6 +112,7 @@ def compile(  # noqa: A001
 
     Raises:
         ModelError: The model cannot be read or compiled; the message names the node or tensor.
+        PatternError: One of the patterns is no pattern, or does not describe a block.
         UsageError: An argument is wrong.
         TargetError: Code for the target cannot be made or run here.
     """
@@ -142,10 +143,9 @@ def _run(
     keep_sources: bool,
 ) -> Executable:
     from blockfuse import frontend  # noqa: PLC0415 - loads onnx
-    from blockfuse.frontend.reading import read  # noqa: PLC0415 - frontend.read is the module once that is imported
 
     with watch("read") as done:
-        graph = done(read(model, _shapes(shape)))
+        graph = done(frontend.read(model, _shapes(shape)))
     dtype = _computed_type(target, dtype, frontend.own_dtype(graph))
     with watch("canonicalize") as done:
         graph = done(_planned_for(frontend.canonicalize(graph), batch, cuda_graph=cuda_graph))

@@ -11,9 +11,9 @@
     ├── ArtifactError           a container cannot be loaded here
     ├── InputError              an input given to a compiled model does not fit it
     ├── VerificationError       results differ from the reference by more than the tolerance
-    └── InternalError           a check between two stages of the compiler failed: a bug in blockfuse
+    └── InternalError           a check of what blockfuse itself made failed: a bug in blockfuse
 
-Values that say no, and are not errors: ``blockfuse.pattern.Mismatch`` and ``blockfuse.plan.decide.Infeasible``.
+Values that say no, and are not errors: ``blockfuse.pattern.Mismatch`` and ``blockfuse.plan.infeasible.Infeasible``.
 """
 
 from typing import Any
@@ -65,7 +65,13 @@ class VerificationError(BlockfuseError):
 
 
 class InternalError(BlockfuseError):
-    """A legality check between two compiler stages failed."""
+    """A check of what blockfuse itself made failed, such as one between two stages of the compiler."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def one_line(text: str) -> str:

@@ -13,9 +13,10 @@ import hashlib
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from blockfuse.replacing import replacing
 
 VARIABLE = "BLOCKFUSE_CACHE_DIR"
 """Environment variable with the folder of the cache; empty for no cache."""
@@ -23,7 +24,7 @@ VARIABLE = "BLOCKFUSE_CACHE_DIR"
 _LIMIT = 512 << 20  # bytes
 _DIGEST = hashlib.sha256().digest_size
 _NEW = ".new-"
-_OWN = re.compile(rf"[0-9a-f]{{{2 * _DIGEST}}}|{re.escape(_NEW)}[a-z0-9_]{{8}}")  # a key, or what tempfile makes
+_OWN = re.compile(rf"[0-9a-f]{{{2 * _DIGEST}}}|{re.escape(_NEW)}[a-z0-9_]{{8}}")  # a key, or what is not complete
 
 
 class KernelCache:
@@ -57,10 +58,8 @@ class KernelCache:
             return
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=_NEW, dir=self.folder)
-            with os.fdopen(handle, "wb") as file:
+            with replacing(self.folder / key, _NEW) as file:
                 file.write(hashlib.sha256(code).digest() + code)
-            Path(name).replace(self.folder / key)
             self._shrink()
         except OSError:
             return

@@ -11,11 +11,16 @@ from typing import IO
 
 
 @contextlib.contextmanager
-def replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A new file beside the target that takes its place at the end, or vanishes on an error."""
+def replacing(target: Path, prefix: str = "") -> Iterator[IO[bytes]]:
+    """A new file beside the target that takes its place at the end, or vanishes on an error.
+
+    Args:
+        target: Where the file appears.
+        prefix: What the new file is called until then, before eight characters; by default like the target.
+    """
     mask = os.umask(0)
     os.umask(mask)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=prefix or f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from blockfuse.errors import ModelError, UnsupportedModelError
-from blockfuse.frontend.load import first_line, node_label
+from blockfuse.errors import ModelError, UnsupportedModelError, first_line
+from blockfuse.frontend.load import node_label
 
 MAX_FOLDED_ELEMENTS = 2**26
 """Most elements a constant computed while reading may have."""

@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # its stubs are another package
 from onnx.external_data_helper import uses_external_data
 
-from blockfuse.errors import ModelError, UnsupportedModelError
+from blockfuse.errors import ModelError, UnsupportedModelError, first_line
 
 MAX_FILE_BYTES = 2**31
 """Protobuf's own limit; bigger models keep their weights in external files."""
@@ -77,12 +77,6 @@ def node_label(node: onnx.NodeProto) -> str:
     """How messages call a node: its operator and its name, or its first output where it has none."""
     name = node.name or next((output for output in node.output if output), "")
     return f"{node.op_type} {name!r}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where there is none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def data_files(path: str | os.PathLike[str]) -> list[Path]:

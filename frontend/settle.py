@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from blockfuse.errors import ModelError, UnsupportedModelError
+from blockfuse.errors import ModelError, UnsupportedModelError, first_line
 from blockfuse.frontend.fold import MAX_FOLDED_ELEMENTS, evaluate
-from blockfuse.frontend.load import first_line, node_label
+from blockfuse.frontend.load import node_label
 from blockfuse.frontend.rebatch import follow_batch
 from blockfuse.frontend.rounding import drop_windows, has_rounded_pools
 

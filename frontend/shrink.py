@@ -15,8 +15,8 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # its stubs are another package
 from onnx import TensorProto, numpy_helper
 
-from blockfuse.errors import ModelError, UsageError
-from blockfuse.frontend.load import STANDARD_DOMAINS, check_file, first_line
+from blockfuse.errors import ModelError, UsageError, first_line
+from blockfuse.frontend.load import STANDARD_DOMAINS, check_file
 
 _FEW = 64
 """Constants of so few elements may be shapes, axes or bounds, and stay."""

@@ -67,9 +67,9 @@ class Emitter:
         self.parameters.append(buffer)
         return buffer if len(shape) == 1 else self.alias(buffer, f"{name}_flat", alignment=alignment)
 
-    def alloc(self, name: str, size: int, dtype: str = "float32", *, scope: str = "global") -> Buffer:
-        """Allocate a flat buffer that lives to the end of the innermost scope."""
-        buffer = tirx.decl_buffer((size,), dtype, name, scope=scope)
+    def alloc(self, name: str, size: int) -> Buffer:
+        """Allocate a flat buffer of float32 that lives to the end of the innermost scope."""
+        buffer = tirx.decl_buffer((size,), "float32", name, scope="global")
         self.add(tirx.AllocBuffer(buffer))
         return buffer
 

@@ -31,6 +31,7 @@ from blockfuse.dtypes import numpy_type
 from blockfuse.errors import InternalError
 from blockfuse.fingerprint import own_sources, text_of, version_of
 from blockfuse.graph import Op
+from blockfuse.integers import round_up
 from blockfuse.kernel_cache import KernelCache, key_of
 from blockfuse.machine import Program
 from blockfuse.runtime.library import ALIGNMENT, Batch, Constant, Layout, Library, Port, aligned_empty
@@ -245,7 +246,7 @@ def pack(arrays: Sequence[Array]) -> tuple[tuple[Constant, ...], np.ndarray[Any,
     constants = []
     end = 0
     for array in arrays:
-        offset = -(-end // ALIGNMENT) * ALIGNMENT
+        offset = round_up(end, ALIGNMENT)
         constants.append(Constant(offset, array.shape, array.dtype.name))
         end = offset + array.nbytes
     weights = aligned_empty(end)

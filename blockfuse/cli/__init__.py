@@ -22,9 +22,8 @@ from collections.abc import Sequence
 
 from blockfuse.cli.options import build_parser
 from blockfuse.cli.terminal import Terminal
-from blockfuse.errors import BlockfuseError, TargetError, UsageError, VerificationError, one_line
-
-FAILED, WRONG_USAGE, NOT_VERIFIED, NO_TARGET, INTERRUPTED, NO_READER = 1, 2, 3, 5, 130, 141
+from blockfuse.errors import BlockfuseError, one_line
+from blockfuse.tools.exit_codes import FAILED, INTERRUPTED, NO_READER, code_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +56,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         code: int = options.run(options, terminal)
     except BlockfuseError as error:
         _complain(str(error), verbose=terminal.verbose)
-        return _code_of(error)
+        return code_of(error)
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line, and the rest with -v
@@ -72,14 +71,6 @@ def _complain(message: str, *, verbose: bool) -> None:
     if verbose:
         traceback.print_exc()
     sys.stderr.write(f"blockfuse: error: {one_line(message)}\n")
-
-
-def _code_of(error: BlockfuseError) -> int:
-    if isinstance(error, UsageError):
-        return WRONG_USAGE
-    if isinstance(error, VerificationError):
-        return NOT_VERIFIED
-    return NO_TARGET if isinstance(error, TargetError) else FAILED
 
 
 def _discard_output() -> None:

@@ -32,8 +32,7 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Compile, save, report."""
     check_output(options.output, options.model, options.patterns)
-    more = {"dtype": options.dtype, "dump": options.dump, "keep_sources": options.keep_sources}
-    more["cuda_graph"] = options.cuda_graph
+    more = {"dump": options.dump, "keep_sources": options.keep_sources, "cuda_graph": options.cuda_graph}
     executable = compile_with_progress(options.model, options, terminal, **more)
     executable.save(options.output)
     size = options.output.stat().st_size

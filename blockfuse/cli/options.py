@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -31,24 +32,26 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+_COMMANDS = (
+    "compile_model",
+    "inspect_model",
+    "explain_model",
+    "run_model",
+    "verify_model",
+    "bench_model",
+    "show_kernels",
+    "pack_artifact",
+    "explain_patterns",
+    "reduce_model",
+    "show_cache",
+    "check_machine",
+    "show_demo",
+)
+"""Modules of the commands, in the order of the help text."""
+
+
 def build_parser() -> Parser:
     """The parser of all commands; the namespace it makes has the function to run as ``run``."""
-    from blockfuse.cli import (  # noqa: PLC0415 - they import this module
-        bench_model,
-        check_machine,
-        compile_model,
-        explain_model,
-        explain_patterns,
-        inspect_model,
-        pack_artifact,
-        reduce_model,
-        run_model,
-        show_cache,
-        show_demo,
-        show_kernels,
-        verify_model,
-    )
-
     parser = Parser(
         prog="blockfuse",
         description="Compile an ONNX convnet so that each residual block runs as one kernel.",
@@ -56,22 +59,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"blockfuse {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (
-        compile_model,
-        inspect_model,
-        explain_model,
-        run_model,
-        verify_model,
-        bench_model,
-        show_kernels,
-        pack_artifact,
-        explain_patterns,
-        reduce_model,
-        show_cache,
-        check_machine,
-        show_demo,
-    ):
-        module.add_command(commands)
+    for name in _COMMANDS:
+        import_module(f"blockfuse.cli.{name}").add_command(commands)  # they import this module
     return parser
 
 
@@ -87,7 +76,7 @@ def add_parser(commands: Commands, name: str, run: Callable[..., int], summary: 
     return parser
 
 
-def add_compile_options(parser: argparse.ArgumentParser, *, dtype: bool = True) -> None:
+def add_compile_options(parser: argparse.ArgumentParser) -> None:
     """How a model is compiled."""
     group = parser.add_argument_group("compiling")
     group.add_argument(
@@ -95,8 +84,7 @@ def add_compile_options(parser: argparse.ArgumentParser, *, dtype: bool = True) 
         help="cpu (default: this machine's best class), cpu:avx512, cpu:avx2, cpu:generic; cuda (this machine's GPU), "
         "or GPU architectures such as sm_80,sm_90a, each with plans of its own",
     )
-    if dtype:
-        group.add_argument("--dtype", help="type to compute in (default: the model's; on a CPU float32)")
+    group.add_argument("--dtype", help="type to compute in (default: the model's; on a CPU float32)")
     group.add_argument("--fuse", choices=("auto", "always", "never"), help="when to fuse blocks (default: auto)")
     group.add_argument("--threads", type=_count, metavar="N", help="threads to use (default: one per core)")
     add_shape_option(group)
@@ -139,7 +127,7 @@ def compile_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """
     return {
         "target": options.target or "cpu",
-        "dtype": getattr(options, "dtype", None),
+        "dtype": options.dtype,
         "shape": shapes_of(options),
         "patterns": patterns_of(options),
         "fuse": options.fuse or "auto",

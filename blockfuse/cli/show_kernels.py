@@ -60,7 +60,7 @@ def _kernels(options: argparse.Namespace) -> tuple[Kernels, ...]:
 
     counts = read_counts(options.counts) if options.counts else None
     if not is_artifact(options.network):
-        arguments = {**compile_arguments(options), "dtype": options.dtype, "sources": options.source is not None}
+        arguments = {**compile_arguments(options), "sources": options.source is not None}
         return kernels_of_model(options.network, counts=counts, **arguments)
     refuse_compile_options(options, options.network)
     return kernels_of_artifact(options.network, counts, code=options.source is None)

@@ -19,8 +19,6 @@ from typing import IO, Any, Self
 from blockfuse.errors import BlockfuseError, InternalError, TargetError, UsageError
 from blockfuse.tools.reduce import Failure
 
-CHECKS = ("compile", "verify")
-
 FIRST, SHORTEST = 300.0, 10.0
 """Seconds that the first trial may take, and that any may."""
 
@@ -29,7 +27,7 @@ class Trials:
     """The other process, started when it is needed.
 
     Args:
-        check: What is done with a model, one of :data:`CHECKS`.
+        check: What is done with a model, ``compile`` or ``verify``.
         options: ``target``, ``dtype``, ``fuse``, ``threads``, ``batch``, and ``patterns``, the path of a file or None.
         folder: For models that are tried.
 

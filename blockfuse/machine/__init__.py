@@ -5,26 +5,28 @@ The lowering of each target and the float64 interpreter read nothing else. All c
 holds a part of: row and column 0 is the image's corner, whatever part of it the tile keeps.
 """
 
-from blockfuse.machine.instructions import (
+from blockfuse.machine.epilogue import (
     Accumulate,
     Apply,
     Bias,
+    EpilogueStep,
+    Mask,
+    MultiplyBy,
+    Residual,
+    ScaleBy,
+    SlopeBy,
+)
+from blockfuse.machine.instructions import (
     Depthwise,
     Epilogue,
-    EpilogueStep,
     Gemm,
     Grouped,
     Instruction,
     Load,
     Map,
-    Mask,
-    MultiplyBy,
     Normalize,
     Reduce,
     ReduceAcross,
-    Residual,
-    ScaleBy,
-    SlopeBy,
     Store,
     Sync,
     Zero,
@@ -42,17 +44,19 @@ from blockfuse.machine.program import (
     Step,
     walk,
 )
-from blockfuse.machine.tiles import (
+from blockfuse.machine.sums import (
     WARPGROUP,
     Accumulators,
     Engine,
+    WarpTiling,
+    WeightSlice,
+)
+from blockfuse.machine.tiles import (
     Level,
     Region,
     Slot,
     Stack,
     Tile,
-    WarpTiling,
-    WeightSlice,
     channels_of,
     every,
     global_tile,

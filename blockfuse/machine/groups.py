@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blockfuse.integers import round_up
+
 NARROW = 8  # channels of the narrowest block
 DEPTH = 16  # products of one instruction
 
@@ -40,7 +42,7 @@ def group_block(groups: int, channels: int, outputs: int) -> GroupBlock:
             return GroupBlock(count * into, count * out)
     if channels < NARROW and groups * out <= NARROW:
         return GroupBlock(NARROW, NARROW)
-    return GroupBlock(-(-channels // DEPTH) * DEPTH, -(-outputs // DEPTH) * DEPTH)
+    return GroupBlock(round_up(channels, DEPTH), round_up(outputs, DEPTH))
 
 
 def dense_block(groups: int, channels: int, outputs: int) -> GroupBlock:
@@ -49,7 +51,7 @@ def dense_block(groups: int, channels: int, outputs: int) -> GroupBlock:
     for count in (count for count in range(1, groups + 1) if groups % count == 0):
         if count * into % DEPTH == 0 and count * out % DEPTH == 0:
             return GroupBlock(count * into, count * out)
-    return GroupBlock(-(-channels // DEPTH) * DEPTH, -(-outputs // DEPTH) * DEPTH)
+    return GroupBlock(round_up(channels, DEPTH), round_up(outputs, DEPTH))
 
 
 def tap_pairs(r: int, s: int) -> list[tuple[int, int | None]]:

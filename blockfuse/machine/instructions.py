@@ -5,107 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from blockfuse.block import ParameterKey
 from blockfuse.machine.affine import Affine
-from blockfuse.machine.tiles import Accumulators, Region, Tile, WeightSlice
-from blockfuse.stages import Divisor, Frame, Function, Window
-
-# ---- epilogue steps --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Bias:
-    """Add the sum of these per-channel constants."""
-
-    keys: tuple[ParameterKey, ...]
-
-    def __str__(self) -> str:
-        return "bias"
-
-
-@dataclass(frozen=True)
-class Apply:
-    """Apply an activation function."""
-
-    function: Function
-
-    def __str__(self) -> str:
-        return str(self.function)
-
-
-@dataclass(frozen=True)
-class Residual:
-    """Add the pixel of another tile that holds the same image coordinates."""
-
-    tile: Tile
-
-    def __str__(self) -> str:
-        return f"add {self.tile}"
-
-
-@dataclass(frozen=True)
-class ScaleBy:
-    """Multiply by one per-channel constant and add another.
-
-    Attributes:
-        keys: Of the factor and of what is added.
-    """
-
-    keys: tuple[ParameterKey, ParameterKey]
-
-    def __str__(self) -> str:
-        return "scale"
-
-
-@dataclass(frozen=True)
-class SlopeBy:
-    """Multiply what is below zero by one constant per channel.
-
-    Attributes:
-        key: Of the factor.
-    """
-
-    key: ParameterKey
-
-    def __str__(self) -> str:
-        return "slope"
-
-
-@dataclass(frozen=True)
-class MultiplyBy:
-    """Multiply by the pixel of another tile with the same image coordinates, or by the only pixel of its image."""
-
-    tile: Tile
-
-    @property
-    def is_gate(self) -> bool:
-        """Whether the one pixel of the tile's image is for every pixel."""
-        return self.tile.image.pixels == 1
-
-    def __str__(self) -> str:
-        return f"multiply {self.tile}"
-
-
-@dataclass(frozen=True)
-class Accumulate:
-    """Add what the target already holds."""
-
-    def __str__(self) -> str:
-        return "accumulate"
-
-
-@dataclass(frozen=True)
-class Mask:
-    """Set pixels outside the image to zero, because the next stage pads its input with zeros."""
-
-    def __str__(self) -> str:
-        return "mask"
-
-
-EpilogueStep: TypeAlias = Bias | Apply | Residual | ScaleBy | SlopeBy | MultiplyBy | Accumulate | Mask
-
-
-# ---- instructions ----------------------------------------------------------------------------------------------------
+from blockfuse.machine.epilogue import Accumulate, EpilogueStep, MultiplyBy, Residual, steps_text
+from blockfuse.machine.sums import Accumulators, WeightSlice
+from blockfuse.machine.tiles import Region, Tile
+from blockfuse.stages import Divisor, Frame, Window
 
 
 @dataclass(eq=False)
@@ -138,6 +42,11 @@ class Gemm:
     With several taps and a stride it is a dense convolution; of one group of channels where ``channel`` says so.
 
     Attributes:
+        acc: The sums, and the region of the result they are for.
+        source: What is multiplied with the weights.
+        weights: Taps, input and output channels of the filter that are summed.
+        window: Of the convolution, whatever part of its taps the weights are.
+        prefetch: Whether, on a CPU, the sweep over one panel of weights fetches the next one into the cache.
         channel: Channel of the source that input channel 0 of the filter is multiplied with.
     """
 
@@ -163,12 +72,22 @@ class Epilogue:
     steps: tuple[EpilogueStep, ...]
 
     def __str__(self) -> str:
-        return f"EPILOGUE  {self.target} <- {self.acc}  {_steps_text(self.steps)}"
+        return f"EPILOGUE  {self.target} <- {self.acc}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
 class Depthwise:
-    """``target[region] = steps(sum over taps of source * weights)``, every channel by itself."""
+    """``target[region] = steps(sum over taps of source * weights)``, every channel by itself.
+
+    Attributes:
+        source: What is read.
+        target: What is written.
+        weights: The filter's taps for the channels of the region.
+        window: Of the convolution.
+        region: What is written of the target.
+        steps: Applied to every sum.
+        pixels: Pixels whose sums are in registers together: columns of a row on a CPU, rows of one thread on a GPU.
+    """
 
     source: Tile
     target: Tile
@@ -179,7 +98,7 @@ class Depthwise:
     pixels: int = 1
 
     def __str__(self) -> str:
-        return f"DEPTHWISE {self.target}{self.region} <- {self.source} * {self.weights}  {_steps_text(self.steps)}"
+        return f"DEPTHWISE {self.target}{self.region} <- {self.source} * {self.weights}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -187,7 +106,14 @@ class Grouped:
     """``target[region] = steps(sum over taps and a group's channels of source * weights)``, for narrow groups.
 
     Attributes:
+        source: What is read.
+        target: What is written.
+        weights: The filter's taps and input channels for the output channels of the region.
+        window: Of the convolution.
         width: Channels of a group of the source.
+        region: What is written of the target.
+        steps: Applied to every sum.
+        pixels: How many are in registers together: columns of a row on a CPU, m16 tiles of a warp on a GPU.
     """
 
     source: Tile
@@ -211,7 +137,7 @@ class Grouped:
 
     def __str__(self) -> str:
         what = f"{self.source} * {self.weights} in groups of {self.width}"
-        return f"GROUPED   {self.target}{self.region} <- {what}  {_steps_text(self.steps)}"
+        return f"GROUPED   {self.target}{self.region} <- {what}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -219,6 +145,15 @@ class Normalize:
     """``target[region] = steps((source - mean) / sqrt(variance + epsilon))``, both over the channels of each pixel.
 
     Or ``steps(source / (mean + epsilon))`` where the divisor is the mean.
+
+    Attributes:
+        source: What is read.
+        target: What is written.
+        epsilon: Added to what is divided by, or to the variance under the root.
+        region: What is written of the target.
+        steps: Applied to every quotient.
+        pixels: Columns of a row that a CPU has in registers together.
+        divisor: ``deviation``, or ``mean``.
     """
 
     source: Tile
@@ -232,7 +167,7 @@ class Normalize:
     def __str__(self) -> str:
         by = " by mean" if self.divisor == "mean" else ""
         what = f"{self.source}{by} epsilon {self.epsilon:g}"
-        return f"NORM      {self.target}{self.region} <- {what}  {_steps_text(self.steps)}"
+        return f"NORM      {self.target}{self.region} <- {what}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -240,6 +175,10 @@ class Map:
     """``target[region] = steps(source[region])``.
 
     Attributes:
+        source: What is read.
+        target: What is written.
+        region: What is written of the target.
+        steps: Applied to every element.
         frame: Around the source's image, so that pixel (p, q) is one of the framed image.
     """
 
@@ -251,7 +190,7 @@ class Map:
 
     def __str__(self) -> str:
         what = f"{self.source} in {self.frame}" if self.frame else str(self.source)
-        return f"MAP       {self.target}{self.region} <- {what}  {_steps_text(self.steps)}"
+        return f"MAP       {self.target}{self.region} <- {what}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -259,6 +198,13 @@ class Reduce:
     """``target[region] = steps(max, mean or l2 norm of each window of source)``, every channel by itself.
 
     Attributes:
+        source: What is read.
+        target: What is written.
+        reduction: ``max``, ``mean`` or ``l2``.
+        window: Of the pooling.
+        region: What is written of the target.
+        steps: Applied to every result.
+        pixels: Columns of a row that a CPU has in registers together.
         count: What a mean divides sums by; 0 for the pixels of each window that are in the image.
     """
 
@@ -273,7 +219,7 @@ class Reduce:
 
     def __str__(self) -> str:
         what = f"{self.reduction} {self.window}{f' of {self.count}' if self.count else ''}"
-        return f"REDUCE    {self.target}{self.region} <- {what} of {self.source}  {_steps_text(self.steps)}"
+        return f"REDUCE    {self.target}{self.region} <- {what} of {self.source}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -287,7 +233,8 @@ class ReduceAcross:
 
     def __str__(self) -> str:
         return (
-            f"REDUCE    {self.target}{self.region} <- all {self.source.copies} {self.source}  {_steps_text(self.steps)}"
+            f"REDUCE_ACROSS {self.target}{self.region} <- all {self.source.copies} {self.source}  "
+            f"{steps_text(self.steps)}"
         )
 
 
@@ -301,7 +248,7 @@ class Store:
     steps: tuple[EpilogueStep, ...] = ()
 
     def __str__(self) -> str:
-        return f"STORE     {self.target}{self.region} <- {self.source}  {_steps_text(self.steps)}"
+        return f"STORE     {self.target}{self.region} <- {self.source}  {steps_text(self.steps)}"
 
 
 @dataclass(eq=False)
@@ -330,7 +277,3 @@ def written(instruction: Instruction) -> tuple[Tile, ...]:
     """Tiles an instruction writes."""
     target: Tile | Accumulators | None = getattr(instruction, "target", None)
     return (target,) if isinstance(target, Tile) else ()
-
-
-def _steps_text(steps: tuple[EpilogueStep, ...]) -> str:
-    return ", ".join(map(str, steps))

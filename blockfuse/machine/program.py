@@ -10,7 +10,8 @@ from typing import TypeAlias
 from blockfuse.block import ParameterKey
 from blockfuse.machine.affine import Affine
 from blockfuse.machine.instructions import Gemm, Instruction, Load
-from blockfuse.machine.tiles import Engine, Region, Tile, WeightSlice
+from blockfuse.machine.sums import Engine, WeightSlice
+from blockfuse.machine.tiles import Region, Tile
 
 # ---- control ---------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from math import ceil
 
 from blockfuse.dtypes import item_size
 from blockfuse.errors import InternalError
+from blockfuse.integers import round_up
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps
 from blockfuse.plan.cuda_cost import TAP_OPERATIONS, TENSOR_SHARE, Work
@@ -19,6 +20,7 @@ from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.cuda_rules import strip
 from blockfuse.plan.device import Device
 from blockfuse.plan.footprint import Footprint, footprints
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.stack import over_stacks
 from blockfuse.plan.units import Folded, Unit
 from blockfuse.stages import Window
@@ -49,7 +51,7 @@ class Bound:
         folded, device = over_stacks(self._folded, grid.images or 1), self._device
         (tile_p, tile_q), split = grid.tile or (0, 0), grid.split or 1
         prints = footprints(folded, tile_p, tile_q)
-        if isinstance(prints, str):
+        if isinstance(prints, Impossible):
             raise InternalError(f"block {folded.block.name}: {prints}")
         shares = [split if shared else 1 for shared in self._shared]
         made = [shape.channels / share for shape, share in zip(folded.shapes, shares, strict=True)]
@@ -85,7 +87,7 @@ def _add_contraction(
     channels, size = made[value], item_size(folded.block.dtype)
     m16_tiles = -(-prints[value].pixels // _CORE)
     together = WARPGROUP if engine is Engine.WGMMA else 1
-    tiles = -(-m16_tiles // together) * together
+    tiles = round_up(m16_tiles, together)
     depth = sum(folded.shapes[term.source].channels * term.window.taps for term in unit.terms)
     work.tensor += 2 * tiles * _CORE * depth * channels
     work.local += depth * size * channels * (1 if engine is Engine.MMA else tiles // WARPGROUP)
@@ -100,7 +102,7 @@ def _add_unit(work: Work, folded: Folded, prints: list[Footprint], made: list[fl
         term, block = unit.terms[0], narrow_block(folded, unit)
         steps = block_steps(block.inputs, term.window.r, term.window.s) * _CORE
         outputs = ceil(unit.shape.channels / block.outputs) * block.outputs
-        work.tensor += 2 * -(-pixels // _CORE) * _CORE * outputs * steps
+        work.tensor += 2 * round_up(pixels, _CORE) * outputs * steps
         work.cache += ceil(channels / block.outputs) * block.outputs * steps * size
         return
     window = Window() if unit.kind == "border" else unit.terms[0].window

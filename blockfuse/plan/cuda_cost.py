@@ -14,6 +14,7 @@ from math import ceil
 from blockfuse.block import PARTIAL_BYTES
 from blockfuse.dtypes import item_size
 from blockfuse.errors import InternalError
+from blockfuse.integers import round_up
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps
 from blockfuse.plan.banks import matrix_pitch
@@ -22,10 +23,10 @@ from blockfuse.plan.cuda import CudaPlan, UnitPlan
 from blockfuse.plan.cuda_direct import predict_direct
 from blockfuse.plan.cuda_groups import is_sum, narrow_block, summed_channels, wide_block
 from blockfuse.plan.cuda_homes import chunked_with_last
-from blockfuse.plan.cuda_limits import rounded
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.layouts import gathered, matrix_layout
 from blockfuse.plan.partial import partial_bytes
 from blockfuse.plan.stack import over_stacks
@@ -41,13 +42,22 @@ TAP_OPERATIONS = 3  # assumed: conversions and addresses per multiply-add of DEP
 
 @dataclass
 class Work:
-    """What one CTA does."""
+    """What one CTA does.
 
-    tensor: float = 0.0  # operations
-    vector: float = 0.0  # operations
-    local: float = 0.0  # bytes of shared memory read and written
-    cache: float = 0.0  # bytes from and to L2
-    useful: float = 0.0  # operations of the model, halo included
+    Attributes:
+        tensor: Operations of sums, of whole m16n8k16 tiles.
+        vector: Operations of the ordinary arithmetic units.
+        local: Bytes of shared memory read and written.
+        cache: Bytes from and to L2.
+        useful: Operations of the model, halo included.
+        steps: Of the weight stream.
+    """
+
+    tensor: float = 0.0
+    vector: float = 0.0
+    local: float = 0.0
+    cache: float = 0.0
+    useful: float = 0.0
     steps: int = 0
 
 
@@ -59,7 +69,7 @@ def predict(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     moved = folded.block.global_bytes + partial_bytes(folded, plan)
     folded = over_stacks(folded, plan.images)
     prints = footprints(folded, plan.tile_p, plan.tile_q)
-    if isinstance(prints, str):
+    if isinstance(prints, Impossible):
         raise InternalError(f"block {folded.block.name}: {prints}")
     work = _work(folded, plan, prints)
     out = folded.shapes[-1]
@@ -185,7 +195,7 @@ def _add_unit(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint
     work.local += pixels * channels * size * window.s * rows / segment if is_on_chip else 0
     if unit.kind == "depthwise":
         chunk = plan.homes[value].chunk
-        work.cache += channels // chunk * rounded(window.taps * chunk, _ITEM) * size
+        work.cache += channels // chunk * round_up(window.taps * chunk, _ITEM) * size
     source = unit.terms[0].source
     if unit.kind == "depthwise" or (source < folded.input_count and not plan.homes[source].whole):
         work.steps += channels // plan.homes[value].chunk
@@ -200,7 +210,7 @@ def _add_contraction(
     if tiling is None:
         raise InternalError(f"unit {unit.name} has no tiling")
     m16_tiles = -(-prints[value].pixels // 16)
-    tiles = -(-m16_tiles // tiling.wm) * tiling.wm
+    tiles = round_up(m16_tiles, tiling.wm)
     channels, size = _stored(folded, plan, value), item_size(folded.block.dtype)
     block = wide_block(folded, unit)
     for term, slices in zip(unit.terms, chosen.slices, strict=True):
@@ -225,7 +235,7 @@ def _add_contraction(
 def _stored(folded: Folded, plan: CudaPlan, value: int) -> int:
     """Channels of a value that a CTA computes: whole mma tiles, and whole chunks."""
     chunk, tiles = plan.homes[value].chunk, ceil(_made(folded, plan, value) / _CORE)
-    return -(-tiles * _CORE // chunk) * chunk
+    return round_up(tiles * _CORE, chunk)
 
 
 def _add_grouped(work: Work, folded: Folded, plan: CudaPlan, prints: list[Footprint], value: int, unit: Unit) -> None:

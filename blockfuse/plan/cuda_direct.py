@@ -5,10 +5,12 @@ from __future__ import annotations
 from math import ceil
 
 from blockfuse.dtypes import item_size
+from blockfuse.integers import round_up
 from blockfuse.plan.cost import Cost
 from blockfuse.plan.cuda import CudaPlan, Home, UnitPlan
 from blockfuse.plan.device import Device
 from blockfuse.plan.footprint import footprints
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.units import Folded
 
 _WARPS = 4
@@ -26,7 +28,7 @@ def can_be_direct(folded: Folded) -> bool:
 def direct(folded: Folded) -> CudaPlan:
     """The plan: one group of neighbouring channels of one pixel for every thread."""
     out = folded.shapes[-1]
-    chunk = min(_CHUNK, -(-out.channels // _LANES) * _LANES)
+    chunk = min(_CHUNK, round_up(out.channels, _LANES))
     pixels = max(1, 32 * _WARPS * _LANES // chunk)
     tile_q = min(out.width, pixels)
     tile_p = min(out.height, max(1, pixels // tile_q))
@@ -43,7 +45,7 @@ def predict_direct(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
     swept = max(operations, 2 * term.window.taps * out.elements * block.batch)
     ctas = block.batch * ceil(out.height / plan.tile_p) * ceil(out.width / plan.tile_q) * plan.split
     prints = footprints(folded, plan.tile_p, plan.tile_q)
-    under = 0 if isinstance(prints, str) else prints[term.source].pixels
+    under = 0 if isinstance(prints, Impossible) else prints[term.source].pixels
     channels = folded.shapes[term.source].channels
     read = under * (
         channels if unit.kind == "contract" else min(channels, plan.homes[-1].chunk * channels // out.channels)
@@ -56,6 +58,6 @@ def predict_direct(folded: Folded, plan: CudaPlan, device: Device) -> Cost:
         "memory": block.global_bytes / device.memory_bandwidth,
     }
     bound = max(times, key=lambda name: times[name])
-    waves = -(-ctas // device.cores) * device.cores / ctas
+    waves = round_up(ctas, device.cores) / ctas
     seconds = device.launch_seconds + max(times["memory"], waves * times[bound])
     return Cost(operations, 1.0, block.global_bytes, 0, seconds, bound, moved)

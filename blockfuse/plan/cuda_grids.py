@@ -14,6 +14,7 @@ from blockfuse.plan.cuda_limits import CORE, Limits, multiples
 from blockfuse.plan.cuda_rules import apply_rules
 from blockfuse.plan.device import Device
 from blockfuse.plan.footprint import footprints
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.partial import has_parts
 from blockfuse.plan.stack import stacked
 from blockfuse.plan.units import Folded
@@ -65,7 +66,7 @@ def grids(folded: Folded, device: Device, wish: Grid, least: int = USUAL_TILE) -
     engines = [wish.engine] if wish.engine else _engines(folded, device)
     for together in (images,) if images else _stacks(folded):
         stack = stacked(folded, together)
-        if isinstance(stack, str):
+        if isinstance(stack, Impossible):
             continue
         for tile in _tiles(stack, wish.tile, least):
             for warps, engine in product((wish.warps,) if wish.warps else (4, 8), engines):
@@ -94,7 +95,7 @@ def _tiles(folded: Folded, tile: tuple[int, int] | None, least: int) -> Iterator
         shapes = [(out.height, out.width)]
     for height, width in shapes:
         p, q = min(height, out.height), min(width, out.width)
-        if has_parts(folded, p, q) and not isinstance(footprints(folded, p, q), str):
+        if has_parts(folded, p, q) and not isinstance(footprints(folded, p, q), Impossible):
             yield p, q
 
 

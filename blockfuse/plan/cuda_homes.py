@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from math import gcd, lcm
 
+from blockfuse.integers import round_up
 from blockfuse.machine.groups import GroupBlock, block_steps
 from blockfuse.plan.cuda import Home
 from blockfuse.plan.cuda_groups import is_sum, narrow_block, wide_block
-from blockfuse.plan.cuda_limits import CORE, Limits, divisor, in_rows, multiples, rounded, share, tiling
+from blockfuse.plan.cuda_limits import CORE, Limits, divisor, in_rows, multiples, share, tiling
 from blockfuse.plan.footprint import Footprint
 from blockfuse.plan.units import Folded, Term, Unit
 
-HALF = 2  # bytes
+HALF = 2  # bytes that limits count an element as, whatever its type
 _LARGE_TILE = 64 * 1024  # bytes: a hidden value above this lives a chunk at a time
 _MAX_SUMS = 96  # float32 registers for the sums of a value that is made chunk by chunk
 _MAX_WHOLE_SUMS = 128  # the same where all channels together save reading the operand again
@@ -75,7 +76,7 @@ class Homes:
         self.folded, self.prints, self.warps, self.limits, self.split = folded, prints, warps, limits, split
         self.align = self._alignments()
         channels = [*(shape.channels for shape in folded.shapes[:-1]), -(-folded.shapes[-1].channels // split)]
-        self.cores = [rounded(count, a) for count, a in zip(channels, self.align, strict=True)]
+        self.cores = [round_up(count, a) for count, a in zip(channels, self.align, strict=True)]
         self.found: dict[int, Home] = {}
 
     def decide(self) -> tuple[Home, ...]:
@@ -176,7 +177,7 @@ class Homes:
         if maker is None or not all(self._can_feed(term.source) for term in maker.terms):
             return
         step = lcm(*(self.align[value] for value in path))
-        wide, hidden = path[-1], rounded(self.cores[path[0]], step)
+        wide, hidden = path[-1], round_up(self.cores[path[0]], step)
         large = max(self.prints[v].pixels * self.cores[v] * HALF for v in path) > _LARGE_TILE
         if not large and self.cores[wide] <= self.cores[self._value(unit)]:
             return
@@ -219,7 +220,7 @@ class Homes:
         return max(CORE, self.limits.item // (self._pixel_bytes(path[-1]) + taps * HALF))
 
     def _pixel_bytes(self, value: int) -> int:
-        """Bytes of one channel of the pixels that a CTA holds."""
+        """Bytes of one channel of the pixels that a CTA holds, as limits count them."""
         return self.prints[value].rows.size * self.prints[value].cols.size * HALF
 
     def _can_feed(self, value: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from blockfuse.integers import round_up
 from blockfuse.machine import WARPGROUP, Engine, WarpTiling
 
 CORE = 16  # channels, and pixels, of an mma tile
@@ -17,11 +18,13 @@ _FRAGMENT_CYCLES = 4.0  # of shared memory, per 512-byte fragment load
 class Limits:
     """How generous a plan is with shared memory.
 
+    Room is counted in bytes of elements of two bytes; where elements are float32, what is meant takes twice as many.
+
     Attributes:
         depth: Slots of the weight stream.
-        item: Bytes of one item.
+        item: Room of one item.
         chunk: Channels of a value that lives a chunk at a time.
-        resident: Bytes of an input that is kept whole; a larger one arrives in chunks with the weights.
+        resident: Room of an input that is kept whole; a larger one arrives in chunks with the weights.
         engine: What makes sums.
         arriving: Channels of an input that arrive with an item; 0 for as many as ``chunk`` says.
     """
@@ -32,11 +35,6 @@ class Limits:
     resident: int
     engine: Engine = Engine.MMA
     arriving: int = 0
-
-
-def rounded(size: int, multiple: int) -> int:
-    """``size`` rounded up."""
-    return -(-size // multiple) * multiple
 
 
 def multiples(size: int, step: int = CORE) -> list[int]:
@@ -55,7 +53,7 @@ def share(size: int, limit: int, step: int = CORE) -> int:
     if even * 2 >= min(limit, size) or limit < 2 * step:
         return even
     most = limit // step * step
-    return min(range(most, limit // 2, -step), key=lambda chunk: -(-size // chunk) * chunk)
+    return min(range(most, limit // 2, -step), key=lambda chunk: round_up(size, chunk))
 
 
 @functools.lru_cache(maxsize=65536)

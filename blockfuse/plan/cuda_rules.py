@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from blockfuse.errors import InternalError
+from blockfuse.integers import round_up
 from blockfuse.machine import WarpTiling
 from blockfuse.plan.cuda import CudaPlan, Home, Slices, UnitPlan
 from blockfuse.plan.cuda_groups import is_sum, wide_block
 from blockfuse.plan.cuda_homes import HALF, Homes
 from blockfuse.plan.cuda_limits import CORE, Limits, in_rows, multiples, tiling
 from blockfuse.plan.footprint import Footprint, footprints
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.stack import over_stacks
 from blockfuse.plan.units import Folded, Term, Unit
 
@@ -43,7 +45,7 @@ def apply_rules(
     """
     folded = over_stacks(folded, images)
     prints = footprints(folded, tile_p, tile_q)
-    if isinstance(prints, str):
+    if isinstance(prints, Impossible):
         raise InternalError(f"block {folded.block.name}: {prints}")
     homes = Homes(folded, prints, warps, limits, split)
     found = homes.decide()
@@ -101,7 +103,7 @@ class _Units:
         home, block = self._home(term.source), wide_block(self.folded, unit)
         if block is not None:
             return block.inputs if home.whole else home.chunk
-        whole = -(-self.homes.cores[term.source] // home.chunk) * home.chunk
+        whole = round_up(self.homes.cores[term.source], home.chunk)
         return whole if home.whole else home.chunk
 
     def _slices(self, unit: Unit, term: Term, chunk: int) -> Slices:

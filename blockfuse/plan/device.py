@@ -47,11 +47,6 @@ class Device:
     clock: float = 1e9
     wgmma: bool = False
 
-    @property
-    def waterline(self) -> float:
-        """Operations per DRAM byte at which a perfect kernel turns from memory-bound to arithmetic-bound: P / B."""
-        return self.tensor_peak / self.memory_bandwidth
-
 
 _KIB = 1024
 _CLOCK = 4.1e9  # Hz, of one core under vector load; measured peaks are 265-270 GFLOP/s with 16 lanes

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from blockfuse.plan.fold import Folded
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.stages import ImageShape
 
 
@@ -69,7 +70,7 @@ class Footprint:
         return (self.rows, self.cols) != (self.made_rows, self.made_cols)
 
 
-def footprints(folded: Folded, tile_p: int, tile_q: int) -> list[Footprint] | str:
+def footprints(folded: Folded, tile_p: int, tile_q: int) -> list[Footprint] | Impossible:
     """The footprint of every value, or why there is none.
 
     Args:
@@ -84,11 +85,11 @@ def footprints(folded: Folded, tile_p: int, tile_q: int) -> list[Footprint] | st
     known = folded.footprints
     if (tile_p, tile_q) not in known:
         known[tile_p, tile_q] = _footprints(folded, tile_p, tile_q)
-    found: list[Footprint] | str = known[tile_p, tile_q]
+    found: list[Footprint] | Impossible = known[tile_p, tile_q]
     return found
 
 
-def _footprints(folded: Folded, tile_p: int, tile_q: int) -> list[Footprint] | str:
+def _footprints(folded: Folded, tile_p: int, tile_q: int) -> list[Footprint] | Impossible:
     out = folded.shapes[-1]
     alone = (tile_p >= out.height, tile_q >= out.width)
     found: list[tuple[Extent, Extent] | None] = [None] * len(folded.shapes)
@@ -97,14 +98,14 @@ def _footprints(folded: Folded, tile_p: int, tile_q: int) -> list[Footprint] | s
     for value in reversed(range(len(folded.shapes))):
         held = found[value]
         if held is None:
-            return f"value {value} is read by nothing"
+            return Impossible(f"value {value} is read by nothing")
         prints.append(_footprint(held, folded.shapes[value], alone))
         if value < folded.input_count:
             continue
         for source, wanted in _reads(folded, value - folded.input_count, prints[-1]):
             merged = _union(found[source], wanted, alone)
             if merged is None:
-                return f"two paths move over value {source} at different steps"
+                return Impossible(f"two paths move over value {source} at different steps")
             found[source] = merged
     return prints[::-1]
 

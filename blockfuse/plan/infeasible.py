@@ -1,4 +1,4 @@
-"""A plan that cannot be: a value with numbers, which the planner acts on and reports print."""
+"""A plan that cannot be: a value with the reason, which the planner acts on and reports print."""
 
 from __future__ import annotations
 
@@ -29,3 +29,20 @@ class Infeasible:
     def __str__(self) -> str:
         text = f"{self.limit}: needs {self.need:,} {self.unit}, {self.available:,} available"
         return f"{text}; {self.remedy}" if self.remedy else text
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """Why a block cannot be computed in some way, however much room there is; false, too.
+
+    Attributes:
+        reason: A sentence with the unit's name or the value's number.
+    """
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return self.reason

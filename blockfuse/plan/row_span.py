@@ -49,12 +49,6 @@ EVERY = RowSpan(1, EVERY_ROW, EVERY_ROW)
 """All rows of a value, whatever the output rows: what a gate of one pixel reads."""
 
 
-def row_spans(folded: Folded) -> list[RowSpan]:
-    """The rows of every value under a range of output rows."""
-    found = spans_under(folded, range(len(folded.units)), {len(folded.shapes) - 1})
-    return [found.get(value, RowSpan()) for value in range(len(folded.shapes))]
-
-
 def spans_under(folded: Folded, units: Sequence[int], made: Collection[int]) -> dict[int, RowSpan]:
     """The rows of the values that some units read or make, under a range of rows of what they make for others.
 

@@ -11,13 +11,14 @@ from dataclasses import replace
 
 from blockfuse.errors import InternalError
 from blockfuse.machine import Stack
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.units import Folded, Term, Unit
 from blockfuse.stages import ImageShape
 
 _MOST_ROWS = 8  # between two images of the result
 
 
-def stacked(folded: Folded, images: int) -> Folded | str:
+def stacked(folded: Folded, images: int) -> Folded | Impossible:
     """The block over stacks of images.
 
     Args:
@@ -31,22 +32,22 @@ def stacked(folded: Folded, images: int) -> Folded | str:
         return folded
     if images not in folded.over_images:
         folded.over_images[images] = _stacked(folded, images)
-    found: Folded | str = folded.over_images[images]
+    found: Folded | Impossible = folded.over_images[images]
     return found
 
 
-def _stacked(folded: Folded, images: int) -> Folded | str:
+def _stacked(folded: Folded, images: int) -> Folded | Impossible:
     if folded.block.any_batch:
-        return "the number of images is not known"
+        return Impossible("the number of images is not known")
     steps = _row_steps(folded)
-    if isinstance(steps, str):
+    if isinstance(steps, Impossible):
         return steps
     heights, out = [shape.height for shape in folded.shapes], folded.shapes[-1].height
     for between in range(_MOST_ROWS + 1):
         periods = [(out + between) * step for step in steps]
         if _has_room(folded, heights, periods):
             return _with_stacks(folded, images, periods)
-    return f"a window reads more than {_MOST_ROWS} rows around an image"
+    return Impossible(f"a window reads more than {_MOST_ROWS} rows around an image")
 
 
 def over_stacks(folded: Folded, images: int) -> Folded:
@@ -56,27 +57,27 @@ def over_stacks(folded: Folded, images: int) -> Folded:
         InternalError: They cannot.
     """
     found = stacked(folded, images)
-    if isinstance(found, str):
+    if isinstance(found, Impossible):
         raise InternalError(f"block {folded.block.name}: {images} images in one: {found}")
     return found
 
 
-def _row_steps(folded: Folded) -> list[int] | str:
+def _row_steps(folded: Folded) -> list[int] | Impossible:
     """Rows of every value per row of the result, or why that has no answer."""
     steps = [0] * len(folded.shapes)
     steps[-1] = 1
     for index in reversed(range(len(folded.units))):
         unit, step = folded.units[index], steps[folded.value(index)]
         if unit.kind == "pool":
-            return f"{unit.name} counts the pixels of one image"
+            return Impossible(f"{unit.name} counts the pixels of one image")
         if unit.kind == "border":
-            return f"{unit.name} frames one image"
+            return Impossible(f"{unit.name} frames one image")
         reads = [(term.source, step * term.window.stride_h) for term in unit.terms]
         for value, wanted in (*reads, *((value, step) for value in unit.added)):
             if unit.is_gate(value, folded.shapes[value]):
-                return f"{unit.name} has a factor per image"
+                return Impossible(f"{unit.name} has a factor per image")
             if steps[value] not in {0, wanted}:
-                return f"two paths move over value {value} at different steps"
+                return Impossible(f"two paths move over value {value} at different steps")
             steps[value] = wanted
     return steps
 

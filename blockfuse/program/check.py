@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeGuard
 
 from blockfuse.errors import InternalError
+from blockfuse.integers import round_up
 from blockfuse.machine import (
     WARPGROUP,
     Accumulators,
@@ -101,7 +102,7 @@ def memory_size(node: Depthwise | Grouped) -> int:
 
 def memory_outputs(node: Depthwise | Grouped) -> int:
     """Outputs of such weights: those of the image, filled up for vectors."""
-    return -(-node.target.image.channels // _VECTOR) * _VECTOR
+    return round_up(node.target.image.channels, _VECTOR)
 
 
 def _items(program: Program) -> set[tuple[int, int]]:

@@ -16,6 +16,7 @@ expand - depthwise - project block is::
 from __future__ import annotations
 
 from blockfuse.errors import InternalError
+from blockfuse.integers import round_up
 from blockfuse.machine import (
     Depthwise,
     Engine,
@@ -51,7 +52,7 @@ from blockfuse.program.cuda_builder import Builder
 from blockfuse.program.cuda_direct import draft_direct
 from blockfuse.program.cuda_sums import contract
 from blockfuse.program.cuda_tiles import in_grid
-from blockfuse.program.passes import ALIGNMENT, arena, barriers, number, rounded
+from blockfuse.program.passes import ALIGNMENT, arena, barriers, number
 
 
 def program_cuda(folded: Folded, plan: CudaPlan, name: str) -> Program:
@@ -87,7 +88,7 @@ def _program(folded: Folded, plan: CudaPlan, name: str, *, draft: bool) -> Progr
     builder = _Builder(folded, plan, tiles)
     nodes = builder.nodes()
     line = WGMMA_ALIGNMENT // 2 if plan.engine is Engine.WGMMA else ALIGNMENT
-    ring = Ring(plan.depth, rounded(builder.slot, line), alignment=line) if builder.slot else None
+    ring = Ring(plan.depth, round_up(builder.slot, line), alignment=line) if builder.slot else None
     size = arena(nodes, ring)
     if not draft:
         number(nodes)
@@ -165,7 +166,7 @@ class _Builder(Builder):
         self, unit: Unit, value: int, c: Affine, region: Region, steps: tuple[EpilogueStep, ...]
     ) -> list[Node]:
         term, chunk = unit.terms[0], self.plan.homes[value].chunk
-        size = rounded(term.window.taps * chunk)
+        size = round_up(term.window.taps * chunk, ALIGNMENT)
         before = self.source(term, c)
         name = self.stage_names[term.stage]
         weights = WeightSlice((term.stage, "weight"), span(0, term.window.taps), span(0, 1), region.channels, name)

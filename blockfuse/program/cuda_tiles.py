@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from blockfuse.errors import InternalError
+from blockfuse.integers import round_up
 from blockfuse.machine import Level, Loop, LoopKind, Node, Tile
 from blockfuse.machine.affine import Affine, clip, quotient, var
 from blockfuse.machine.layout import Layout
@@ -14,6 +15,7 @@ from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_groups import is_sum, wide_block
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint, footprints
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.layouts import (
     apart,
     depthwise_layout,
@@ -24,7 +26,6 @@ from blockfuse.plan.layouts import (
     readers,
     vector_layout,
 )
-from blockfuse.program.passes import rounded
 
 CORE = 16  # channels of an mma tile
 SHARE = "share"  # variable of the loop over shares of the result's channels
@@ -43,7 +44,7 @@ def place(folded: Folded, plan: CudaPlan) -> dict[int, Tile]:
 def stored_channels(folded: Folded, plan: CudaPlan, value: int) -> int:
     """Channels of a value that are computed: whole mma tiles, chunks and shares; those above the image's are zero."""
     shares = plan.split if value == len(folded.shapes) - 1 else 1
-    return rounded(rounded(folded.shapes[value].channels, CORE), plan.homes[value].chunk * shares)
+    return round_up(round_up(folded.shapes[value].channels, CORE), plan.homes[value].chunk * shares)
 
 
 def chunk_count(folded: Folded, plan: CudaPlan, value: int) -> int:
@@ -79,7 +80,7 @@ def footprints_of(folded: Folded, plan: CudaPlan) -> list[Footprint]:
         InternalError: Two paths through the block move over a value at different steps.
     """
     prints = footprints(folded, plan.tile_p, plan.tile_q)
-    if isinstance(prints, str):
+    if isinstance(prints, Impossible):
         raise InternalError(f"block {folded.block.name}: {prints}")
     return prints
 

@@ -12,15 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from blockfuse.integers import round_up
 from blockfuse.machine import Instruction, Loop, Node, Pixels, Ring, Step, Sync, Tile, reads, written
 from blockfuse.machine.affine import Affine, var
 
 ALIGNMENT = 64  # elements; keeps every tile and slot on a 128-byte line
-
-
-def rounded(size: int, multiple: int = ALIGNMENT) -> int:
-    """``size`` rounded up."""
-    return -(-size // multiple) * multiple
 
 
 # ---- number ----------------------------------------------------------------------------------------------------------
@@ -101,7 +97,7 @@ def _first_fit(life: _Life, placed: Sequence[_Life]) -> int:
     for other in sorted((o for o in placed if o.overlaps(life)), key=lambda o: o.offset):
         if offset + life.size <= other.offset:
             break
-        offset = max(offset, rounded(other.offset + other.size, life.alignment))
+        offset = max(offset, round_up(other.offset + other.size, life.alignment))
     return offset
 
 
@@ -150,7 +146,9 @@ def _lives(nodes: Sequence[Node], ring: Ring | None) -> list[_Life]:
     for tile, accesses in timeline.accesses.items():
         if not tile.is_placed:
             continue
-        life = _Life(tile, rounded(tile.size), min(a.position for a in accesses), max(a.position for a in accesses))
+        life = _Life(
+            tile, round_up(tile.size, ALIGNMENT), min(a.position for a in accesses), max(a.position for a in accesses)
+        )
         for loop in sorted(timeline.loops, key=len):
             inside = [a for a in accesses if a.position in loop]
             if inside and (len(inside) < len(accesses) or not inside[0].writes):

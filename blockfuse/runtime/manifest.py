@@ -18,6 +18,9 @@ SCHEMA = 3
 CODE, WEIGHTS, SOURCES = "library.so", "weights.bin", "sources/"
 """Names of a variant's files; those of sources begin like that."""
 
+MANIFEST, RECIPE = "manifest.json", "seeded.json"
+"""Names of the file that describes all others, and of one that stands for weights."""
+
 _T = TypeVar("_T")
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _FILE = re.compile(r"library\.so|weights\.bin|sources/\w[\w.-]{0,199}")
@@ -28,6 +31,11 @@ _DTYPES = frozenset((*_INTEGERS, "bool", "float16", "bfloat16", "float32", "floa
 def is_member(name: str) -> bool:
     """Whether another file than the manifest may have that name."""
     return _MEMBER.fullmatch(name) is not None
+
+
+def recipe_file(weights: str) -> str:
+    """The file that stands for a member with weights."""
+    return weights.replace(WEIGHTS, RECIPE)
 
 
 @dataclass(frozen=True)

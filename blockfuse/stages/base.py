@@ -39,7 +39,20 @@ class ImageShape:
 
 @dataclass(frozen=True)
 class Window:
-    """The sliding window of a convolution or pooling: filter size, stride, dilation and zero padding, in pixels."""
+    """The sliding window of a convolution or pooling: filter size, stride, dilation and zero padding, in pixels.
+
+    Attributes:
+        r: Filter rows.
+        s: Filter columns.
+        stride_h: Input rows from one output row to the next.
+        stride_w: Input columns from one output column to the next.
+        dilation_h: Input rows from one filter row to the next.
+        dilation_w: Input columns from one filter column to the next.
+        pad_top: Rows of zeros above the image.
+        pad_left: Columns of zeros to its left.
+        pad_bottom: Rows of zeros below it.
+        pad_right: Columns of zeros to its right.
+    """
 
     r: int = 1
     s: int = 1

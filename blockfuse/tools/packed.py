@@ -18,15 +18,16 @@ from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from blockfuse.errors import ArtifactError, BlockfuseError, TargetError, UsageError, VerificationError
+from blockfuse.errors import ArtifactError, BlockfuseError, UsageError, VerificationError, one_line
+from blockfuse.replacing import replacing
 from blockfuse.runtime.executable import Executable, load
 from blockfuse.runtime.seeded import make_input
+from blockfuse.tools.exit_codes import INTERRUPTED, WRONG_USAGE, code_of
 from blockfuse.tools.outputs import summarize, summary_line
 from blockfuse.verification.compare import compare
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-_FAILED, _WRONG_USAGE, _NOT_VERIFIED, _NO_TARGET, _INTERRUPTED = 1, 2, 3, 5, 130
 _WARM_UP = 0.3  # seconds
 _FEWEST_RUNS = 5
 
@@ -35,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Complain in one line."""
         sys.stderr.write(f"run.py: error: {message} (see run.py --help)\n")
-        sys.exit(_WRONG_USAGE)
+        sys.exit(WRONG_USAGE)
 
 
 def main(folder: Path, arguments: Sequence[str] | None = None) -> int:
@@ -52,17 +53,12 @@ def main(folder: Path, arguments: Sequence[str] | None = None) -> int:
     try:
         lines, data = _run(folder, options)
     except BlockfuseError as error:
-        sys.stderr.write(f"run.py: error: {' '.join(str(error).split())}\n")
-        return _code_of(error)
+        sys.stderr.write(f"run.py: error: {one_line(str(error))}\n")
+        return code_of(error)
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     sys.stdout.write(f"{json.dumps(data, indent=1, allow_nan=False) if options.json else chr(10).join(lines)}\n")
     return 0
-
-
-def _code_of(error: BlockfuseError) -> int:
-    codes = {UsageError: _WRONG_USAGE, VerificationError: _NOT_VERIFIED, TargetError: _NO_TARGET}
-    return next((code for kind, code in codes.items() if isinstance(error, kind)), _FAILED)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,13 +142,10 @@ def _array(path: Path) -> Array:
 
 
 def _write(path: Path, outputs: Mapping[str, Array]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with replacing(path) as file:
             np.savez(file, allow_pickle=False, **outputs)
-        partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 

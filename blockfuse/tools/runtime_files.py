@@ -56,10 +56,10 @@ def runtime_files(*, cuda: bool, wheels: Sequence[Path] = ()) -> Files:
 
 
 # ---- our modules -----------------------------------------------------------------------------------------------------
-def runtime_modules(entry: str = ENTRY) -> dict[str, Path]:
-    """Files of all our modules that a module needs, by name; imports for type checkers alone do not count."""
+def runtime_modules() -> dict[str, Path]:
+    """Files of all our modules that running needs, by name; imports for type checkers alone do not count."""
     found: dict[str, Path] = {}
-    waiting = [entry]
+    waiting = [ENTRY]
     while waiting:
         name = waiting.pop()
         path = _own_file(name)

@@ -7,13 +7,13 @@ intermediate tensor exists, and a mistake in a fusion of ONNX Runtime's own cann
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blockfuse.compiler import compile as compile_model
-from blockfuse.errors import BlockfuseError, InternalError, ModelError, UsageError, VerificationError
+from blockfuse.errors import BlockfuseError, InternalError, ModelError, UsageError, VerificationError, first_line
 from blockfuse.graph import Graph
 from blockfuse.plan.decide import FuseMode
 from blockfuse.runtime.executable import Executable
@@ -73,6 +73,8 @@ def verify(
         UsageError: An argument is wrong, or the executable is not one of the model.
         BlockfuseError: ONNX Runtime is not installed.
         ModelError: The model cannot be compiled, or ONNX Runtime cannot run it.
+        PatternError: One of the patterns is no pattern, or does not describe a block.
+        TargetError: Code for the target cannot be made or run here.
     """
     _onnxruntime()
     whole_number("seed", seed, least=0)
@@ -84,46 +86,64 @@ def verify(
     graph = canonical_graph(model, shape or {port.name: port.shape for port in ports})
     _check_inputs(executable, graph)
     _check_outputs(executable, graph, per_block=per_block)
-    checks = _checks(model, executable, graph, ports, seed)
+    compiled = _Compiled(model, graph, executable)
+    checks = compiled.checks(ports, seed)
     if batch is None and any(port.any_batch for port in ports):
-        more = executable.inputs_for(ports[0].shape[0] + _MORE_IMAGES)
-        checks += _checks(model, executable, graph, more, seed)
-    blocks = {step.output: step.name for step in executable.report().blocks}
-    tensors = [name for name in (port.name for port in executable.outputs) if name not in graph.outputs]
-    compared = {check.tensor for check in checks}
-    result = Verification(
-        network=graph.name,
-        target=executable.report().target,
-        fuse=executable.report().fuse,
-        threads=executable.start().threads,
-        seed=seed,
-        reference=f"ONNX Runtime {_onnxruntime().__version__}, unoptimised",
-        checks=tuple(checks),
-        unchecked=tuple(blocks.get(name, name) for name in tensors if name not in compared),
-    )
-    return _passed(result, lambda: _moved(model, graph, seeded_inputs(ports, seed)))
+        checks += compiled.checks(executable.inputs_for(ports[0].shape[0] + _MORE_IMAGES), seed)
+    return _passed(compiled.found(checks, seed), lambda: _moved(model, graph, seeded_inputs(ports, seed)))
 
 
-def _checks(model: Model, executable: Executable, graph: Graph, ports: Sequence[Port], seed: int) -> list[Check]:
-    """Comparisons of all that is returned, for seeded inputs of these shapes."""
-    blocks = {step.output: step.name for step in executable.report().blocks}
-    tensors = [name for name in (port.name for port in executable.outputs) if name not in graph.outputs]
-    inputs = seeded_inputs(ports, seed)
-    expected = _reference(model, graph, inputs, tensors)
-    actual = executable.run(inputs)
-    depths, types = path_depths(graph), (executable.report().dtype, _own_dtype(model, executable))
-    batch = ports[0].shape[0] if ports[0].any_batch else 0
-    return [
-        Check(
-            name,
-            blocks.get(name, ""),
-            name in graph.outputs,
-            compare(actual[name], expected[name], _allowed(depths[name], types)),
-            batch,
+@dataclass(frozen=True)
+class _Compiled:
+    """A model, its canonical form, and what it was compiled to."""
+
+    model: Model
+    graph: Graph
+    executable: Executable
+
+    @property
+    def blocks(self) -> dict[str, str]:
+        """The names of blocks, by those of their results."""
+        return {step.output: step.name for step in self.executable.report().blocks}
+
+    @property
+    def tensors(self) -> list[str]:
+        """What is returned besides the outputs of the model."""
+        return [port.name for port in self.executable.outputs if port.name not in self.graph.outputs]
+
+    def checks(self, ports: Sequence[Port], seed: int) -> list[Check]:
+        """Comparisons of all that is returned, for seeded inputs of these shapes."""
+        inputs, outputs, blocks = seeded_inputs(ports, seed), self.graph.outputs, self.blocks
+        expected = _reference(self.model, self.graph, inputs, self.tensors)
+        actual = self.executable.run(inputs)
+        types = (self.executable.report().dtype, _own_dtype(self.model, self.executable))
+        depths = path_depths(self.graph)
+        batch = ports[0].shape[0] if ports[0].any_batch else 0
+        return [
+            Check(
+                name,
+                blocks.get(name, ""),
+                name in outputs,
+                compare(actual[name], expected[name], _allowed(depths[name], types)),
+                batch,
+            )
+            for name in (*self.tensors, *outputs)
+            if name in expected
+        ]
+
+    def found(self, checks: Sequence[Check], seed: int) -> Verification:
+        """What all comparisons found."""
+        report, blocks, compared = self.executable.report(), self.blocks, {check.tensor for check in checks}
+        return Verification(
+            network=self.graph.name,
+            target=report.target,
+            fuse=report.fuse,
+            threads=self.executable.start().threads,
+            seed=seed,
+            reference=f"ONNX Runtime {_onnxruntime().__version__}, unoptimised",
+            checks=tuple(checks),
+            unchecked=tuple(blocks.get(name, name) for name in self.tensors if name not in compared),
         )
-        for name in (*tensors, *graph.outputs)
-        if name in expected
-    ]
 
 
 def _passed(result: Verification, moved: Callable[[], float]) -> Verification:
@@ -258,7 +278,7 @@ def reference_session(model: Any, threads: int, *, optimised: bool, device: str 
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=[_PROVIDERS[device]])
     except Exception as error:  # noqa: BLE001 - what it raises has no common base
-        raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
+        raise ModelError(f"ONNX Runtime cannot run the model: {first_line(error)}") from None
 
 
 def _reference(model: Model, graph: Graph, inputs: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
@@ -273,8 +293,4 @@ def _reference(model: Model, graph: Graph, inputs: Mapping[str, Array], tensors:
     try:
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
     except Exception as error:  # noqa: BLE001 - what it raises has no common base
-        raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"ONNX Runtime cannot run the model: {first_line(error)}") from None

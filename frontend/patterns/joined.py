@@ -7,6 +7,8 @@ After Han et al., "GhostNet" (arXiv 1911.11907), Tang et al., "GhostNetV2" (arXi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from blockfuse.frontend.patterns.parts import activation, ghost_module, shortcut, squeeze_excite
 from blockfuse.pattern import Ops, Value, either, optional, pattern
 
@@ -58,6 +60,23 @@ def fire_module(op: Ops, x: Value, w1: Value, b1: Value, w2: Value, b2: Value, w
     return op.Concat(narrow, wide, name="concat")
 
 
+def _res2net_shares(
+    op: Ops, y: Value, parameters: Sequence[tuple[Value, Value]], last: tuple[Value, Value]
+) -> list[Value]:
+    """Two, four, six or eight shares side by side, each but the last one through a 3x3 convolution."""
+    shares = [op.Slice(y, name=f"share{number}") for number in range(8)]
+    made: list[Value] = []
+    for number, (w, b) in enumerate(parameters):
+        source = either(op.Add(made[-1], shares[number]), shares[number]) if made else shares[number]
+        made.append(activation(op, op.Conv(source, w, b, kernel_shape=(3, 3), name=f"conv{number}")))
+    joined = []
+    for count in (2, 4, 6, 8):
+        share = shares[count - 1]
+        rest = either(share, op.Conv(share, *last, depthwise=True), op.AveragePool(share))
+        joined.append(op.Concat(*made[: count - 1], rest))
+    return joined
+
+
 @pattern
 def res2net_bottleneck(
     op: Ops,
@@ -96,18 +115,9 @@ def res2net_bottleneck(
     There are two, four, six or eight shares, and the last one is passed on as it is, or pooled where the size changes.
     """
     y = activation(op, op.Conv(x, w1, b1, kernel_shape=(1, 1), group=1, name="reduce"))
-    shares = [op.Slice(y, name=f"share{number}") for number in range(8)]
-    made: list[Value] = []
     parameters = ((w2, b2), (w3, b3), (w4, b4), (w5, b5), (w6, b6), (w7, b7), (w8, b8))
-    for number, (w, b) in enumerate(parameters):
-        source = either(op.Add(made[-1], shares[number]), shares[number]) if made else shares[number]
-        made.append(activation(op, op.Conv(source, w, b, kernel_shape=(3, 3), name=f"conv{number}")))
-    joined = []
-    for count in (2, 4, 6, 8):
-        share = shares[count - 1]
-        last = either(share, op.Conv(share, wp, bp, depthwise=True), op.AveragePool(share))
-        joined.append(op.Concat(*made[: count - 1], last))
-    y = op.Conv(either(*joined), w9, b9, kernel_shape=(1, 1), group=1, name="expand")
+    y = either(*_res2net_shares(op, y, parameters, (wp, bp)))
+    y = op.Conv(y, w9, b9, kernel_shape=(1, 1), group=1, name="expand")
     y = squeeze_excite(op, y, wq, bq, we, be)
     return activation(op, op.Add(y, shortcut(op, x, ws, bs, wb, bb), name="add"))
 

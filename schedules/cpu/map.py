@@ -1,4 +1,4 @@
-"""MAP: the steps of an epilogue applied to what a tile holds; REDUCE over copies: to the sum of all copies of a tile.
+"""MAP: the steps of an epilogue applied to what a tile holds; REDUCE_ACROSS: to the sum of all copies of a tile.
 
 for row: for column: for vector of channels:
     target = steps(copy 0 + copy 1 + ...)

@@ -19,6 +19,7 @@ import numpy as np
 
 from blockfuse.block import ParameterKey
 from blockfuse.errors import InternalError
+from blockfuse.integers import round_up
 from blockfuse.machine import (
     Bias,
     Depthwise,
@@ -221,4 +222,4 @@ def _panels(box: Box, data: Array, env: Mapping[str, int], lanes: int) -> Array:
 
 
 def _lines(elements: int) -> int:
-    return -(-elements // LINE) * LINE
+    return round_up(elements, LINE)

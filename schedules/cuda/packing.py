@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from blockfuse.block import ParameterKey
+from blockfuse.integers import round_up
 from blockfuse.machine import (
     Bias,
     Depthwise,
@@ -86,7 +87,7 @@ def vector_layout(program: Program) -> dict[tuple[ParameterKey, ...], tuple[int,
     end = 0
     for keys, length in channels.items():
         layout[keys] = (end, length)
-        end += -(-length // _VECTOR) * _VECTOR
+        end += round_up(length, _VECTOR)
     return layout
 
 
@@ -111,7 +112,7 @@ def slice_offset(step: Step, weights: WeightSlice) -> int:
 def _vectors(
     layout: Mapping[tuple[ParameterKey, ...], tuple[int, int]], parameters: Mapping[ParameterKey, Array]
 ) -> Array:
-    end = max(offset + -(-length // _VECTOR) * _VECTOR for offset, length in layout.values())
+    end = max(offset + round_up(length, _VECTOR) for offset, length in layout.values())
     out = np.zeros(end, np.float32)
     for keys, (offset, _) in layout.items():
         for key in keys:

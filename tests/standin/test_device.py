@@ -11,8 +11,9 @@ import pytest
 
 import blockfuse as bf
 from blockfuse import gpu
-from blockfuse.cli import NO_TARGET, main
+from blockfuse.cli import main
 from blockfuse.errors import TargetError, UsageError
+from blockfuse.tools.exit_codes import NO_TARGET
 from blockfuse.verification.compare import tolerance
 from tests.emulated.emulator.mutations import without_each_barrier
 from tests.onnx_models import floats, model, node, run

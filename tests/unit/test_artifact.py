@@ -13,7 +13,7 @@ import pytest
 from blockfuse import target
 from blockfuse.errors import ArtifactError
 from blockfuse.report import Report, StepRecord
-from blockfuse.runtime import artifact
+from blockfuse.runtime import artifact, opening
 from blockfuse.runtime.library import ALIGNMENT, Batch, Constant, Layout, Library, Port, aligned_copy
 from blockfuse.runtime.variants import Variant
 from blockfuse.target import CPU_CLASSES, parse_target
@@ -380,7 +380,7 @@ def test_loading_leaves_nothing_behind(path, tmp_path, monkeypatch):
 
 def test_memory_is_not_taken_before_sizes_are_checked(path, monkeypatch):
     edit(path, lambda manifest: manifest["members"]["library.so"].update(size=10**15))
-    monkeypatch.setattr(artifact, "aligned_empty", lambda _: pytest.fail("memory was taken"))
+    monkeypatch.setattr(opening, "aligned_empty", lambda _: pytest.fail("memory was taken"))
     refusal(path)
 
 

@@ -152,3 +152,8 @@ def test_refuses_weights_for_other_channels():
     pixels = pixels_of(program)
     pixels.region = Region(pixels.region.rows, pixels.region.cols, span(0, 32))
     refuse(program, "makes channels other than")
+
+
+def test_sums_over_copies_and_over_windows_read_differently():
+    _, program = cpu_programs.input_slices()
+    assert "REDUCE_ACROSS y[" in str(program)

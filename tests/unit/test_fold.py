@@ -13,8 +13,8 @@ from blockfuse.plan.choose_cpu import plan_cpu
 from blockfuse.plan.cpu_tiling import unit_tiling
 from blockfuse.plan.cut import into_units, is_closed, part
 from blockfuse.plan.device import cpu_device
-from blockfuse.plan.fold import AddBias, AddValue, MultiplyValue, ScaleChannels, fold, unfoldable
-from blockfuse.plan.row_span import row_spans
+from blockfuse.plan.fold import AddBias, AddValue, Folded, MultiplyValue, ScaleChannels, fold, unfoldable
+from blockfuse.plan.row_span import RowSpan, spans_under
 from blockfuse.stages import Activation, Add, Conv, Function, ImageShape, Multiply, Pool, Stage, Window
 from blockfuse.target import parse_target
 from tests.gated_blocks import convnext, pre_activation, squeeze_excite, two_groupings
@@ -116,11 +116,16 @@ def test_pixels_one_page_apart_are_few(channels: int, pixels: int):
 # ---- barriers --------------------------------------------------------------------------------------------------------
 
 
+def spans_of_all(folded: Folded) -> dict[int, RowSpan]:
+    """The rows of every value under some rows of the result."""
+    return spans_under(folded, range(len(folded.units)), {len(folded.shapes) - 1})
+
+
 def test_every_row_lies_under_a_gate():
     folded = fold(squeeze_excite())
-    spans = row_spans(folded)
+    spans = spans_of_all(folded)
     assert [spans[folded.value(index)].is_every_row for index in range(7)] == [True] * 5 + [False] * 2
-    assert not any(span.is_every_row for span in row_spans(fold(convnext())))
+    assert not any(span.is_every_row for span in spans_of_all(fold(convnext())).values())
 
 
 def test_what_lies_behind_a_pool_is_made_in_bands():

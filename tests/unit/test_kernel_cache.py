@@ -71,6 +71,14 @@ def test_a_folder_that_cannot_be_is_no_error(tmp_path):
         assert cache.get(A) is None
 
 
+def test_a_file_that_cannot_be_kept_leaves_nothing(tmp_path):
+    (tmp_path / A / "inside").mkdir(parents=True)
+    cache = KernelCache(tmp_path)
+    cache.put(A, b"code")
+    assert cache.get(A) is None
+    assert [path.name for path in tmp_path.iterdir()] == [A]
+
+
 def test_the_environment_says_where(monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     assert default_cache().folder == tmp_path

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up. A module belongs to the longest name that is its own or its package's.
 LAYERS = [
-    ["errors"],
-    ["as_data", "dtypes", "fingerprint", "kernel_cache", "replacing", "usage"],
+    ["errors", "integers", "replacing"],
+    ["as_data", "dtypes", "fingerprint", "kernel_cache", "usage"],
     ["stages", "target", "gpu"],
     ["graph"],
     ["block", "channels", "pattern"],
@@ -147,3 +147,19 @@ def test_lowering_reads_programs_alone():
                 for alias in node.names
             }
             assert not names & {"Block", "Folded", "Unit", "CpuPlan", "CudaPlan"}, module
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name])
+def test_modules_and_functions_are_short(module: str):
+    """Modules have 300 lines at most, functions 40 without their docstrings."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300, module
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            documented = ast.get_docstring(node) is not None
+            assert lines(node) - (lines(node.body[0]) if documented else 0) <= 40, f"{module}: {node.name}"
+
+
+def lines(node: ast.stmt) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1

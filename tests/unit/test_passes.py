@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from blockfuse.integers import round_up
 from blockfuse.machine import (
     Accumulators,
     Depthwise,
@@ -28,7 +29,7 @@ from blockfuse.machine import (
 )
 from blockfuse.machine.affine import Affine, span, var
 from blockfuse.program.ahead import Branch, Frame, Upcoming, ahead
-from blockfuse.program.passes import arena, barriers, number, rounded
+from blockfuse.program.passes import ALIGNMENT, arena, barriers, number
 from blockfuse.stages import ImageShape, Window
 
 IMAGE = ImageShape(4, 4, 16)
@@ -127,7 +128,7 @@ def test_tiles_that_live_together_do_not_share_bytes_and_others_do():
     assert not overlaps(a, b)
     assert not overlaps(b, c)
     assert overlaps(a, c)
-    assert size == 2 * rounded(a.size)
+    assert size == 2 * round_up(a.size, ALIGNMENT)
 
 
 def test_what_a_loop_reads_from_outside_lives_through_it():

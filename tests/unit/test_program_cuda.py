@@ -17,7 +17,7 @@ from blockfuse.plan.cuda_rules import Limits, apply_rules
 from blockfuse.plan.device import GPUS
 from blockfuse.plan.fold import fold
 from blockfuse.plan.footprint import footprints
-from blockfuse.plan.infeasible import Infeasible
+from blockfuse.plan.infeasible import Impossible, Infeasible
 from blockfuse.program.check import check, executions, stream_length, task
 from blockfuse.program.cuda import program_cuda
 from blockfuse.program.interpret import interpret
@@ -134,12 +134,12 @@ def test_too_many_inputs_are_refused():
 
 def test_paths_of_different_stride_share_a_tile_only_where_there_is_one():
     folded = fold(basic(1, 1, 16, 32, stride=2))
-    assert not isinstance(footprints(folded, 1, 1), str)
+    assert not isinstance(footprints(folded, 1, 1), Impossible)
 
 
 def test_an_image_in_one_tile_is_computed_without_its_border():
     held = footprints(fold(mbconv(7, 7, 16, 96, r=5)), 7, 7)
-    assert not isinstance(held, str)
+    assert not isinstance(held, Impossible)
     assert [place.pixels for place in held] == [49, 49, 49, 49]
     assert [place.rows.size for place in held] == [7, 11, 7, 7]
     program = program_of(mbconv(7, 7, 16, 96, r=5), (7, 7))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from blockfuse.plan.fold import Folded, fold
+from blockfuse.plan.infeasible import Impossible
 from blockfuse.plan.stack import stacked
 from blockfuse.stages import Conv, Window
 from tests.residual_blocks import anti_aliased, basic, bottleneck, gated_project, global_pool, mbconv, single
@@ -44,5 +45,5 @@ def test_rows_between_images_are_those_that_windows_need(block, periods):
 )
 def test_what_depends_on_one_image_is_refused(block, reason):
     found = stacked(fold(block), 2)
-    assert isinstance(found, str)
-    assert reason in found
+    assert isinstance(found, Impossible)
+    assert reason in found.reason

@@ -6,7 +6,6 @@ timer that process sets itself. It costs a few milliseconds. Arguments travel th
 
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -69,17 +68,14 @@ def emulate(
         UnsupportedInstruction: The kernel has a PTX instruction the emulator does not know.
         EmulationError: The source could not be compiled, or arguments do not fit the parameters.
     """
-    started = time.perf_counter()
     host = host_kernel(source, kernel)
     by_parameter = _match_arguments(host, arguments)
     placed = _place(by_parameter, {name.removesuffix("_ptr") for name in outputs})
     request = _request(host, placed, grid, block, shared_bytes, count, thread_order == "reverse", timeout_s)
     request += "".join(f"cta {number}\n" for number in ctas)
     program = build_kernel(host.source)
-    built = time.perf_counter()
     report = _run(program, placed, request, timeout_s)
-    findings, counters, by_cta = _parse(report, program)
-    return EmulationResult(findings, counters, built - started, time.perf_counter() - built, by_cta)
+    return EmulationResult(*_parse(report, program))
 
 
 def _match_arguments(host: HostKernel, arguments: Mapping[str, Array]) -> dict[str, Array]:

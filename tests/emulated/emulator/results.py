@@ -73,13 +73,11 @@ class Counters:
 
 @dataclass(frozen=True)
 class EmulationResult:
-    """Findings (none: the run was clean), counters, and how long it took to compile and to run.
+    """Findings (none: the run was clean) and counters.
 
     Where blocks were chosen, ``by_cta`` has what each of them added to the counters.
     """
 
     findings: tuple[Finding, ...]
     counters: Counters
-    build_seconds: float
-    run_seconds: float
     by_cta: Mapping[int, Counters] = field(default_factory=dict)
