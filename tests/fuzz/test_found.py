@@ -9,8 +9,8 @@ from blockfuse.block import Block
 from blockfuse.errors import ModelError
 from blockfuse.plan.cpu import CpuPlan, UnitTiling
 from blockfuse.schedules.cpu.window import rows_inside
-from blockfuse.stages import Conv, ImageShape, Window
-from tests.cpu_kernels import compile_programs
+from blockfuse.stages import Activation, Conv, Function, ImageShape, Norm, Window
+from tests.cpu_kernels import call, compile_programs, error, random_inputs
 from tests.fuzz.blocks import KernelCase, compare
 from tests.onnx_models import floats, model, node
 
@@ -114,3 +114,17 @@ def test_scales_that_are_no_list():
     proto = model([node("Resize", "x - s", "y", mode="linear")], (1, 6, 1, 1), {"s": np.ones((4, 1), np.float32)})
     with pytest.raises(ModelError, match="'s' has shape 4x1, and must be a list"):
         blockfuse.compile(proto, stop_after="canonicalize")
+
+
+@pytest.mark.parametrize("seed", [900154, 900155])
+def test_what_two_nearly_equal_channels_are_normalized_to(seed):
+    """Float32 cannot be near: the small error of mish is divided by a deviation that is next to nothing."""
+    stages = (Activation("mish", (0,), Function("mish")), Norm("norm", (1,), 1e-6))
+    block = Block((ImageShape(32, 17, 2),), stages, batch=2).with_random_parameters(seed)
+    case = KernelCase(block, CpuPlan("rows", 1, 1, (UnitTiling(7, 1), UnitTiling(7, 1)), lanes=16), (False,))
+    program = case.program("magnified")
+    kernel = compile_programs([program])["magnified"]
+    compare(case, kernel, program, seed)
+    inputs = random_inputs(block, seed)
+    actual = call(kernel, program, inputs, block.parameters)
+    assert error(block, inputs, actual + 1e-2) > 1
