@@ -248,7 +248,7 @@ def fails(source, error, *parts, **options):
     assert "\n" not in message
     assert "Traceback" not in message
     folder = str(source.parent) if isinstance(source, Path) else ""
-    assert len(message) - len(folder) * message.count(folder) < 300
+    assert len(message) - len(folder) * message.count(folder) < 190
     for part in parts:
         assert part in message, message
 
