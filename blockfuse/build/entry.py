@@ -22,7 +22,7 @@ KERNEL_MARKER = "blockfuse.kernel"
 """Attribute of functions that are finished TensorIR."""
 
 _OPAQUE = 8
-_KERNEL_ATTRS = {KERNEL_MARKER: 1, "tirx.is_scheduled": True, "op_pattern": _OPAQUE, "tirx.noalias": True}
+KERNEL_ATTRS = {KERNEL_MARKER: 1, "tirx.is_scheduled": True, "op_pattern": _OPAQUE, "tirx.noalias": True}
 
 
 class Entry:
@@ -208,7 +208,7 @@ class Entry:
 
     def _kernel(self, name: str) -> Any:
         if name not in self.kernels:
-            function = self.functions[name].with_attrs(_KERNEL_ATTRS)
+            function = self.functions[name].with_attrs(KERNEL_ATTRS)
             if "global_symbol" in function.attrs:
                 function = function.without_attr("global_symbol")
             if self.kernel_target is not None:

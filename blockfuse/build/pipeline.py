@@ -17,6 +17,7 @@ from tvm.s_tir.pipeline import default_s_tir_pipeline
 from tvm.tirx.compilation_pipeline import tirx_pipeline
 
 from blockfuse.build.entry import KERNEL_MARKER
+from blockfuse.build.schedule_gpu_ops import as_vectors
 from blockfuse.build.schedule_ops import OperatorRule
 
 _UNWANTED = "RewriteDataflowReshape"  # rejects finished kernels with a single tensor input
@@ -27,12 +28,17 @@ def relax_pipeline(kind: str, target: Any, threads: int = 1) -> Any:
     source = cuda_passes if kind == "cuda" else cpu_passes
     passes = [
         *source.library_dispatch_passes(target),
-        *source.legalize_passes(target),
+        *_legalized(source.legalize_passes(target), kind),
         *([dlight.ApplyDefaultSchedule(OperatorRule(threads))] if kind == "cpu" else []),
         *source.dataflow_lower_passes(target),
         *source.finalize_passes(target),
     ]
     return tvm.transform.Sequential([item for item in passes if item.info.name != _UNWANTED])
+
+
+def _legalized(passes: list[Any], kind: str) -> list[Any]:
+    """Passes to loops of operators; on GPUs, TVM's default schedules come last, and vectors before them."""
+    return [*passes[:-1], as_vectors, passes[-1]] if kind == "cuda" else passes
 
 
 @functools.cache

@@ -1,0 +1,82 @@
+"""Loops of operators that have no kernel of ours, on GPUs: those without sums as vectors.
+
+TVM's own schedules give every thread one element. What cannot be vectors stays with them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.s_tir import SBlockRealize, Schedule, ScheduleError
+
+from blockfuse.build.entry import KERNEL_ATTRS, KERNEL_MARKER
+from blockfuse.schedules.cuda.elements import Elements, lower_elements
+
+
+@tvm.transform.module_pass(opt_level=0, name="blockfuse.vectors")  # type: ignore[untyped-decorator]
+def as_vectors(module: Any, _context: Any) -> Any:
+    """Put finished kernels in place of all functions whose results are vectors."""
+    for name, function in module.functions.items():
+        if not isinstance(function, tirx.PrimFunc) or KERNEL_MARKER in (function.attrs or {}):
+            continue
+        results = elements_of(function)
+        kernel = lower_elements(name.name_hint, function.params, results) if results else None
+        if kernel is not None:
+            module[name] = kernel.without_attr("global_symbol").with_attrs(KERNEL_ATTRS)
+    return module
+
+
+def elements_of(function: Any) -> list[Elements]:
+    """The results of a function element by element; none if it is not all loops without sums."""
+    if not isinstance(function.body, SBlockRealize):
+        return []
+    schedule = Schedule(function)
+    kept = []
+    try:
+        for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+            if not _inlined(schedule, block):
+                kept.append(block)
+    except ScheduleError:
+        return []
+    found = [_elements(schedule, block) for block in kept]
+    results = [one for one in found if one]
+    buffers = [one.result for one in results]
+    apart = not any(_reads(one.value, buffer) for one in results for buffer in buffers)
+    ours = all(any(buffer.same_as(parameter) for parameter in function.params) for buffer in buffers)
+    return results if len(results) == len(kept) and apart and ours else []
+
+
+def _inlined(schedule: Any, block: Any) -> bool:
+    try:
+        schedule.compute_inline(block)
+    except ScheduleError:  # a result, or a sum
+        return False
+    return True
+
+
+def _elements(schedule: Any, block: Any) -> Elements | None:
+    """What a block makes, if it makes every element of a buffer on its own."""
+    node = schedule.get(block)
+    axes = [axis.var for axis in node.iter_vars]
+    plain = all(axis.iter_type == tirx.IterVar.DataPar for axis in node.iter_vars)
+    if not axes or not plain or node.init is not None or not isinstance(node.body, tirx.BufferStore):
+        return None
+    store = node.body
+    extents = [schedule.get(loop).extent for loop in schedule.get_loops(block)]
+    same = _same(store.indices, axes) and _same(extents, [axis.dom.extent for axis in node.iter_vars])
+    if not same or not _same(extents, store.buffer.shape):
+        return None
+    return Elements(store.buffer, tuple(axes), store.value)
+
+
+def _same(left: Any, right: Any) -> bool:
+    return len(left) == len(right) and all(map(tvm_ffi.structural_equal, left, right))
+
+
+def _reads(value: Any, buffer: Any) -> bool:
+    found: list[Any] = []
+    tvm_ffi.structural_walk(value, (tirx.Var, lambda one: found.append(one) if one.same_as(buffer) else None))
+    return bool(found)
