@@ -22,11 +22,29 @@ def as_vectors(module: Any, _context: Any) -> Any:
     for name, function in module.functions.items():
         if not isinstance(function, tirx.PrimFunc) or KERNEL_MARKER in (function.attrs or {}):
             continue
-        results = elements_of(function)
-        kernel = lower_elements(name.name_hint, function.params, results) if results else None
+        narrow = _narrow(function)
+        results = elements_of(narrow)
+        kernel = lower_elements(name.name_hint, narrow.params, results) if results else None
         if kernel is not None:
             module[name] = kernel.without_attr("global_symbol").with_attrs(KERNEL_ATTRS)
     return module
+
+
+def _narrow(function: Any) -> Any:
+    """A function that numbers elements in 32 bits: no tensor of a network has more, whatever its batch."""
+    wide: list[Any] = []
+
+    def visit(cast: Any) -> None:
+        if str(cast.ty.dtype) == "int64" and "int" not in str(cast.value.ty.dtype):
+            wide.append(cast)
+
+    tvm_ffi.structural_walk(function.body, (tirx.Cast, visit))
+    if wide:
+        return function
+    try:
+        return tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"main": function}))["main"]
+    except tvm.TVMError:  # a tensor has numbers of 64 bits
+        return function
 
 
 def elements_of(function: Any) -> list[Elements]:

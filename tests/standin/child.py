@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,12 @@ def main(container: str, folder: Path, arch: str) -> None:
         error = f"{type(exception).__name__}: {exception}"
         calls += [len(seconds)] * (len(device.launches) - len(calls))
     launches = [
-        {**launch._asdict(), "findings": [(f.kind, f.first) for f in launch.findings], "call": call}
+        {
+            **launch._asdict(),
+            "findings": [(f.kind, f.first) for f in launch.findings],
+            "counters": asdict(launch.counters),
+            "call": call,
+        }
         for launch, call in zip(device.launches, calls, strict=True)
     ]
     result = {

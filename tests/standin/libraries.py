@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.emulated.emulator import EmulationError, Finding, emulate
+from tests.emulated.emulator import Counters, EmulationError, Finding, emulate
 from tests.emulated.emulator.host_source import HostKernel, host_kernel
 from tests.emulated.emulator.toolchain import _cache
 
@@ -44,6 +44,7 @@ class Launch(NamedTuple):
         shared_bytes: Dynamic shared memory of each.
         memory: For every parameter the bytes from its address to the end of its allocation.
         findings: What the emulator found.
+        counters: What it counted, if that was asked for.
     """
 
     kernel: str
@@ -52,6 +53,7 @@ class Launch(NamedTuple):
     shared_bytes: int
     memory: dict[str, int]
     findings: tuple[Finding, ...]
+    counters: Counters
 
 
 class Statistics(NamedTuple):
@@ -82,6 +84,7 @@ class StandIn:
         replaced: CUDA C that runs in place of a kernel's own, by the kernel's name.
         fault: What is wrong with launches: ``grid`` or ``shared`` and a number that is added, ``pointer`` and the
             number of a parameter that a recorded graph passes wrongly. Tests must notice.
+        count: Whether the emulator counts what kernels ask of the memory system.
     """
 
     def __init__(
@@ -89,8 +92,10 @@ class StandIn:
         arch: str,
         replaced: Mapping[str, str] = MappingProxyType({}),
         fault: Mapping[str, int] = MappingProxyType({}),
+        *,
+        count: bool = False,
     ) -> None:
-        self._replaced, self._fault = replaced, fault
+        self._replaced, self._fault, self._count = replaced, fault, count
         folder = _libraries()
         self._driver = ctypes.CDLL(str(folder / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(folder / "libcudart.so.13"), mode=ctypes.RTLD_GLOBAL)
@@ -138,12 +143,13 @@ class StandIn:
                 shared_bytes=shared_bytes,
                 kernel=name.decode(),
                 block=shape[1],
+                count=self._count,
             )
         except (EmulationError, ValueError) as error:
             sys.stderr.write(f"stand-in device: {name.decode()}: {error}\n")
             return 1
         memory = {parameter: array.nbytes for parameter, array in arguments.items()}
-        self.launches.append(Launch(name.decode(), *shape, shared_bytes, memory, emulated.findings))
+        self.launches.append(Launch(name.decode(), *shape, shared_bytes, memory, emulated.findings, emulated.counters))
         return 0
 
     def _argument(self, kind: str, pointer: int | None) -> np.ndarray[Any, Any]:

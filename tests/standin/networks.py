@@ -35,7 +35,7 @@ class Run(NamedTuple):
     Attributes:
         outputs: For each call, results by name.
         launches: Kernels that ran, each a dictionary of what ``libraries.Launch`` has, with ``findings`` as pairs of
-            kind and text; ``call`` says in which call.
+            kind and text and ``counters`` by name; ``call`` says in which call.
         graph_launches: Graphs that were launched.
         seconds: Of each call.
         error: What the child said if it failed, else "".
@@ -64,6 +64,7 @@ def run_network(
     arch: str = "sm_90",
     replaced: Mapping[str, str] | None = None,
     fault: Mapping[str, int] | None = None,
+    count: bool = False,
 ) -> Run:
     """Load a container on a device of an architecture, and call it with one set of inputs after the other.
 
@@ -73,11 +74,13 @@ def run_network(
         arch: What the device claims to be.
         replaced: CUDA C that runs in place of a kernel's own, by the kernel's name.
         fault: What the device does wrongly, see :class:`tests.standin.libraries.StandIn`.
+        count: Whether launches have ``counters`` other than zero.
     """
     _build_all([*_texts(container), *(replaced or {}).values()])
     with tempfile.TemporaryDirectory(prefix="blockfuse-standin-") as name:
         folder = Path(name)
-        (folder / "device.json").write_text(json.dumps({"replaced": replaced or {}, "fault": fault or {}}))
+        device = {"replaced": replaced or {}, "fault": fault or {}, "count": count}
+        (folder / "device.json").write_text(json.dumps(device))
         for number, inputs in enumerate(calls):
             np.savez(folder / f"in_{number}.npz", **inputs)
         command = [sys.executable, "-m", "tests.standin.child", str(container.resolve()), str(folder), arch]
