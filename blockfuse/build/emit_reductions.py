@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tvm import relax
+from tvm import relax, topi
 
 from blockfuse.build.operands import Emitter, Operands, in_single
 
@@ -96,8 +96,20 @@ def _arg(function: Callable[..., Any]) -> Emitter:
     return emit
 
 
-def _softmax(function: Callable[..., Any]) -> Emitter:
-    return lambda o: in_single(o, lambda value: function(value, o.axis(o.op.attrs.get("axis", -1))))
+def _softmax(function: Callable[..., Any], element: Callable[..., Any]) -> Emitter:
+    """Of halves one loop nest with the conversions, which as operators would be passes over memory of their own."""
+
+    def emit(o: Operands) -> Any:
+        dtype, axis = o.described().dtype, o.axis(o.op.attrs.get("axis", -1))
+        if dtype not in {"float16", "bfloat16"}:
+            return function(o.tensor(), axis)
+
+        def softmax(value: Any) -> Any:
+            return element(value.astype("float32"), axis).astype(dtype)
+
+        return o.writer.builder.call_te(softmax, o.tensor(), primfunc_name_hint="softmax")
+
+    return emit
 
 
 REDUCTIONS: Mapping[str, Emitter] = {
@@ -106,7 +118,7 @@ REDUCTIONS: Mapping[str, Emitter] = {
     "GlobalAveragePool": _global(_plain(relax.op.mean)),
     "GlobalLpPool": _global_lp,
     "GlobalMaxPool": _global(_plain(relax.op.max)),
-    "LogSoftmax": _softmax(relax.op.nn.log_softmax),
+    "LogSoftmax": _softmax(relax.op.nn.log_softmax, topi.nn.log_softmax),
     "ReduceL1": _reduce(_plain(relax.op.sum), relax.op.abs),
     "ReduceL2": _reduce(_norm),
     "ReduceLogSum": _reduce(_log_sum),
@@ -117,6 +129,6 @@ REDUCTIONS: Mapping[str, Emitter] = {
     "ReduceProd": _reduce(_plain(relax.op.prod)),
     "ReduceSum": _reduce(_plain(relax.op.sum)),
     "ReduceSumSquare": _reduce(_plain(relax.op.sum), _square),
-    "Softmax": _softmax(relax.op.nn.softmax),
+    "Softmax": _softmax(relax.op.nn.softmax, topi.nn.softmax),
 }
 """Emitters of reductions; those that keep the rank can run on images with their channels last."""

@@ -43,7 +43,7 @@ def _narrow(function: Any) -> Any:
         return function
     try:
         return tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"main": function}))["main"]
-    except tvm.TVMError:  # a tensor has numbers of 64 bits
+    except (tvm.error.InternalError, ValueError):  # a tensor has numbers of 64 bits
         return function
 
 
@@ -52,19 +52,21 @@ def elements_of(function: Any) -> list[Elements]:
     if not isinstance(function.body, SBlockRealize):
         return []
     schedule = Schedule(function)
-    kept = []
     try:
-        for block in schedule.get_child_blocks(schedule.get_sblock("root")):
-            if not _inlined(schedule, block):
-                kept.append(block)
+        kept = kept_blocks(schedule)
     except ScheduleError:
         return []
     found = [_elements(schedule, block) for block in kept]
     results = [one for one in found if one]
     buffers = [one.result for one in results]
-    apart = not any(_reads(one.value, buffer) for one in results for buffer in buffers)
+    apart = not any(reads(one.value, buffer) for one in results for buffer in buffers)
     ours = all(any(buffer.same_as(parameter) for parameter in function.params) for buffer in buffers)
     return results if len(results) == len(kept) and apart and ours else []
+
+
+def kept_blocks(schedule: Any) -> list[Any]:
+    """The blocks that are left when all that can be are computed where they are read: results, and sums."""
+    return [block for block in schedule.get_child_blocks(schedule.get_sblock("root")) if not _inlined(schedule, block)]
 
 
 def _inlined(schedule: Any, block: Any) -> bool:
@@ -94,7 +96,8 @@ def _same(left: Any, right: Any) -> bool:
     return len(left) == len(right) and all(map(tvm_ffi.structural_equal, left, right))
 
 
-def _reads(value: Any, buffer: Any) -> bool:
+def reads(value: Any, buffer: Any) -> bool:
+    """Whether a variable is part of a value."""
     found: list[Any] = []
     tvm_ffi.structural_walk(value, (tirx.Var, lambda one: found.append(one) if one.same_as(buffer) else None))
     return bool(found)

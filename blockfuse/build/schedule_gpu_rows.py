@@ -1,0 +1,68 @@
+"""Reductions on GPUs that have no kernel of ours, and that TVM's rules give to one thread per result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.s_tir import SBlockRealize, Schedule, ScheduleError, dlight
+
+from blockfuse.build.schedule_gpu_ops import kept_blocks, reads
+
+_ROW = 128  # threads that share a row
+_COLUMNS, _PARTS = 32, 8  # threads side by side, and those that share a column
+
+
+class RowRule(dlight.ScheduleRule):  # type: ignore[misc]
+    """Schedules a reduction that TVM's rules give to one thread per result: all but sums, such as extremes.
+
+    ::
+
+        one result per block, if neighbours are reduced:   threads reduce neighbours, then with each other
+        else 32 results per block, one per column:         rows of threads reduce parts, then with each other
+    """
+
+    def apply(self, func: Any, _target: Any, _tunable: bool) -> Any:
+        """The scheduled function, or None."""
+        if not isinstance(func, tirx.PrimFunc) or not isinstance(func.body, SBlockRealize):
+            return None
+        schedule = Schedule(func)
+        try:
+            kept = kept_blocks(schedule)
+            if len(kept) != 1 or not _is_extreme(schedule, kept[0]):
+                return None
+            _reduce_together(schedule, kept[0])
+        except ScheduleError:
+            return None
+        return schedule
+
+
+def _is_extreme(schedule: Any, block: Any) -> bool:
+    """Whether a block reduces its last axes to one value each that is no sum; TVM has a rule for sums."""
+    node = schedule.get(block)
+    kinds = [axis.iter_type for axis in node.iter_vars]
+    reduced = _reduced(node)
+    if not 0 < reduced < len(kinds) or set(kinds[: len(kinds) - reduced]) != {tirx.IterVar.DataPar}:
+        return False
+    return isinstance(node.body, tirx.BufferStore) and not isinstance(node.body.value, tirx.Add)
+
+
+def _reduce_together(schedule: Any, block: Any) -> None:
+    """Bind the loops of a reduction."""
+    node, reduced = schedule.get(block), _reduced(schedule.get(block))
+    rows = any(reads(read.region[-1].min, node.iter_vars[-1].var) for read in node.reads)
+    threads, name = (_ROW, "threadIdx.x") if rows else (_PARTS, "threadIdx.y")
+    loops = schedule.get_loops(block)
+    grid = schedule.fuse(*loops[:-reduced])
+    if not rows:
+        grid, column = schedule.split(grid, [None, _COLUMNS])
+        schedule.bind(column, "threadIdx.x")
+    schedule.bind(grid, "blockIdx.x")
+    many, part = schedule.split(schedule.fuse(*loops[-reduced:]), [None, threads])
+    schedule.reorder(part, many)
+    schedule.bind(part, name)
+
+
+def _reduced(node: Any) -> int:
+    """Number of axes that a block reduces."""
+    return sum(axis.iter_type == tirx.IterVar.CommReduce for axis in node.iter_vars)
