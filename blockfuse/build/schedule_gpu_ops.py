@@ -9,24 +9,24 @@ from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import tirx
+from tvm import ir, tirx
 from tvm.s_tir import SBlockRealize, Schedule, ScheduleError
 
 from blockfuse.build.entry import KERNEL_ATTRS, KERNEL_MARKER
 from blockfuse.schedules.cuda.elements import Elements, lower_elements
+from blockfuse.schedules.cuda.expressions import uses
 
 
 @tvm.transform.module_pass(opt_level=0, name="blockfuse.vectors")  # type: ignore[untyped-decorator]
 def as_vectors(module: Any, _context: Any) -> Any:
-    """Put finished kernels in place of all functions whose results are vectors."""
+    """Put finished kernels in place of all functions whose results are vectors; the others count in 32 bits, too."""
     for name, function in module.functions.items():
         if not isinstance(function, tirx.PrimFunc) or KERNEL_MARKER in (function.attrs or {}):
             continue
         narrow = _narrow(function)
         results = elements_of(narrow)
         kernel = lower_elements(name.name_hint, narrow.params, results) if results else None
-        if kernel is not None:
-            module[name] = kernel.without_attr("global_symbol").with_attrs(KERNEL_ATTRS)
+        module[name] = narrow if kernel is None else kernel.without_attr("global_symbol").with_attrs(KERNEL_ATTRS)
     return module
 
 
@@ -35,10 +35,11 @@ def _narrow(function: Any) -> Any:
     wide: list[Any] = []
 
     def visit(cast: Any) -> None:
-        if str(cast.ty.dtype) == "int64" and "int" not in str(cast.value.ty.dtype):
+        if str(cast.ty.dtype) == "int64":
             wide.append(cast)
 
-    tvm_ffi.structural_walk(function.body, (tirx.Cast, visit))
+    skip = (ir.TensorLoad, lambda _: tvm_ffi.WalkResult.SKIP)  # an index from a table is in range
+    tvm_ffi.structural_walk(function.body, [skip, (tirx.Cast, visit)], order="pre")
     if wide:
         return function
     try:
@@ -59,7 +60,7 @@ def elements_of(function: Any) -> list[Elements]:
     found = [_elements(schedule, block) for block in kept]
     results = [one for one in found if one]
     buffers = [one.result for one in results]
-    apart = not any(reads(one.value, buffer) for one in results for buffer in buffers)
+    apart = not any(uses(one.value, buffer) for one in results for buffer in buffers)
     ours = all(any(buffer.same_as(parameter) for parameter in function.params) for buffer in buffers)
     return results if len(results) == len(kept) and apart and ours else []
 
@@ -94,10 +95,3 @@ def _elements(schedule: Any, block: Any) -> Elements | None:
 
 def _same(left: Any, right: Any) -> bool:
     return len(left) == len(right) and all(map(tvm_ffi.structural_equal, left, right))
-
-
-def reads(value: Any, buffer: Any) -> bool:
-    """Whether a variable is part of a value."""
-    found: list[Any] = []
-    tvm_ffi.structural_walk(value, (tirx.Var, lambda one: found.append(one) if one.same_as(buffer) else None))
-    return bool(found)

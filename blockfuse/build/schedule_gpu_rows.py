@@ -7,7 +7,8 @@ from typing import Any
 from tvm import tirx
 from tvm.s_tir import SBlockRealize, Schedule, ScheduleError, dlight
 
-from blockfuse.build.schedule_gpu_ops import kept_blocks, reads
+from blockfuse.build.schedule_gpu_ops import kept_blocks
+from blockfuse.schedules.cuda.expressions import uses
 
 _ROW = 128  # threads that share a row
 _COLUMNS, _PARTS = 32, 8  # threads side by side, and those that share a column
@@ -50,7 +51,7 @@ def _is_extreme(schedule: Any, block: Any) -> bool:
 def _reduce_together(schedule: Any, block: Any) -> None:
     """Bind the loops of a reduction."""
     node, reduced = schedule.get(block), _reduced(schedule.get(block))
-    rows = any(reads(read.region[-1].min, node.iter_vars[-1].var) for read in node.reads)
+    rows = any(uses(read.region[-1].min, node.iter_vars[-1].var) for read in node.reads)
     threads, name = (_ROW, "threadIdx.x") if rows else (_PARTS, "threadIdx.y")
     loops = schedule.get_loops(block)
     grid = schedule.fuse(*loops[:-reduced])

@@ -6,8 +6,8 @@
       if a condition that all lanes share, such as which part of a concatenation they lie in:
         registers = sources[v]                             one access each
         for lane: result registers[lane] = value           unrolled
-        result[v] = result registers                       one access
       else: the same with what remains of the value
+      result[v] = result registers                         one access
 
 A width is possible where it divides the last axis, all lanes share every condition, and every load is one vector or one
 element for all lanes. What has no width above one is not lowered here.
@@ -16,7 +16,6 @@ element for all lanes. What has no width above one is not lowered here.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -27,6 +26,17 @@ from tvm import ir, tirx
 from tvm.sym import Analyzer
 
 from blockfuse.schedules.cuda.emitter import CudaEmitter
+from blockfuse.schedules.cuda.expressions import (
+    chosen,
+    equal,
+    first_choice,
+    flat_view,
+    loads_of,
+    own_parameter,
+    place_of,
+    replaced,
+    uses,
+)
 from blockfuse.schedules.emit import Buffer, Expr, Index, larger, load, quotient
 
 _THREADS = 256
@@ -85,8 +95,8 @@ def lower_elements(name: str, parameters: Sequence[Buffer], results: Sequence[El
         parameters: Of the function, the results among them.
         results: In any order; none reads another.
     """
-    own = {buffer: _own(buffer) for buffer in parameters}
-    views = {buffer: _view(buffer) for buffer in own.values()}
+    own = {buffer: own_parameter(buffer) for buffer in parameters}
+    views = {buffer: flat_view(buffer) for buffer in own.values()}
     plans = [_vectors(_flattened(_renamed(one, own), views)) for one in results]
     found = [plan for plan in plans if plan]
     counts = [_count(plan) for plan in found]
@@ -113,11 +123,11 @@ def _flattened(elements: Elements, views: Mapping[Buffer, Buffer]) -> Elements:
 
     def flat(one: Expr) -> Expr:
         shape = one.source.shape
-        same = len(shape) == len(axes) and all(map(_equal, [*one.indices, *shape], [*axes, *sizes]))
+        same = len(shape) == len(axes) and all(map(equal, [*one.indices, *shape], [*axes, *sizes]))
         return tirx.BufferLoad(views[one.source], [place]) if same else one
 
     value = tvm_ffi.structural_map(elements.value, (ir.TensorLoad, flat))
-    if any(_uses(value, axis) for axis in axes):
+    if any(uses(value, axis) for axis in axes):
         return elements
     return Elements(views[elements.result], (place,), value)
 
@@ -146,7 +156,9 @@ def _of_width(elements: Elements, width: int) -> _Vectors | None:
     if not analyzer.can_prove_equal(tirx.floormod(extent, width), 0):
         return None
     first = tirx.Var("first", axis.ty)
-    for variable, size in zip((*elements.axes[:-1], first), (*elements.result.shape[:-1], extent // width), strict=True):
+    for variable, size in zip(
+        (*elements.axes[:-1], first), (*elements.result.shape[:-1], extent // width), strict=True
+    ):
         analyzer.bind(variable, ir.Range(0, size))
     tree = _Lanes(analyzer, axis, first, width).tree(elements.value)
     return _Vectors(elements, width, first, tree) if tree else None
@@ -161,30 +173,30 @@ class _Lanes:
 
     def tree(self, value: Expr) -> _Leaf | _Branch | None:
         """The value by its conditions; None if lanes differ in one, or in what a load is."""
-        choice = _first_choice(value)
+        choice = first_choice(value)
         if choice is None:
             self._leaves += 1
             return self._leaf(value) if self._leaves <= _MOST_LEAVES else None
         condition = self._shared(choice.args[0])
         if condition is None:
             return None
-        branches = [self.tree(_chosen(value, choice, which)) for which in (1, 2)]
+        branches = [self.tree(chosen(value, choice, which)) for which in (1, 2)]
         return _Branch(condition, *branches) if all(branches) else None
 
     def _shared(self, value: Expr) -> Expr | None:
         """A value that all lanes have."""
         lanes = [self._analyzer.simplify(self._at(value, lane)) for lane in range(self._width)]
-        return lanes[0] if all(_equal(lanes[0], other) for other in lanes[1:]) else None
+        return lanes[0] if all(equal(lanes[0], other) for other in lanes[1:]) else None
 
     def _leaf(self, value: Expr) -> _Leaf | None:
         vectors = []
-        for one in _loads(value):
-            place = _place(one)
+        for one in loads_of(value):
+            place = place_of(one)
             start = self._analyzer.simplify(self._at(place, 0))
             steps = [self._analyzer.simplify(self._at(place, lane) - start) for lane in range(1, self._width)]
-            if all(_equal(step, tirx.const(0, step.ty)) for step in steps):
+            if all(equal(step, tirx.const(0, step.ty)) for step in steps):
                 continue
-            follows = all(_equal(step, tirx.const(lane, step.ty)) for lane, step in enumerate(steps, 1))
+            follows = all(equal(step, tirx.const(lane, step.ty)) for lane, step in enumerate(steps, 1))
             if not follows or _SIZES.get(str(one.source.dtype), _BYTES) * self._width > _BYTES:
                 return None
             if not self._analyzer.can_prove_equal(tirx.floormod(start, self._width), 0):
@@ -193,7 +205,7 @@ class _Lanes:
         return _Leaf(value, tuple(vectors))
 
     def _at(self, value: Expr, lane: int) -> Expr:
-        return _replaced(value, self._axis, self._first * self._width + lane)
+        return replaced(value, self._axis, self._first * self._width + lane)
 
 
 # ---- writing them ----------------------------------------------------------------------------------------------------
@@ -214,47 +226,62 @@ class _Writer:
             self._bind(axis, rest % _narrow(size))
             rest = rest // _narrow(size)
         self._bind(elements.axes[0] if len(sizes) > 1 else self._plan.first, rest)
-        self._tree(self._plan.tree)
+        tree = self._plan.tree
+        if isinstance(tree, _Leaf):
+            vector = self._leaf(tree)
+        else:  # threads of all branches store at once
+            self._branch(tree)
+            vector = load(self._made(), 0, width)
+        result = elements.result
+        self._emit.store(self._views.get(result, result), self._number * width, vector, width)
 
     def _bind(self, axis: Expr, value: Index) -> None:
         self._places[axis] = self._emit.bind(axis.name, tirx.Cast(str(axis.ty.dtype), value))
 
-    def _tree(self, tree: _Leaf | _Branch) -> None:
+    def _branch(self, tree: _Leaf | _Branch) -> None:
+        """Leave the vector in registers."""
         if isinstance(tree, _Leaf):
-            self._leaf(tree)
+            vector, made = self._leaf(tree), self._made()
+            if not vector.source.same_as(made):
+                self._emit.store(made, 0, vector, self._plan.width)
             return
         condition, then, otherwise = self._placed(tree.condition), tree.then, tree.otherwise
-        self._emit.branch(condition, lambda: self._tree(then), lambda: self._tree(otherwise))
+        self._emit.branch(condition, lambda: self._branch(then), lambda: self._branch(otherwise))
 
-    def _leaf(self, leaf: _Leaf) -> None:
-        emit, plan, width = self._emit, self._plan, self._plan.width
-        held = [load(self._views.get(one.source, one.source), self._placed(start), width) for one, start in leaf.vectors]
-        result = self._views.get(plan.elements.result, plan.elements.result)
-        if len(held) == 1 and _equal(leaf.value, leaf.vectors[0][0]):
-            emit.store(result, self._number * width, held[0], width)
-            return
+    def _leaf(self, leaf: _Leaf) -> Expr:
+        """Load and compute; the vector that is to be stored."""
+        emit, width = self._emit, self._plan.width
+        held = [
+            load(self._views.get(one.source, one.source), self._placed(start), width) for one, start in leaf.vectors
+        ]
+        if len(held) == 1 and equal(leaf.value, leaf.vectors[0][0]):
+            return held[0]
         sources = []
         for index, ((one, _), value) in enumerate(zip(leaf.vectors, held, strict=True)):
             sources.append((one, self._held(f"source_{index}", str(one.source.dtype))))
             emit.store(sources[-1][1], 0, value, width)
-        made = self._held("made", str(plan.elements.result.dtype))
+        made = self._made()
         for lane in range(width):
             emit.store(made, lane, self._placed(self._lane(leaf.value, sources, lane)))
-        emit.store(result, self._number * width, load(made, 0, width), width)
+        return load(made, 0, width)
 
     def _lane(self, value: Expr, sources: Sequence[tuple[Expr, Buffer]], lane: int) -> Expr:
         """The value in one lane, of what the registers hold."""
 
         def held(one: Expr) -> Expr:
-            found = [registers for other, registers in sources if _equal(one, other)]
+            found = [registers for other, registers in sources if equal(one, other)]
             return load(found[0], lane) if found else one
 
         value = tvm_ffi.structural_map(value, (ir.TensorLoad, held), order="pre")
-        return _replaced(value, self._plan.elements.axes[-1], self._plan.first * self._plan.width + lane)
+        return replaced(value, self._plan.elements.axes[-1], self._plan.first * self._plan.width + lane)
 
     def _placed(self, value: Expr) -> Expr:
         """A value where the thread's vector is."""
         return tvm_ffi.structural_map(value, (ir.Var, lambda one: self._places.get(one, one)))
+
+    def _made(self) -> Buffer:
+        """Registers for the vector of the result."""
+        return self._held("made", str(self._plan.elements.result.dtype))
 
     def _held(self, name: str, dtype: str) -> Buffer:
         """Registers for a vector."""
@@ -278,72 +305,3 @@ def _is_small(count: Index) -> bool:
 def _narrow(size: Index) -> Index:
     """A size as a number, or in 32 bits."""
     return int(size) if isinstance(size, int | tirx.IntImm) else tirx.Cast("int32", size)
-
-
-# ---- expressions -----------------------------------------------------------------------------------------------------
-def _own(buffer: Buffer) -> Buffer:
-    """A parameter as kernels declare them; those of TVM's loops have no layout."""
-    return tirx.decl_buffer(buffer.shape, buffer.dtype, buffer.name, data_alignment=buffer.data_alignment)
-
-
-def _view(buffer: Buffer) -> Buffer:
-    """A flat view of a parameter."""
-    if len(buffer.shape) == 1:
-        return buffer
-    size = functools.reduce(operator.mul, buffer.shape)
-    name, alignment = f"{buffer.name}_flat", buffer.data_alignment
-    return tirx.decl_buffer((size,), buffer.dtype, name, data=buffer.data, data_alignment=alignment)
-
-
-def _place(one: Expr) -> Expr:
-    """Where a load is in a flat view."""
-    place = one.indices[0]
-    for size, index in zip(one.source.shape[1:], one.indices[1:], strict=True):
-        place = place * size + index
-    return place
-
-
-def _loads(value: Expr) -> list[Expr]:
-    """Loads of a value, each once, without those that are indices of others."""
-    found: list[Expr] = []
-
-    def visit(one: Expr) -> Any:
-        if not any(_equal(one, other) for other in found):
-            found.append(one)
-        return tvm_ffi.WalkResult.SKIP
-
-    tvm_ffi.structural_walk(value, (ir.TensorLoad, visit), order="pre")
-    return found
-
-
-def _first_choice(value: Expr) -> Expr | None:
-    """The outermost conditional expression that comes first."""
-    found: list[Expr] = []
-
-    def visit(one: Expr) -> Any:
-        if one.op.same_as(ir.Op.get("prim.if_then_else")):
-            found.append(one)
-            return tvm_ffi.WalkResult.SKIP
-        return None
-
-    tvm_ffi.structural_walk(value, (ir.Call, visit), order="pre")
-    return found[0] if found else None
-
-
-def _chosen(value: Expr, choice: Expr, which: int) -> Expr:
-    """A value in which a conditional expression has been decided."""
-    return tvm_ffi.structural_map(value, (ir.Call, lambda one: one.args[which] if _equal(one, choice) else one))
-
-
-def _replaced(value: Expr, variable: Expr, by: Expr) -> Expr:
-    return tvm_ffi.structural_map(value, (ir.Var, lambda one: by if one.same_as(variable) else one))
-
-
-def _uses(value: Expr, variable: Expr) -> bool:
-    found: list[Expr] = []
-    tvm_ffi.structural_walk(value, (ir.Var, lambda one: found.append(one) if one.same_as(variable) else None))
-    return bool(found)
-
-
-def _equal(left: Expr, right: Expr) -> bool:
-    return bool(tvm_ffi.structural_equal(left, right))

@@ -55,6 +55,8 @@ THIRD_PARTY = {
         "build.open_batch",
         "build.operands",
         "build.pipeline",
+        "build.schedule_gpu_ops",
+        "build.schedule_gpu_rows",
         "build.schedule_ops",
     },
     "tvm_ffi": {"runtime.cuda", "runtime.dlpack", "runtime.kept_memory", "runtime.session"},
