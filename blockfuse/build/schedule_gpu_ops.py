@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
-import tvm_ffi
-from tvm import ir, tirx
+from tvm import tirx
 from tvm.s_tir import SBlockRealize, Schedule, ScheduleError
 
 from blockfuse.build.entry import KERNEL_ATTRS, KERNEL_MARKER
 from blockfuse.schedules.cuda.elements import Elements, lower_elements
-from blockfuse.schedules.cuda.expressions import uses
+from blockfuse.schedules.cuda.expressions import computes_wide, equal, uses
 
 
 @tvm.transform.module_pass(opt_level=0, name="blockfuse.vectors")  # type: ignore[untyped-decorator]
@@ -32,15 +31,7 @@ def as_vectors(module: Any, _context: Any) -> Any:
 
 def _narrow(function: Any) -> Any:
     """A function that numbers elements in 32 bits: no tensor of a network has more, whatever its batch."""
-    wide: list[Any] = []
-
-    def visit(cast: Any) -> None:
-        if str(cast.ty.dtype) == "int64":
-            wide.append(cast)
-
-    skip = (ir.TensorLoad, lambda _: tvm_ffi.WalkResult.SKIP)  # an index from a table is in range
-    tvm_ffi.structural_walk(function.body, [skip, (tirx.Cast, visit)], order="pre")
-    if wide:
+    if computes_wide(function.body):
         return function
     try:
         return tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"main": function}))["main"]
@@ -94,4 +85,4 @@ def _elements(schedule: Any, block: Any) -> Elements | None:
 
 
 def _same(left: Any, right: Any) -> bool:
-    return len(left) == len(right) and all(map(tvm_ffi.structural_equal, left, right))
+    return len(left) == len(right) and all(map(equal, left, right))

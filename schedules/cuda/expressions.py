@@ -1,9 +1,10 @@
-"""Expressions of TVM's loops, taken apart: loads, conditions, and where in memory they are."""
+"""Expressions of TVM's loops, taken apart and changed; nothing else walks through them."""
 
 from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import tvm_ffi
@@ -66,9 +67,35 @@ def chosen(value: Expr, choice: Expr, which: int) -> Expr:
     return tvm_ffi.structural_map(value, (ir.Call, lambda one: one.args[which] if equal(one, choice) else one))
 
 
+def with_loads(value: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """A value with others in place of its loads, the outermost first."""
+    return tvm_ffi.structural_map(value, (ir.TensorLoad, change), order="pre")
+
+
+def with_variables(value: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """A value with others in place of its variables, buffers among them."""
+    return tvm_ffi.structural_map(value, (ir.Var, change))
+
+
+def computes_wide(body: Any) -> bool:
+    """Whether values that are stored are converted to 64 bits on the way, other than indices of loads."""
+    wide: list[Expr] = []
+
+    def visit(cast: Expr) -> None:
+        if str(cast.ty.dtype) == "int64":
+            wide.append(cast)
+
+    skip = (ir.TensorLoad, lambda _: tvm_ffi.WalkResult.SKIP)
+    stores: list[Any] = []
+    tvm_ffi.structural_walk(body, (tirx.BufferStore, stores.append))
+    for store in stores:
+        tvm_ffi.structural_walk(store.value, [skip, (tirx.Cast, visit)], order="pre")
+    return bool(wide)
+
+
 def replaced(value: Expr, variable: Expr, by: Expr) -> Expr:
     """A value with an expression in place of a variable."""
-    return tvm_ffi.structural_map(value, (ir.Var, lambda one: by if one.same_as(variable) else one))
+    return with_variables(value, lambda one: by if one.same_as(variable) else one)
 
 
 def uses(value: Expr, variable: Expr) -> bool:

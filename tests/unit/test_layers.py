@@ -59,7 +59,13 @@ THIRD_PARTY = {
         "build.schedule_gpu_rows",
         "build.schedule_ops",
     },
-    "tvm_ffi": {"runtime.cuda", "runtime.dlpack", "runtime.kept_memory", "runtime.session"},
+    "tvm_ffi": {
+        "runtime.cuda",
+        "runtime.dlpack",
+        "runtime.kept_memory",
+        "runtime.session",
+        "schedules.cuda.expressions",
+    },
     "rich": {"cli"},
 }
 
