@@ -11,7 +11,8 @@ from blockfuse.build.schedule_gpu_ops import kept_blocks
 from blockfuse.schedules.cuda.expressions import uses
 
 _ROW = 128  # threads that share a row
-_COLUMNS, _PARTS = 32, 8  # threads side by side, and those that share a column
+_THREADS = 256  # of columns
+_COLUMNS = 32  # at most, side by side
 
 
 class RowRule(dlight.ScheduleRule):  # type: ignore[misc]
@@ -20,7 +21,7 @@ class RowRule(dlight.ScheduleRule):  # type: ignore[misc]
     ::
 
         one result per block, if neighbours are reduced:   threads reduce neighbours, then with each other
-        else 32 results per block, one per column:         rows of threads reduce parts, then with each other
+        else up to 32 results per block, one per column:   rows of threads reduce parts, then with each other
     """
 
     def apply(self, func: Any, _target: Any, _tunable: bool) -> Any:
@@ -52,16 +53,23 @@ def _reduce_together(schedule: Any, block: Any) -> None:
     """Bind the loops of a reduction."""
     node, reduced = schedule.get(block), _reduced(schedule.get(block))
     rows = any(uses(read.region[-1].min, node.iter_vars[-1].var) for read in node.reads)
-    threads, name = (_ROW, "threadIdx.x") if rows else (_PARTS, "threadIdx.y")
     loops = schedule.get_loops(block)
+    columns = 1 if rows else _columns(schedule.get(loops[-reduced - 1]).extent)
     grid = schedule.fuse(*loops[:-reduced])
     if not rows:
-        grid, column = schedule.split(grid, [None, _COLUMNS])
+        grid, column = schedule.split(grid, [None, columns])
         schedule.bind(column, "threadIdx.x")
     schedule.bind(grid, "blockIdx.x")
+    threads, name = (_ROW, "threadIdx.x") if rows else (_THREADS // columns, "threadIdx.y")
     many, part = schedule.split(schedule.fuse(*loops[-reduced:]), [None, threads])
     schedule.reorder(part, many)
     schedule.bind(part, name)
+
+
+def _columns(extent: Any) -> int:
+    """Threads side by side: no more than there are neighbours, so that those of a warp read without gaps."""
+    size = int(extent) if isinstance(extent, tirx.IntImm) else _COLUMNS
+    return min(_COLUMNS, 1 << size.bit_length() - 1)
 
 
 def _reduced(node: Any) -> int:
