@@ -20,7 +20,7 @@ def own_parameter(buffer: Buffer) -> Buffer:
 
 def flat_view(buffer: Buffer) -> Buffer:
     """A flat view of a parameter."""
-    if len(buffer.shape) == 1:
+    if len(buffer.shape) < 2:
         return buffer
     size = functools.reduce(operator.mul, buffer.shape)
     name, alignment = f"{buffer.name}_flat", buffer.data_alignment
@@ -36,11 +36,11 @@ def place_of(one: Expr) -> Expr:
 
 
 def loads_of(value: Expr) -> list[Expr]:
-    """Loads of a value, each once, without those that are indices of others."""
+    """Loads of a value from buffers with axes, each once, without those that are indices of others."""
     found: list[Expr] = []
 
     def visit(one: Expr) -> Any:
-        if not any(equal(one, other) for other in found):
+        if len(one.indices) and not any(equal(one, other) for other in found):
             found.append(one)
         return tvm_ffi.WalkResult.SKIP
 
@@ -78,11 +78,11 @@ def with_variables(value: Expr, change: Callable[[Expr], Expr]) -> Expr:
 
 
 def computes_wide(body: Any) -> bool:
-    """Whether values that are stored are converted to 64 bits on the way, other than indices of loads."""
+    """Whether values that are stored are numbers of 64 bits on the way, other than indices of loads."""
     wide: list[Expr] = []
 
     def visit(cast: Expr) -> None:
-        if str(cast.ty.dtype) == "int64":
+        if str(cast.ty.dtype) == "int64" and str(cast.value.ty.dtype) != "bool":
             wide.append(cast)
 
     skip = (ir.TensorLoad, lambda _: tvm_ffi.WalkResult.SKIP)
