@@ -39,6 +39,8 @@ def lower_elements(name: str, parameters: Sequence[Buffer], results: Sequence[El
         parameters: Of the function, the results among them.
         results: In any order; none reads another.
     """
+    if not all(len(buffer.shape) for buffer in parameters):  # TVM's passes for finished kernels know no such buffers
+        return None
     own = {buffer: own_parameter(buffer) for buffer in parameters}
     views = {buffer: flat_view(buffer) for buffer in own.values()}
     plans = [vectors(flattened(renamed(one, own), views)) for one in results]

@@ -20,7 +20,7 @@ def own_parameter(buffer: Buffer) -> Buffer:
 
 def flat_view(buffer: Buffer) -> Buffer:
     """A flat view of a parameter."""
-    if len(buffer.shape) < 2:
+    if len(buffer.shape) == 1:
         return buffer
     size = functools.reduce(operator.mul, buffer.shape)
     name, alignment = f"{buffer.name}_flat", buffer.data_alignment
@@ -36,11 +36,11 @@ def place_of(one: Expr) -> Expr:
 
 
 def loads_of(value: Expr) -> list[Expr]:
-    """Loads of a value from buffers with axes, each once, without those that are indices of others."""
+    """Loads of a value each once, without those that are indices of others."""
     found: list[Expr] = []
 
     def visit(one: Expr) -> Any:
-        if len(one.indices) and not any(equal(one, other) for other in found):
+        if not any(equal(one, other) for other in found):
             found.append(one)
         return tvm_ffi.WalkResult.SKIP
 
