@@ -17,7 +17,7 @@ from typing import Any
 from tvm import tirx
 
 from blockfuse.schedules.cuda.emitter import CudaEmitter
-from blockfuse.schedules.emit import Index, load
+from blockfuse.schedules.emit import Buffer, Index, load
 
 _THREADS = 256
 _TILE = 2048  # elements of a tile, if one square has no more
@@ -49,36 +49,50 @@ def lower_squares(
         any_batch: Whether the first dimension is whatever it is when the kernel is called.
     """
     batch = tirx.Var("batch", "int32") if any_batch else source_shape[0]
-    channels, height, width = source_shape[1:]
     rows, columns, depth = shape[1:]
+    channels = source_shape[1]
     lines = channels * size
     tiles = -(-columns // max(1, _TILE // (lines * size)))
     wide = -(-columns // tiles)  # squares
-    across, pitch = wide * size, lines + 1 - lines % 2  # odd: threads that store a column each use banks of their own
+    pitch = lines + 1 - lines % 2  # odd: threads that store a column each use banks of their own
     emit = CudaEmitter(batch * rows * tiles, _THREADS)
-    values = emit.parameter("input_0", (batch, channels, height, width), source)
-    result = emit.parameter("result", (batch, rows, columns, depth), target)
-    tile = emit.shared("tile", across * pitch, source)
-    image = emit.bind("image", emit.cta // (rows * tiles))
-    row, first = emit.bind("row", emit.cta // tiles % rows), emit.bind("first_square", emit.cta % tiles * wide)
-    with _each_of(emit, across * lines) as number:
-        column, line = number % across, number // across
-        channel = line % channels
-        y, x = row * size + line // channels - top, first * size + column - left
-        place = ((image * channels + channel) * height + y) * width + x
-        is_pixel = tirx.all(y >= 0, y < height, x >= 0, x < width)
-        with emit.when(is_pixel):
-            emit.store(tile, column * pitch + line, load(values, place))
-        with emit.when(tirx.Not(is_pixel)):
-            emit.store(tile, column * pitch + line, tirx.const(0, source))
+    values = emit.parameter("input_0", (batch, *source_shape[1:]), source)
+    result = emit.parameter("result", (batch, *shape[1:]), target)
+    tile = emit.shared("tile", wide * size * pitch, source)
+    image, row = emit.bind("image", emit.cta // (rows * tiles)), emit.bind("row", emit.cta // tiles % rows)
+    first = emit.bind("first_square", emit.cta % tiles * wide)
+    _read(emit, values, source_shape, tile, (wide * size, lines, pitch), (image, row * size - top, first * size - left))
     emit.barrier()
     with _each_of(emit, wide * depth) as number:
         square, part = number // depth, number % depth
         i, j, channel = part // lines, part // channels % size, part % channels
         with emit.when(first + square < columns):
-            value = load(tile, (square * size + j) * pitch + i * channels + channel)
-            emit.store(result, ((image * rows + row) * columns + first) * depth + number, tirx.Cast(target, value))
+            value = tirx.Cast(target, load(tile, (square * size + j) * pitch + i * channels + channel))
+            emit.store(result, ((image * rows + row) * columns + first) * depth + number, value)
     return emit.function(name)
+
+
+def _read(
+    emit: CudaEmitter,
+    values: Buffer,
+    shape: tuple[int, ...],
+    tile: Buffer,
+    extent: tuple[int, int, int],
+    corner: tuple[Index, Index, Index],
+) -> None:
+    """Fill a tile of columns, lines, and elements from column to column, whose corner is a pixel of an image."""
+    channels, height, width = shape[1:]
+    columns, lines, pitch = extent
+    image, top, left = corner
+    with _each_of(emit, columns * lines) as number:
+        column, line = number % columns, number // columns
+        y, x = top + line // channels, left + column
+        is_pixel = tirx.all(y >= 0, y < height, x >= 0, x < width)
+        with emit.when(is_pixel):
+            value = load(values, ((image * channels + line % channels) * height + y) * width + x)
+            emit.store(tile, column * pitch + line, value)
+        with emit.when(tirx.Not(is_pixel)):
+            emit.store(tile, column * pitch + line, tirx.const(0, tile.dtype))
 
 
 @contextmanager
