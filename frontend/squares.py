@@ -26,7 +26,7 @@ import numpy as np
 from blockfuse.dtypes import HALF
 from blockfuse.frontend.canonical.rewriting import Array, Steps, rewrite
 from blockfuse.graph import Graph, Op
-from blockfuse.plan.squares import is_entering
+from blockfuse.plan.squares import MOST_CHANNELS, is_entering
 
 _STEP = 16  # channels that tensor cores multiply at a time
 
@@ -59,19 +59,23 @@ class _Axis:
 def _conv_of_squares(graph: Graph, op: Op) -> bool:
     """A Conv with strides of an input is one without of a SpaceToDepth of it, if that takes fewer steps."""
     filters, stride = graph.constant(op.inputs[1]), op.attrs["strides"][0]
-    if filters is None or filters.ndim != 4 or op.attrs["group"] != 1 or not is_entering(graph, op.inputs[0]):
-        return False
-    if stride == 1 or set(op.attrs["strides"]) != {stride} or set(op.attrs["dilations"]) != {1}:
+    if filters is None or not _has_squares(op) or not is_entering(graph, op.inputs[0]):
         return False
     image, result = graph.tensor(op.inputs[0]).shape, graph.tensor(op.output).shape
     rows, columns = (
         _axis(image[2 + i], result[2 + i], filters.shape[2 + i], op.attrs["pads"][i], stride) for i in range(2)
     )
     before, after = _steps(*filters.shape[1:]), _steps(image[1] * stride**2, rows.taps, columns.taps)
-    if min(rows.squares, columns.squares) < 1 or after >= before:
+    if min(rows.squares, columns.squares) < 1 or after >= before or image[1] * stride**2 > MOST_CHANNELS:
         return False
     _replace(graph, op, filters, rows, columns)
     return True
+
+
+def _has_squares(op: Op) -> bool:
+    """Whether an axis of a convolution is as the other, and all channels and pixels are under its window."""
+    (stride, *others), dilations = op.attrs["strides"], op.attrs["dilations"]
+    return stride > 1 and others == [stride] and set(dilations) == {1} and op.attrs["group"] == 1
 
 
 def _replace(graph: Graph, op: Op, filters: Array, rows: _Axis, columns: _Axis) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 from blockfuse.dtypes import COMPUTED, HALF
 from blockfuse.graph import Graph, Op
 
-_MOST_CHANNELS = 2048  # of the result, so that one of its pixels fits into shared memory
+MOST_CHANNELS = 8192
+"""Channels that the result may have, so that one of its pixels fits into shared memory."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def squares_of(graph: Graph) -> tuple[Squares, ...]:
 
 
 def _squares(graph: Graph, op: Op) -> Squares | None:
-    if graph.tensor(op.output).shape[1] > _MOST_CHANNELS:
+    if graph.tensor(op.output).shape[1] > MOST_CHANNELS:
         return None
     pad = graph.producer(op.inputs[0])
     if pad is None or pad.kind != "Pad" or not _is_for_one(graph, pad.output):

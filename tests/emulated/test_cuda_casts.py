@@ -58,6 +58,7 @@ SQUARES = [
     ((3, 1, 7, 5), 3, 2, 1, (4, 1)),  # zeros at all sides, columns that are not read
     ((1, 5, 11, 40), 2, 1, 1, (6, 22)),  # zeros beyond the last pixel
     ((1, 600, 4, 4), 1, 0, 0, (4, 4)),
+    ((1, 2, 64, 70), 64, 0, 0, (1, 2)),  # the most channels there may be
 ]
 
 

@@ -100,6 +100,7 @@ UNCHANGED = {
     "no stride": ([node("Conv", "x w", "y")], SMALL),
     "dilation": ([node("Conv", "x w", "y", strides=[2, 2], dilations=[2, 2])], SMALL),
     "groups": ([node("Conv", "x w", "y", strides=[2, 2], group=3)], {"w": floats(6, 1, 5, 5)}),
+    "large squares": ([node("Conv", "x w", "y", strides=[64, 64], pads=[26] * 4)], {"w": floats(8, 3, 64, 64)}),
     "no fewer steps": ([CONV], {"w": floats(8, 3, 1, 1)}),
     "another reader": ([node("Conv", "x w", "c", strides=[2, 2]), node("Conv", "x w", "y")], SMALL),
     "no input": ([node("Sin", "x", "s"), node("Conv", "s w", "y", strides=[2, 2])], SMALL),
