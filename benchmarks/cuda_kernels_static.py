@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blockfuse.block import Block
 from blockfuse.machine import Engine
 from blockfuse.report import table
 from blockfuse.stages import Conv, Window
-from tests.cuda_kernels import Built, Run, build, grid, run
+from tests.cuda_kernels import Built, Run, build, built_as, grid, rounded_weights, run
 from tests.emulated.nvcc import compile_cubin, find_nvcc
 from tests.residual_blocks import basic, bottleneck, convfirst, convnext, mbconv, same, single
 
@@ -34,12 +34,16 @@ _SECTOR, _L2_BYTES = 32, 28  # bytes; bytes of L2 per cycle and SM
 
 @dataclass(frozen=True)
 class Case:
-    """A block and the tile to compile it at; the planner chooses where there is none."""
+    """A block and the tile to compile it at; the planner chooses where there is none.
+
+    Plans are made for ``batch`` images, if that is given, whatever the block has; those of the block are emulated.
+    """
 
     name: str
     block: Block
     tile: tuple[int, int] | None = None
     warps: int | None = None
+    batch: int | None = None
 
 
 CASES = [
@@ -61,13 +65,15 @@ CASES = [
 
 def measure(case: Case, engine: Engine) -> dict[str, object]:
     """One row of figures."""
-    built = build(case.block, case.tile, case.warps, engine=engine)
+    wide = replace(case.block, batch=case.batch or case.block.batch)
+    built = built_as(rounded_weights(case.block), build(wide, case.tile, case.warps, engine=engine).plan)
     return {
         "kernel": case.name,
         "engine": str(engine),
         "tile": f"{built.plan.tile_p}x{built.plan.tile_q}",
         "warps": built.plan.warps,
         "depth": built.plan.depth,
+        "CTAs per SM": built.plan.resident,
         "CTAs": grid(built.program),
         "shared bytes": 2 * built.program.arena,
         **_compiled(built),

@@ -22,9 +22,11 @@ from blockfuse.block import Block
 from blockfuse.machine import Engine
 from blockfuse.report import table
 from blockfuse.stages import Activation, Function
+from blockfuse.tools.resources import ctas_on
 from tests.emulated.nvcc import find_nvcc
 from tests.residual_blocks import bottleneck, convnext, mbconv
 
+_BATCH = 64  # images that plans are made for; one is emulated
 FIGURES = {
     "registers": "registers sm_90",
     "spilled": "spilled bytes sm_90",
@@ -85,13 +87,21 @@ PROTOTYPES = [
 
 def row(one: Prototype) -> tuple[str, ...]:
     """One case: ours, theirs and the ratio, figure by figure."""
-    ours = measure(one.case, Engine.MMA)
+    ours = measure(replace(one.case, batch=_BATCH), Engine.MMA)
     cells = []
     for name, theirs in zip(FIGURES.values(), one.figures, strict=True):
         found = ours.get(name)
         ratio = f" = {found / theirs:.2f}" if isinstance(found, int) and theirs else ""
         cells.append(f"{found if isinstance(found, int) else '-'} / {theirs}{ratio}")
-    return (one.case.name, *cells)
+    registers, _, shared_bytes, *_ = one.figures
+    known = [ours.get(FIGURES[name]) for name in ("registers", "shared bytes")]
+    own = _ctas(one.case, *known) if all(isinstance(figure, int) for figure in known) else "-"
+    return (one.case.name, f"{own} / {_ctas(one.case, registers, shared_bytes)}", *cells)
+
+
+def _ctas(case: Case, registers: int, shared_bytes: int) -> int:
+    """CTAs that an SM of an H200 holds at once."""
+    return ctas_on("sm_90", 32 * (case.warps or 1), registers, shared_bytes)
 
 
 def main() -> None:
@@ -101,7 +111,7 @@ def main() -> None:
     words = parser.parse_args().words
     chosen = [one for one in PROTOTYPES if not words or any(word in one.case.name for word in words)]
     print(heading("cuda_prototypes", nvcc=nvcc_release() if find_nvcc() else None))
-    print("\n".join(table([("kernel", *FIGURES), *map(row, chosen)])))
+    print("\n".join(table([("kernel", "CTAs per SM", *FIGURES), *map(row, chosen)])))
 
 
 if __name__ == "__main__":
