@@ -13,7 +13,7 @@ from blockfuse.plan.cuda_cost import cta_count, predict
 from blockfuse.plan.device import gpu_device
 from blockfuse.plan.fold import fold
 from blockfuse.plan.stack import over_stacks
-from blockfuse.program.cuda_needs import OTHER_REGISTERS, needs
+from blockfuse.program.cuda_needs import OTHER_REGISTERS, needs, resident
 from tests.random_blocks import random_block
 from tests.residual_blocks import mbconv
 
@@ -49,9 +49,9 @@ def test_ctas_that_share_an_sm_fill_each_others_waits():
     plan = plan_cuda(fold(mbconv(28, 28, 32, 192)), H200, tile=(14, 14), warps=4)
     assert isinstance(plan, CudaPlan)
     seconds = {}
-    for images, resident in product((33, 66, 99), (1, 2)):
+    for images, ctas in product((33, 66, 99), (1, 2)):
         folded = fold(mbconv(28, 28, 32, 192, batch=images))
-        seconds[images, resident] = predict(folded, replace(plan, resident=resident), H200).seconds
+        seconds[images, ctas] = predict(folded, replace(plan, resident=ctas), H200).seconds
     launch = H200.launch_seconds
     assert seconds[33, 2] == seconds[33, 1]  # one CTA for each SM
     alone = seconds[33, 1] - launch
@@ -65,3 +65,11 @@ def test_a_block_of_many_tiles_is_planned_for_several_ctas_per_sm():
     assert isinstance(plan, CudaPlan)
     assert plan.resident > 1
     assert f", {plan.resident} CTAs per SM" in str(plan)
+
+
+@pytest.mark.parametrize(("live", "ctas"), [(8, 8), (72, 4), (73, 3), (199, 2)])
+def test_the_compiler_is_left_its_registers(live, ctas):
+    folded = fold(mbconv(56, 56, 32, 192, batch=256))
+    plan = plan_cuda(folded, H200, tile=(7, 14), warps=4)
+    assert isinstance(plan, CudaPlan)
+    assert resident(folded, plan, H200, 0, live) == ctas
