@@ -5,7 +5,7 @@
 
 A cell is our figure, the prototype's, and the ratio of the two. The prototypes' figures are those of a generator that
 composed kernels as this one does, and that was as good as kernels written by hand. Per CTA: products and ldmatrix that
-are executed; all loads of fragments, which are ldmatrix and those of weights, 16 bytes per lane; cycles of shared memory
+are executed; all loads of fragments: ldmatrix, and those of weights, 16 bytes per lane; cycles of shared memory
 (wavefronts and asynchronous bytes / 128) and of the last-level cache (32-byte sectors * 32 / 28), which are counts, not
 measurements. Registers, spilled bytes and instructions as they stand in the code are those of nvcc.
 """
