@@ -22,6 +22,7 @@ from blockfuse.frontend import zoo
 from blockfuse.frontend.partition import partition
 from blockfuse.frontend.patterns import all as built_in
 from blockfuse.frontend.reading import read
+from blockfuse.frontend.squares import squared_inputs
 from blockfuse.graph import Graph
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.decide import Decision, FuseMode, Kernel
@@ -43,7 +44,7 @@ def graph_of(network: str, batch: int) -> Graph:
 
 def planned(network: str, batch: int, device: Device, fuse: FuseMode = "auto", dtype: str = "float16") -> PlannedSteps:
     """Every step of a network with the kernels it runs."""
-    graph = graph_of(network, batch)
+    graph = squared_inputs(graph_of(network, batch), dtype)
     cost = None if fuse == "never" else segment_cost(graph, device, dtype)
     return plan_steps(partition(graph, built_in(), cost=cost), device, fuse, dtype)
 

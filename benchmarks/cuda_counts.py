@@ -2,7 +2,8 @@
 
     python -m benchmarks.cuda_counts                                 five networks, batch 32, sm_80 and sm_90a
     python -m benchmarks.cuda_counts resnet50 --arch sm_90a          one network, one architecture
-    python -m benchmarks.cuda_counts -o counts.json                  written after every kernel; run again to resume
+    python -m benchmarks.cuda_counts -o counts.json                  written after every kernel; run again to resume,
+                                                                     or to count what has another source by now
     python -m benchmarks.cuda_counts -o counts.json --summary        what the file holds, by network
 
 Along every parallel loop the first, the last and one CTA between them stand for all: corners, edges, the inside. What
@@ -29,6 +30,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice, product
 from math import prod
@@ -41,6 +43,7 @@ from blockfuse.machine import Engine, Loop, LoopKind, Program
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.device import device_of
 from blockfuse.report import table
+from blockfuse.schedules.cuda import cuda_source, lower
 from blockfuse.steps import write_programs
 from blockfuse.target import parse_target
 from tests.cuda_kernels import Run, built_as, rounded_weights, run
@@ -57,11 +60,12 @@ _BANK_BYTES, _L2_BYTES = 128, 28  # per cycle and SM
 
 Row = dict[str, Any]
 Trips = tuple[int, ...]
+Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A kernel to count: where it occurs, its block and plan, and the bytes predicted for its grid."""
+    """A kernel to count: where it occurs, its block, plan and source, and the bytes predicted for its grid."""
 
     network: str
     arch: str
@@ -70,11 +74,12 @@ class Task:
     plan: CudaPlan
     grid: int
     predicted: int
+    source: str
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """What tells it from others."""
-        return (self.network, self.arch, self.kernel)
+    def key(self) -> Key:
+        """What tells it from others, and from what it was before."""
+        return (self.network, self.arch, self.kernel, self.source)
 
 
 def tasks(networks: list[str], archs: list[str], batch: int) -> Iterator[Task]:
@@ -86,8 +91,10 @@ def tasks(networks: list[str], archs: list[str], batch: int) -> Iterator[Task]:
             kernels = dict(zip(written.names, steps.kernels, strict=True))
             for name, kernel in kernels.items():
                 if isinstance(kernel.plan, CudaPlan):
-                    grid = prod(loop.count for loop in parallel(written.by_name[name]))
-                    yield Task(network, arch, name, kernel.block, kernel.plan, grid, kernel.cost.cache_bytes)
+                    program = written.by_name[name]
+                    grid = prod(loop.count for loop in parallel(program))
+                    number = sha256(cuda_source(lower(program), arch).encode()).hexdigest()[:16]
+                    yield Task(network, arch, name, kernel.block, kernel.plan, grid, kernel.cost.cache_bytes, number)
 
 
 def parallel(program: Program) -> list[Loop]:
@@ -130,7 +137,8 @@ def measure(task: Task, most: int = _MOST_CTAS) -> Row:
     found = run(built, count=True, ctas=tuple(weights))
     share = prod(loop.count for loop in parallel(built.program))
     total = _weighted(found.by_cta, {cta: weight * task.grid / share for cta, weight in weights.items()})
-    head = {"network": task.network, "arch": task.arch, "kernel": task.kernel, "plan": str(task.plan)}
+    names = {"network": task.network, "arch": task.arch, "kernel": task.kernel}
+    head = {**names, "source": task.source, "plan": str(task.plan)}
     return {**head, "grid": task.grid, "sampled": len(weights), **_figures(task, found, total)}
 
 
@@ -223,9 +231,15 @@ def write(path: Path, rows: list[Row], batch: int) -> None:
     path.write_text(f'{text}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
-def _count(options: argparse.Namespace, rows: list[Row], done: set[tuple[str, ...]]) -> None:
-    """Add what is not there yet to rows and file, while later kernels are still planned."""
-    found = (task for task in tasks(options.networks, options.arch, options.batch) if task.key not in done)
+def _count(options: argparse.Namespace, known: list[Row]) -> list[Row]:
+    """Rows of all kernels as they are now, of which only those that are not known are counted.
+
+    They are counted, and written, while later kernels are still planned. Rows of what is not asked for stay.
+    """
+    asked = set(product(options.networks, options.arch))
+    rows = [row for row in known if (row["network"], row["arch"]) not in asked]
+    old = {_key(row): row for row in known}
+    found = _unknown(tasks(options.networks, options.arch, options.batch), old, rows)
     with ProcessPoolExecutor(options.jobs) as pool:
         waiting: set[Future[Row]] = set()
         while waiting := waiting | {pool.submit(measure, task, options.ctas) for task in islice(found, _AHEAD)}:
@@ -233,6 +247,22 @@ def _count(options: argparse.Namespace, rows: list[Row], done: set[tuple[str, ..
             rows += [job.result() for job in ready]
             if options.output:
                 write(options.output, rows, options.batch)
+    if options.output:
+        write(options.output, rows, options.batch)
+    return rows
+
+
+def _unknown(found: Iterator[Task], old: Mapping[Key, Row], rows: list[Row]) -> Iterator[Task]:
+    """The kernels that are not known; rows of the others are added."""
+    for task in found:
+        if task.key in old:
+            rows.append(old[task.key])
+        else:
+            yield task
+
+
+def _key(row: Row) -> Key:
+    return (row["network"], row["arch"], row["kernel"], row.get("source", ""))
 
 
 def main() -> None:
@@ -246,11 +276,10 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="JSON; what it holds already is not counted again")
     parser.add_argument("--summary", action="store_true", help="only say what the file holds")
     options = parser.parse_args()
-    known = options.output and options.output.exists()
-    rows: list[Row] = json.loads(options.output.read_text())["rows"] if known else []
-    done = {(row["network"], row["arch"], row["kernel"]) for row in rows}
+    is_known = options.output and options.output.exists()
+    rows: list[Row] = json.loads(options.output.read_text())["rows"] if is_known else []
     if not options.summary:
-        _count(options, rows, done)
+        rows = _count(options, rows)
     print("\n".join(table(summary(rows))), "\n\n" + "\n".join(table(offenders(rows))))
 
 

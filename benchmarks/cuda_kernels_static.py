@@ -15,31 +15,37 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from blockfuse.block import Block
-from blockfuse.machine import Engine
+from blockfuse.machine import Engine, Gemm, Loop, Node, Pixels, Program, Region, Step
 from blockfuse.report import table
 from blockfuse.stages import Conv, Window
-from tests.cuda_kernels import Built, Run, build, grid, run
+from tests.cuda_kernels import Built, Run, build, built_as, grid, rounded_weights, run
 from tests.emulated.nvcc import compile_cubin, find_nvcc
 from tests.residual_blocks import basic, bottleneck, convfirst, convnext, mbconv, same, single
 
 ARCHS = {Engine.MMA: ("sm_80", "sm_90"), Engine.WGMMA: ("sm_90a",)}
 _FLOP_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of the tensor peak
 _MMA_BYTES = 64  # of weights that wgmma reads for the work of one mma: 256 of them for four
+_CORE = 16  # pixels or channels of an mma tile
 _BANK_BYTES = 128  # of shared memory per cycle
 _SECTOR, _L2_BYTES = 32, 28  # bytes; bytes of L2 per cycle and SM
 
 
 @dataclass(frozen=True)
 class Case:
-    """A block and the tile to compile it at; the planner chooses where there is none."""
+    """A block and the tile to compile it at; the planner chooses where there is none.
+
+    Plans are made for ``batch`` images, if that is given, whatever the block has; those of the block are emulated.
+    """
 
     name: str
     block: Block
     tile: tuple[int, int] | None = None
     warps: int | None = None
+    batch: int | None = None
 
 
 CASES = [
@@ -61,13 +67,15 @@ CASES = [
 
 def measure(case: Case, engine: Engine) -> dict[str, object]:
     """One row of figures."""
-    built = build(case.block, case.tile, case.warps, engine=engine)
+    wide = replace(case.block, batch=case.batch or case.block.batch)
+    built = built_as(rounded_weights(case.block), build(wide, case.tile, case.warps, engine=engine).plan)
     return {
         "kernel": case.name,
         "engine": str(engine),
         "tile": f"{built.plan.tile_p}x{built.plan.tile_q}",
         "warps": built.plan.warps,
         "depth": built.plan.depth,
+        "CTAs per SM": built.plan.resident,
         "CTAs": grid(built.program),
         "shared bytes": 2 * built.program.arena,
         **_compiled(built),
@@ -97,6 +105,7 @@ def _executed(built: Built, result: Run) -> dict[str, object]:
         "wgmma": c.wgmma // ctas,
         "mma, or as many": mma // ctas,
         "ldmatrix": c.ldmatrix // ctas,
+        "fragment loads": c.ldmatrix // ctas + weight_loads(built.program),
         "ldmatrix per mma": round(c.ldmatrix / max(mma, 1), 3),
         "shared loads": c.shared_loads // ctas,
         "shared stores": c.shared_stores // ctas,
@@ -108,6 +117,36 @@ def _executed(built: Built, result: Run) -> dict[str, object]:
         "shared cycles": round((wavefronts + (c.async_copy_bytes + c.wgmma_shared_bytes) / _BANK_BYTES) / ctas),
         "L2 cycles": round((c.global_load_sectors + c.global_store_sectors) * _SECTOR / _L2_BYTES / ctas),
     }
+
+
+def weight_loads(program: Program) -> int:
+    """Loads of 16 bytes per lane with which the warps of a CTA fetch weights for mma.sync."""
+    return _weight_loads(program.body, 1)
+
+
+def _weight_loads(nodes: Sequence[Node], times: int) -> int:
+    total = 0
+    for node in nodes:
+        if isinstance(node, Loop):
+            total += _weight_loads(node.body, times if node.kind.is_parallel else times * node.count)
+        elif isinstance(node, Step):
+            total += _weight_loads(node.body, times)
+        elif isinstance(node, Pixels):
+            total += _weight_loads(node.body, times * -(-_m16_tiles(node.region) // (node.pixels * _rows(node))))
+        elif isinstance(node, Gemm) and node.acc.tiling is not None and node.acc.tiling.engine is Engine.MMA:
+            weights, channels = node.weights, node.acc.region.channels.size.const
+            depth = weights.taps.size.const * weights.inputs.size.const // _CORE
+            total += times * node.acc.tiling.wm * depth * channels // _CORE
+    return total
+
+
+def _rows(pixels: Pixels) -> int:
+    """Warps along the pixels of a loop over pieces."""
+    return next(node.acc.tiling.wm for node in pixels.body if isinstance(node, Gemm) and node.acc.tiling is not None)
+
+
+def _m16_tiles(region: Region) -> int:
+    return -(-region.rows.size.const * region.cols.size.const // _CORE)
 
 
 def main() -> None:

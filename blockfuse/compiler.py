@@ -170,8 +170,11 @@ def _variant(watch: Watch, graph: Graph, target: Target, kernels: _Kernels) -> V
     """The network for one target, which has one device."""
     from blockfuse.frontend.partition import partition  # noqa: PLC0415 - loads onnx
     from blockfuse.frontend.patterns import all as built_in  # noqa: PLC0415
+    from blockfuse.frontend.squares import squared_inputs  # noqa: PLC0415
 
     fuse, dtype, device = kernels.fuse, kernels.dtype, device_of(target)
+    if device.kind == "cuda":
+        graph = squared_inputs(graph, dtype)
     with open_book(default_cache(), device, outline(graph)):
         with watch("partition") as done:
             cost = None if fuse == "never" else segment_cost(graph, device, dtype)

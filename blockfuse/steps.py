@@ -18,6 +18,7 @@ from blockfuse.plan.decide import Decision, FuseMode, Kernel, best, decide, fewe
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import fold, unfoldable
 from blockfuse.plan.place import Placement, place
+from blockfuse.plan.squares import Squares, squares_of
 from blockfuse.program.cpu import program_cpu
 from blockfuse.program.cuda import program_cuda
 
@@ -46,6 +47,7 @@ class PlannedSteps:
         dtype: Type in which kernels hand over their results.
         parts: What was planned.
         placement: Images that lie among the channels of others.
+        squares: Images that the kernels at the border make of inputs.
     """
 
     steps: tuple[Planned, ...]
@@ -54,6 +56,7 @@ class PlannedSteps:
     dtype: str
     parts: Partition
     placement: Placement
+    squares: tuple[Squares, ...] = ()
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -62,6 +65,7 @@ class PlannedSteps:
 
     def __str__(self) -> str:
         lines = [f"planned for {self.device.name}"]
+        lines += [f"{squares}: written where the input is converted" for squares in self.squares]
         for step in self.steps:
             if isinstance(step, Op):
                 lines.append(f"{step}: by itself")
@@ -158,14 +162,17 @@ def plan_steps(parts: Partition, device: Device, fuse: FuseMode, dtype: str = "f
         dtype: Type in which kernels hand over their results.
     """
     planar = planar_values(parts.graph, device)
+    squares = squares_of(parts.graph) if device.kind == "cuda" else ()
+    at_border = {name for each in squares for name in each.ops}
     steps = tuple(
         decide(replace(step, dtype=dtype), device, fuse, planar) if isinstance(step, Block) else step
         for step in parts.steps
+        if isinstance(step, Block) or step.name not in at_border
     )
     made = {kernel.block.tensors[-1] for step in steps if isinstance(step, Decision) for kernel in step.kernels}
     alone = [step for step in steps if isinstance(step, Op)]
     placement = place(parts.graph, alone, made, multiple=_VECTOR if device.kind == "cuda" else 1)
-    return PlannedSteps(steps, planar, device, dtype, parts, placement)
+    return PlannedSteps(steps, planar, device, dtype, parts, placement, squares)
 
 
 def write_programs(planned: PlannedSteps) -> Programs:

@@ -57,6 +57,7 @@ def assemble(parts: Partition, programs: Programs, *, taps: bool = False) -> Net
         tensors={one.name: one for one in graph.tensors if not one.is_constant or one.name in read},
         placement=programs.planned.placement,
         batch=batch,
+        squares=programs.planned.squares,
     )
 
 
@@ -144,6 +145,7 @@ def _block_record(decision: Decision, names: list[str], programs: Programs, part
     block = decision.block
     named = zip(decision.kernels, names, strict=True)
     kernels = tuple(_kernel_record(kernel, name, programs.by_name[name]) for kernel, name in named)
+    squares = [f"reads {each}" for each in programs.planned.squares if each.result in block.tensors]
     return StepRecord(
         name=block.name,
         kind=block.pattern or "single",
@@ -151,7 +153,7 @@ def _block_record(decision: Decision, names: list[str], programs: Programs, part
         stages=tuple(stage.describe() for stage in block.stages),
         kernels=kernels,
         saved_bytes=decision.saved_bytes,
-        note="; ".join(filter(None, (decision.why, parts.nearest_to(block)))),
+        note="; ".join(filter(None, (decision.why, parts.nearest_to(block), *squares))),
     )
 
 

@@ -6,7 +6,7 @@ TVM is loaded when something is lowered.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,7 @@ class Backend:
 
     def lower_casts(self, casts: Mapping[str, Cast], *, any_batch: bool) -> dict[str, Any]:
         """The TensorIR of kernels at the border, by name."""
-        return {
-            name: cuda.lower_cast(
-                name, cast.shape, cast.source, cast.target, transposed=cast.transposed, any_batch=any_batch
-            )
-            for name, cast in casts.items()
-        }
+        return {name: _lower_cast(name, cast, any_batch=any_batch) for name, cast in casts.items()}
 
 
 def backend_of(target: Target, dtype: str) -> Backend:
@@ -62,6 +57,14 @@ def backend_of(target: Target, dtype: str) -> Backend:
 
 def _lower_cpu(program: Program) -> Any:
     return cpu.lower(program)
+
+
+def _lower_cast(name: str, cast: Cast, *, any_batch: bool) -> Any:
+    if cast.squares is None:
+        return cuda.lower_cast(
+            name, cast.shape, cast.source, cast.target, transposed=cast.transposed, any_batch=any_batch
+        )
+    return cuda.lower_squares(name, cast.shape, cast.source, cast.target, **asdict(cast.squares), any_batch=any_batch)
 
 
 def _lower_cuda(program: Program) -> Any:

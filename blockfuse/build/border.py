@@ -1,8 +1,9 @@
 """A network on a GPU computes in a type of its own: kernels at its border convert its inputs and outputs.
 
-The first converts an image from N, C, H, W to N, H, W, C on the way. Inside, every float32 value has the new type;
-values of other types, such as shapes, stay. Weights of kernels are packed in the type the kernels read. An input or
-output that is neither float32 nor of the new type has a ``Cast`` next to it, which becomes such a kernel.
+The first converts an image from N, C, H, W to N, H, W, C on the way, perhaps with squares of pixels as channels.
+Inside, every float32 value has the new type; values of other types, such as shapes, stay. Weights of kernels are packed
+in the type the kernels read. An input or output that is neither float32 nor of the new type has a ``Cast`` next to it,
+which becomes such a kernel.
 
 Values of the same type and order are copied: recorded launches cannot include the kernels that read inputs and write
 outputs, which would else be the largest.
@@ -21,10 +22,28 @@ from blockfuse.dtypes import COMPUTED, HALF, numpy_type
 from blockfuse.errors import UnsupportedModelError
 from blockfuse.graph import Op, Tensor
 from blockfuse.plan.place import Placement
+from blockfuse.plan.squares import Squares
 
 CAST = "bf_cast_"
 """What the names of the kernels at the border begin with."""
 _LARGEST = {"float32": (2 - 2.0**-23) * 2.0**127, "bfloat16": (2 - 2.0**-7) * 2.0**127, "float16": 65504.0}
+
+
+@dataclass(frozen=True)
+class Written:
+    """Squares of pixels as channels; see :class:`~blockfuse.plan.squares.Squares`.
+
+    Attributes:
+        shape: Of the result, N, H, W, C.
+        size: Of a square.
+        top: Rows of zeros above the image.
+        left: Columns of zeros before it.
+    """
+
+    shape: tuple[int, ...]
+    size: int
+    top: int
+    left: int
 
 
 @dataclass(frozen=True)
@@ -36,12 +55,14 @@ class Cast:
         source: Type of that.
         target: Type of the result.
         transposed: Whether it reads N, C, H, W and writes N, H, W, C; else both have the same order.
+        squares: What of an image it writes, if not the image.
     """
 
     shape: tuple[int, ...]
     source: str
     target: str
     transposed: bool = False
+    squares: Written | None = None
 
 
 def computed_in(network: Network, dtype: str) -> tuple[Network, dict[str, Cast]]:
@@ -66,6 +87,7 @@ class _Border:
         self.casts: dict[str, Cast] = {}
         self.written = {step.output: step.output_shape for step in network.steps if isinstance(step, Call)}
         made = {name for step in network.steps for name in _outputs(step)}
+        made |= {squares.result for squares in network.squares}
         entering = [port.name for port in network.inputs if port.dtype == COMPUTED]
         leaving = [port.name for port in network.outputs if port.dtype == COMPUTED and port.name in made]
         self.inner = {name: f"{name}.{dtype}" for name in (*entering, *leaving)}
@@ -78,10 +100,10 @@ class _Border:
         self.entering, self.leaving = entering, leaving
 
     def run(self) -> Network:
-        steps: list[Step] = [self._enter(name, self.inner[name]) for name in self.entering]
+        steps: list[Step] = [self._enter(name, name) for name in self.entering]
         steps += [self._converted(step) or self._renamed(step) for step in self.network.steps]
         steps += [self._leave(name, name) for name in self.leaving]
-        return replace(self.network, steps=tuple(steps), tensors=self.tensors, placement=self._placement())
+        return replace(self.network, steps=tuple(steps), tensors=self.tensors, placement=self._placement(), squares=())
 
     def _placement(self) -> Placement:
         """Where the values inside are."""
@@ -105,7 +127,7 @@ class _Border:
         (source,), (target,) = step.inputs, step.outputs
         before, after = self.network.tensors[source].dtype, self.network.tensors[target].dtype
         if before in HALF and after == COMPUTED:
-            return self._enter(source, self.inner.get(target, target))
+            return self._enter(source, target)
         if before == COMPUTED and after in HALF:
             return self._leave(source, target)
         return None
@@ -117,13 +139,24 @@ class _Border:
             return replace(step, inputs=inputs, output=self.inner.get(step.output, step.output), in_place=in_place)
         return replace(step, inputs=inputs, outputs=tuple(self.inner.get(name, name) for name in step.outputs))
 
-    def _enter(self, outer: str, inner: str) -> Call:
-        tensor = self.network.tensors[outer]
+    def _enter(self, outer: str, value: str) -> Call:
+        """The kernel that makes a value of the network, or its squares, of what the caller gives."""
+        tensor, inner = self.network.tensors[outer], self.inner.get(value, value)
+        squares = next((each for each in self.network.squares if each.source == value), None)
+        if squares is not None:
+            return self._enter_squares(outer, squares)
         is_image = self.network.is_image(outer)
         transposed = is_image and changes_order(tensor.shape)
         result = _nhwc(tensor.shape) if is_image else tensor.shape
         cast = Cast(tensor.shape if transposed else result, tensor.dtype, self.dtype, transposed)
         return Call(self._kernel(cast), (outer,), (), inner, result, (0,) if transposed else ())
+
+    def _enter_squares(self, outer: str, squares: Squares) -> Call:
+        tensor, result = self.network.tensors[outer], _nhwc(self.network.tensors[squares.result].shape)
+        written = Written(result, squares.size, squares.top, squares.left)
+        cast = Cast(tensor.shape, tensor.dtype, self.dtype, transposed=True, squares=written)
+        inner = self.inner.get(squares.result, squares.result)
+        return Call(self._kernel(cast), (outer,), (), inner, result, (0,))
 
     def _leave(self, made: str, outer: str) -> Call:
         tensor = self.network.tensors[outer]

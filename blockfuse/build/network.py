@@ -11,6 +11,7 @@ import numpy as np
 from blockfuse.errors import InternalError
 from blockfuse.graph import Op, Tensor
 from blockfuse.plan.place import Placement
+from blockfuse.plan.squares import Squares
 from blockfuse.runtime.library import Port
 
 OPEN_BATCH = 1_000_003
@@ -66,6 +67,7 @@ class Network:
         placement: Images that lie among the channels of others; kernels were made for these places.
         batch: Where the network takes any batch, the one it was planned for; the first dimension of every computed
             value is :data:`OPEN_BATCH` then.
+        squares: Images that no step makes, but the kernels at the border, which are still to be put there.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Network:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
     batch: int | None = None
+    squares: tuple[Squares, ...] = ()
 
     def is_image(self, value: str) -> bool:
         """Whether a value is computed and has the four dimensions N, C, H, W."""

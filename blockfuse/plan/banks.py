@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from blockfuse.machine.banks import wavefronts
 from blockfuse.machine.layout import Layout
+from blockfuse.machine.windows import WARP
+from blockfuse.stages import Window
+
+_WARPS = 8  # of REDUCE that are looked at
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,44 @@ class DepthwiseReads:
         rows_read = (self.segment - 1) * self.stride_h + self.taps_h
         loads = self.taps_h * rows_read / self.segment / (self.stride_h * self.stride_w)
         return loads * passes / 32 / self.lanes
+
+
+@dataclass(frozen=True)
+class PoolReads:
+    """How REDUCE reads a tile where several lanes share a window: neighbours have neighbouring vectors of a tap.
+
+    Attributes:
+        shared_by: Lanes that share a window.
+        groups: Vectors of a pixel.
+        lanes: Channels of a vector.
+        pixels: Of the result.
+        out_cols: Columns of the result.
+        window: The pool's.
+    """
+
+    shared_by: int
+    groups: int
+    lanes: int
+    pixels: int
+    out_cols: int
+    window: Window
+
+    def passes(self, layout: Layout) -> int:
+        """Passes through the banks of the first accesses of the warps, of as many as there are vectors for."""
+        together = WARP // self.shared_by
+        warps = range(min(_WARPS, -(-self.pixels * self.groups // together)))
+        lanes = [divmod(lane, together) for lane in range(WARP)]
+        accesses = [[self._place(layout, warp * together + number, tap) for tap, number in lanes] for warp in warps]
+        return sum(wavefronts(access, 2 * self.lanes) for access in accesses)
+
+    def _place(self, layout: Layout, number: int, tap: int) -> int | None:
+        pixel, group = divmod(number, self.groups)
+        if pixel >= self.pixels:
+            return None
+        (r, s), (row, col), window = divmod(tap, self.window.s), divmod(pixel, self.out_cols), self.window
+        y, x = row * window.stride_h + r * window.dilation_h, col * window.stride_w + s * window.dilation_w
+        first: int = layout.place(y, x)
+        return 2 * (first + group * self.lanes)
 
 
 def matrix_pitch(channels: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from blockfuse.machine import Engine
+from blockfuse.machine.occupancy import REGISTERS
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_bound import Bound
 from blockfuse.plan.cuda_cost import predict
@@ -22,11 +23,9 @@ from blockfuse.plan.cuda_rules import Limits
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded
 from blockfuse.plan.infeasible import Infeasible
-from blockfuse.program.cuda_needs import least_elements, needs
+from blockfuse.program.cuda_needs import OTHER_REGISTERS, least_elements, most_resident, needs, resident
 
 _HALF = 2  # bytes
-_REGISTER_FILE = 65536  # per SM
-_OTHER_REGISTERS = 56  # addresses, loop variables, what the compiler keeps
 _REMEDY = "cut the block"
 _SHARED_MEMORY = "shared memory"
 _MAX_FITTING = 6  # candidates that fit, of which the cheapest is taken
@@ -144,29 +143,44 @@ def _fitted(grid: Grid, known: float, obstacles: _Obstacles, plans: _Plans) -> l
     """A candidate's plans, with their predicted seconds, that fit and take less time than a known one."""
     found: list[tuple[float, CudaPlan]] = []
     has_last = False  # whether the last plan that was tried fits
-    for seconds, plan in plans.of(grid):
-        if seconds >= known * (_WORTH if has_last else 1):
+    for hope, plan in plans.of(grid):
+        worth = known * (_WORTH if has_last else 1)
+        if hope >= worth:
             continue
         has_last = obstacles.has_none(plan)
-        if has_last:
-            found.append((seconds, plan))
+        if not has_last:
+            continue
+        sharing = replace(plan, resident=obstacles.resident(plan))
+        seconds = plans.seconds(sharing)
+        if seconds < worth:
+            found.append((seconds, sharing))
             known = seconds
     return found
 
 
 class _Plans:
-    """Plans for the ways to divide a block's output, with predicted seconds; equal plans are predicted once."""
+    """Plans for the ways to divide a block's output, with hopes of their seconds; equal plans are predicted once.
+
+    A hope is that as many CTAs share an SM as could if they needed no more than their largest tile.
+    """
 
     def __init__(self, folded: Folded, device: Device) -> None:
         self._folded, self._device = folded, device
         self._seconds: dict[CudaPlan, float] = {}
+        self._hopes: dict[CudaPlan, float] = {}
         self._first: dict[Grid, tuple[float, CudaPlan]] = {}
 
     def hope(self, grid: Grid) -> float:
-        """Predicted seconds of a candidate with the usual limits, whether or not they fit."""
+        """Seconds that are hoped for of a candidate with the usual limits, whether or not they fit."""
         if grid not in self._first:
             self._first[grid] = self._with(grid, self._limits(grid)[0])
         return self._first[grid][0]
+
+    def seconds(self, plan: CudaPlan) -> float:
+        """Predicted seconds of a plan."""
+        if plan not in self._seconds:
+            self._seconds[plan] = predict(self._folded, plan, self._device).seconds
+        return self._seconds[plan]
 
     def of(self, grid: Grid) -> Iterator[tuple[float, CudaPlan]]:
         """All plans of a candidate, the one with the usual limits first."""
@@ -180,9 +194,10 @@ class _Plans:
 
     def _with(self, grid: Grid, limits: Limits) -> tuple[float, CudaPlan]:
         plan = grid.plan(self._folded, limits)
-        if plan not in self._seconds:
-            self._seconds[plan] = predict(self._folded, plan, self._device).seconds
-        return self._seconds[plan], plan
+        if plan not in self._hopes:
+            most = most_resident(self._folded, plan, self._device)
+            self._hopes[plan] = self.seconds(replace(plan, resident=most))
+        return self._hopes[plan], plan
 
 
 class _Obstacles:
@@ -191,6 +206,7 @@ class _Obstacles:
     def __init__(self, folded: Folded, device: Device) -> None:
         self._folded, self._device = folded, device
         self._known: dict[CudaPlan, bool] = {}
+        self._needs: dict[CudaPlan, tuple[int, int]] = {}
         self._smallest: dict[str, Infeasible] = {}
         self._too_large: tuple[int, CudaPlan] | None = None  # by its bound, the plan that needs least of those
 
@@ -199,6 +215,10 @@ class _Obstacles:
         if plan not in self._known:
             self._known[plan] = self._fits(plan)
         return self._known[plan]
+
+    def resident(self, plan: CudaPlan) -> int:
+        """CTAs of a plan that fits, that an SM holds at once."""
+        return resident(self._folded, plan, self._device, *self._needs[plan])
 
     def smallest(self) -> Infeasible:
         """Of the plans that did not fit, what the one that needs least needs; some are compared by their bounds."""
@@ -209,7 +229,8 @@ class _Obstacles:
     def _fits(self, plan: CudaPlan) -> bool:
         least = least_elements(self._folded, plan)
         if least * _HALF * _size(self._folded) <= self._device.local_bytes:
-            return self._has_room(*needs(self._folded, plan), plan.warps)
+            self._needs[plan] = needs(self._folded, plan)
+            return self._has_room(*self._needs[plan], plan.warps)
         if self._too_large is None or least < self._too_large[0]:
             self._too_large = least, plan
         return False
@@ -218,7 +239,7 @@ class _Obstacles:
         device, width = self._device, _HALF * _size(self._folded)
         if width * elements > device.local_bytes:
             return self._note(Infeasible(_SHARED_MEMORY, width * elements, device.local_bytes, "bytes", _REMEDY))
-        registers = min(device.registers, _REGISTER_FILE // (32 * warps)) - _OTHER_REGISTERS
+        registers = min(device.registers, REGISTERS // (32 * warps)) - OTHER_REGISTERS
         if live > registers:
             return self._note(Infeasible("sums and fragments", live, registers, "registers per thread", _REMEDY))
         return True

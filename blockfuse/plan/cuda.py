@@ -66,7 +66,7 @@ class CudaPlan:
         units: Of every unit.
         depth: Slots of the weight stream.
         lanes: Channels per thread in DEPTHWISE and REDUCE.
-        min_blocks: CTAs an SM must hold (bounds the registers); 0 leaves it to the compiler.
+        resident: CTAs that an SM is to hold at once, which bounds their registers.
         engine: What makes the sums of contractions; their tilings carry it into the program.
         split: CTAs that share the chunks of the result's channels; each makes all that they need of other values.
         images: Images of a CTA, one below the other; the tile is of all of them together.
@@ -81,7 +81,7 @@ class CudaPlan:
     units: tuple[UnitPlan, ...]
     depth: int = 3
     lanes: int = 4
-    min_blocks: int = 0
+    resident: int = 1
     engine: Engine = Engine.MMA
     split: int = 1
     images: int = 1
@@ -97,4 +97,5 @@ class CudaPlan:
         if self.direct:
             return f"{tile}, {self.warps} warps, from memory to memory, values: {homes}"
         dense = ", dense tiles" if self.dense else ""
-        return f"{tile}, {self.warps} warps{engine}, {self.depth} slots{dense}, values: {homes}"
+        together = f", {self.resident} CTAs per SM" if self.resident > 1 else ""
+        return f"{tile}, {self.warps} warps{engine}, {self.depth} slots{dense}{together}, values: {homes}"

@@ -1,6 +1,6 @@
 """Times that no plan for one way to divide a block's output can beat, known before there is a plan.
 
-The terms are those of :mod:`blockfuse.plan.cuda_cost` that do not depend on where values live and how they are cut, at
+The terms are those of :mod:`blockfuse.plan.cuda_work` that do not depend on where values live and how they are cut, at
 their least. Most of the ways that a search looks at are worse than the best one known by this measure alone.
 """
 
@@ -13,11 +13,12 @@ from blockfuse.errors import InternalError
 from blockfuse.integers import round_up
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps
-from blockfuse.plan.cuda_cost import TAP_OPERATIONS, TENSOR_SHARE, Work
+from blockfuse.plan.cuda_cost import TENSOR_SHARE
 from blockfuse.plan.cuda_grids import Grid
 from blockfuse.plan.cuda_groups import is_sum, narrow_block
 from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.cuda_rules import strip
+from blockfuse.plan.cuda_work import TAP_OPERATIONS, Work
 from blockfuse.plan.device import Device
 from blockfuse.plan.footprint import Footprint, footprints
 from blockfuse.plan.infeasible import Impossible

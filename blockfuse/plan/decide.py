@@ -21,6 +21,7 @@ from blockfuse.plan.cut import into_units, is_closed, part
 from blockfuse.plan.device import Device
 from blockfuse.plan.fold import Folded, fold
 from blockfuse.plan.infeasible import Infeasible
+from blockfuse.plan.means_first import means_first
 from blockfuse.plan.partial import parts_of
 from blockfuse.plan.phases import pools_everything
 from blockfuse.plan.split_pool import completing, split_pool, whole_pool
@@ -96,8 +97,16 @@ Ways: TypeAlias = dict[int, tuple[Kernel, ...]]
 
 
 def _ways(folded: Folded, device: Device, planar: frozenset[str]) -> Ways:
-    """The fastest ways; a cut in front of a pool of all before it is one of :func:`_pooled_apart` if that can be."""
+    """The fastest ways; a cut in front of a pool of all before it is one of :func:`_pooled_apart` if that can be.
+
+    On a GPU gates may also be made before what they scale.
+    """
     ways = _table(folded, _pools(folded, device), device, planar) or _table(folded, (), device, planar)
+    other = means_first(folded.block) if device.kind == "cuda" else None
+    if other is not None:
+        reordered = fold(other)
+        for count, way in _table(reordered, _pools(reordered, device), device, planar).items():
+            ways[count] = min([way, *([ways[count]] if count in ways else [])], key=_seconds)
     if not ways:
         for unit in into_units(folded):
             _must(unit, device, planar)

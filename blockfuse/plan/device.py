@@ -29,6 +29,7 @@ class Device:
         lanes: float32 elements per vector; 32 on a GPU.
         clock: Cycles per second.
         wgmma: Whether code for it may use wgmma (sm_90a).
+        resident_threads: That an SM can hold.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Device:
     lanes: int = 32
     clock: float = 1e9
     wgmma: bool = False
+    resident_threads: int = 2048
 
 
 _KIB = 1024
@@ -77,8 +79,12 @@ def cpu_device(target: Target) -> Device:
     )
 
 
-def _gpu(name: str, sms: int, tensor: float, vector: float, memory: float, shared_kib: int, l2_mib: int) -> Device:
-    """A GPU from its data sheet: TFLOP/s dense fp16 tensor (fp32 accumulate) and fp32 vector, GB/s, KiB, MiB.
+def _gpu(
+    name: str, sms: int, tensor: float, vector: float, memory: float, shared_kib: int, l2_mib: int, threads: int
+) -> Device:
+    """A GPU from its data sheet.
+
+    Its figures are TFLOP/s dense fp16 tensor (fp32 accumulate) and fp32 vector, GB/s, KiB, MiB, and threads of an SM.
 
     Cache and shared-memory rates follow from the clock implied by the vector peak (128 lanes per SM, 2 operations):
     28 bytes (assumed) and 128 bytes per cycle and SM.
@@ -98,14 +104,15 @@ def _gpu(name: str, sms: int, tensor: float, vector: float, memory: float, share
         registers=255,
         launch_seconds=2e-6,
         clock=clock,
+        resident_threads=threads,
     )
 
 
 GPUS: dict[str, Device] = {
-    "sm_80": _gpu("A100 80GB", 108, 312, 19.5, 2039, 163, 40),
-    "sm_86": _gpu("RTX 3090", 82, 71, 35.6, 936, 99, 6),
-    "sm_89": _gpu("RTX 4090", 128, 165.2, 82.6, 1008, 99, 72),
-    "sm_90": _gpu("H200", 132, 989, 66.9, 4800, 227, 50),
+    "sm_80": _gpu("A100 80GB", 108, 312, 19.5, 2039, 163, 40, 2048),
+    "sm_86": _gpu("RTX 3090", 82, 71, 35.6, 936, 99, 6, 1536),
+    "sm_89": _gpu("RTX 4090", 128, 165.2, 82.6, 1008, 99, 72, 1536),
+    "sm_90": _gpu("H200", 132, 989, 66.9, 4800, 227, 50, 2048),
 }
 """A well-known GPU of each architecture (data-sheet figures), oldest first; plans are made for it."""
 
@@ -113,6 +120,8 @@ _WGMMA = "sm_90a"  # the only architecture that has it, and whose code runs on n
 _OLDEST = 80
 _SHARED_KIB = {87: 163, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
 """Shared memory that a CTA may use, of architectures without a row above (CUDA programming guide)."""
+_THREADS = {87: 1536, 110: 1536, 120: 1536, 121: 1536}
+"""Threads that an SM can hold, of architectures without a row above that have not 2048 (CUDA programming guide)."""
 _LEAST_SHARED_KIB = 99  # of any architecture so far
 
 
@@ -151,6 +160,7 @@ def gpu_device(arch: str) -> Device:
 def _like_the_nearest(number: int) -> Device:
     """Figures of the nearest older architecture for one without a row; sizes are this machine's GPU's if it is one."""
     nearest = GPUS[max((name for name in GPUS if arch_number(name) <= number), key=arch_number)]
+    nearest = replace(nearest, resident_threads=_THREADS.get(number, nearest.resident_threads))
     name, shared = f"sm_{number} by the figures of {nearest.name}", _SHARED_KIB.get(number, _LEAST_SHARED_KIB) * _KIB
     try:
         here = this_gpu()

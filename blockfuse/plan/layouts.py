@@ -9,11 +9,11 @@ several pixels, those it reads together lie together, and a gap keeps others, fi
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blockfuse.machine.banks import BANK_BYTES, BANKS
 from blockfuse.machine.layout import Layout
-from blockfuse.plan.banks import DepthwiseReads
+from blockfuse.plan.banks import DepthwiseReads, PoolReads
 from blockfuse.plan.footprint import Footprint
 from blockfuse.plan.units import Folded, Term
 
@@ -142,6 +142,15 @@ def depthwise_layout(
     best = min(choices, key=total)
     gaps = [_padded(best, padding, gap) for gap in _gaps(best) for padding in range(0, _LINE, _GRAIN)]
     return min(gaps, key=total)
+
+
+@functools.lru_cache(maxsize=65536)
+def pool_layout(reads: PoolReads, plain: Layout) -> Layout:
+    """The layout of a tile that several lanes reduce with the fewest passes, and of those the smallest."""
+    choices = [replace(plain, pitch=pitch) for pitch in range(plain.pitch, plain.pitch + _LINE, _GRAIN)]
+    best = min(choices, key=lambda one: (reads.passes(one), one.size))
+    gaps = [_padded(best, padding, gap) for gap in _gaps(best) for padding in range(0, _LINE, _GRAIN)]
+    return min(gaps, key=lambda one: (reads.passes(one), one.size))
 
 
 # ---- what works on a value ------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def _program(folded: Folded, plan: CudaPlan, name: str, *, draft: bool) -> Progr
         ring=ring,
         lanes=plan.lanes,
         threads=32 * plan.warps,
-        min_blocks=plan.min_blocks,
+        min_blocks=plan.resident,
         any_batch=folded.block.any_batch,
         parts=builder.parts,
     )

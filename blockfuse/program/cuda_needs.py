@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+from blockfuse.dtypes import item_size
+from blockfuse.machine.occupancy import CTA_SHARED, ctas_per_sm
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_cost import cta_count
+from blockfuse.plan.device import Device
 from blockfuse.plan.stack import over_stacks
 from blockfuse.plan.units import Folded
 from blockfuse.program.cuda import draft_cuda
 from blockfuse.program.cuda_tiles import footprints_of
 from blockfuse.program.registers import live_registers
 
+OTHER_REGISTERS = 56  # addresses, loop variables, what the compiler keeps
+
 
 def needs(folded: Folded, plan: CudaPlan) -> tuple[int, int]:
     """Elements of shared memory, and registers of a thread, that the program of a plan needs."""
     program = draft_cuda(folded, plan, "candidate")
     return program.arena, live_registers(program)
+
+
+def resident(folded: Folded, plan: CudaPlan, device: Device, elements: int, live: int) -> int:
+    """CTAs that an SM holds at once, and has.
+
+    Args:
+        folded: The block.
+        plan: How it is run.
+        device: What it is planned for.
+        elements: Of shared memory, that a CTA needs.
+        live: Registers of a thread, beside those that the compiler needs.
+    """
+    each = -(-cta_count(over_stacks(folded, plan.images), plan) // device.cores)
+    shared_bytes = elements * item_size(folded.block.dtype)
+    sizes = {"sm_threads": device.resident_threads, "sm_shared": device.local_bytes + CTA_SHARED}
+    return max(1, min(each, ctas_per_sm(32 * plan.warps, live + OTHER_REGISTERS, shared_bytes, **sizes)))
+
+
+def most_resident(folded: Folded, plan: CudaPlan, device: Device) -> int:
+    """CTAs that an SM might hold at once, as far as can be said without a program."""
+    return resident(folded, plan, device, least_elements(folded, plan), 0)
 
 
 def least_elements(folded: Folded, plan: CudaPlan) -> int:

@@ -10,7 +10,8 @@ from blockfuse.integers import round_up
 from blockfuse.machine import Level, Loop, LoopKind, Node, Tile
 from blockfuse.machine.affine import Affine, clip, quotient, var
 from blockfuse.machine.layout import Layout
-from blockfuse.plan.banks import DepthwiseReads, matrix_pitch
+from blockfuse.machine.windows import WARP, lanes_of_window
+from blockfuse.plan.banks import DepthwiseReads, PoolReads, matrix_pitch
 from blockfuse.plan.cuda import CudaPlan
 from blockfuse.plan.cuda_groups import is_sum, wide_block
 from blockfuse.plan.fold import Folded, Term, Unit
@@ -23,6 +24,7 @@ from blockfuse.plan.layouts import (
     is_in_vectors,
     is_summed,
     matrix_layout,
+    pool_layout,
     readers,
     vector_layout,
 )
@@ -196,9 +198,19 @@ class _Places:
             return Layout(rows, cols, channels)
         if kinds == {"depthwise"} and len(reads) == 1:
             return self._depthwise_layout(value, channels, *reads[0])
+        pattern = self._pool_reads(*reads[0]) if kinds == {"pool"} and len(reads) == 1 else None
+        if pattern is not None:
+            return pool_layout(pattern, Layout(rows, cols, channels, *apart(self.folded, value)))
         if is_in_vectors(self.folded, value):
             return vector_layout(self.folded, self.prints, value, channels)
         return matrix_layout(self.folded, self.prints, value, matrix_pitch(channels), dense=self.plan.dense)
+
+    def _pool_reads(self, index: int, term: Term) -> PoolReads | None:
+        """How a pool reads its tile where several lanes share a window; None where each has one of its own."""
+        made, lanes = self.folded.value(index), self.plan.lanes
+        place, groups, window = self.prints[made], self.plan.homes[made].chunk // lanes, term.window
+        shared_by = lanes_of_window(place.pixels * groups, window.taps, WARP * self.plan.warps)
+        return PoolReads(shared_by, groups, lanes, place.pixels, place.cols.size, window) if shared_by > 1 else None
 
     def _depthwise_layout(self, value: int, channels: int, index: int, term: Term) -> Layout:
         result, window = self.folded.value(index), term.window

@@ -10,13 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from blockfuse.machine.occupancy import ctas_per_sm
 from blockfuse.report import KernelRecord
 from blockfuse.tools.machine_code import Code
 
-_REGISTERS = 64 << 10  # of an SM, 32 bits each
-_WARP_GRAIN = 256  # registers are given out to warps in multiples of this
-_CTA_SHARED = 1024  # bytes the system takes of every CTA
-_MOST_CTAS = 32
 _SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228}  # KiB of an SM
 _THREADS = {"sm_80": 2048, "sm_86": 1536, "sm_89": 1536, "sm_90": 2048}
 _SYMBOL_END = "_kernel"  # of the function that TVM makes of a kernel
@@ -79,23 +76,18 @@ def resources_of(
 
 
 def _resources(record: KernelRecord | None, code: Code) -> Resources:
-    ctas = ctas_per_sm(code.arch, record.threads, code.registers, record.shared_bytes) if record else 0
+    ctas = ctas_on(code.arch, record.threads, code.registers, record.shared_bytes) if record else 0
     occupancy = ctas * record.threads / _THREADS.get(_plain(code.arch), 2048) if record else 0.0
     return Resources(code.arch, code.registers, code.stack_bytes, code.spill_bytes, ctas, occupancy, code.sass)
 
 
-def ctas_per_sm(arch: str, threads: int, registers: int, shared_bytes: int) -> int:
+def ctas_on(arch: str, threads: int, registers: int, shared_bytes: int) -> int:
     """CTAs that fit on an SM at once; 0 for an architecture whose sizes are not known."""
-    if _plain(arch) not in _SHARED or threads < 1:
+    name = _plain(arch)
+    if name not in _SHARED or threads < 1:
         return 0
-    warps = -(-threads // 32)
-    per_warp = max(1, -(-32 * registers // _WARP_GRAIN)) * _WARP_GRAIN
-    return min(
-        _MOST_CTAS,
-        _THREADS[_plain(arch)] // (32 * warps),
-        _REGISTERS // (warps * per_warp),
-        _SHARED[_plain(arch)] * 1024 // (shared_bytes + _CTA_SHARED),
-    )
+    sizes = {"sm_threads": _THREADS[name], "sm_shared": _SHARED[name] * 1024}
+    return ctas_per_sm(threads, registers, shared_bytes, **sizes)
 
 
 def _plain(arch: str) -> str:

@@ -14,11 +14,12 @@ from blockfuse.schedules.cuda.packing import pack
 if TYPE_CHECKING:
     from blockfuse.schedules.cuda.cast import lower_cast
     from blockfuse.schedules.cuda.source import cuda_source
+    from blockfuse.schedules.cuda.squares import lower_squares
     from blockfuse.schedules.cuda.walk import lower
 
-_HOME = {"cuda_source": "source", "lower": "walk", "lower_cast": "cast"}
+_HOME = {"cuda_source": "source", "lower": "walk", "lower_cast": "cast", "lower_squares": "squares"}
 
-__all__ = ["cuda_source", "lower", "lower_cast", "pack"]
+__all__ = ["cuda_source", "lower", "lower_cast", "lower_squares", "pack"]
 
 
 def __getattr__(name: str) -> Any:

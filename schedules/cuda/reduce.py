@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from blockfuse.machine import Reduce, Region
+from blockfuse.machine.windows import WARP, lanes_of_window
 from blockfuse.schedules.cuda.emitter import both, fp32
 from blockfuse.schedules.cuda.finish import Element, finish, has_mask, load_constants, load_values
 from blockfuse.schedules.cuda.kernel import Kernel, clamped, placed
@@ -26,8 +27,6 @@ from blockfuse.schedules.emit import Buffer, Expr, Index, constant, load, quotie
 
 LOWEST = {"float16": -65504.0, "bfloat16": -3.38e38, "float32": -3.4e38}
 """Less than any element that counts."""
-
-_WARP = 32
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def lower(kernel: Kernel, node: Reduce) -> None:
     """Emit the loop over pixels and channel groups."""
     region = node.region
     cols, groups = region.cols.size.const, region.channels.size.const // kernel.program.lanes
-    lanes = _lanes(kernel, node, region.rows.size.const * cols * groups)
+    lanes = lanes_of_window(region.rows.size.const * cols * groups, node.window.taps, kernel.threads)
     if lanes > 1:
         _by_several(kernel, node, lanes, cols, groups)
         return
@@ -74,9 +73,9 @@ def lower(kernel: Kernel, node: Reduce) -> None:
 def _by_several(kernel: Kernel, node: Reduce, lanes: int, cols: int, groups: int) -> None:
     """The same with several threads for every window; all of a warp take part in its shuffles."""
     emit, total = kernel.emit, node.region.rows.size.const * cols * groups
-    side_by_side, together = _WARP // lanes, kernel.threads // lanes
+    side_by_side, together = WARP // lanes, kernel.threads // lanes
     with emit.loop(-(-total // together), "i") as i:
-        warp = i * (kernel.threads // _WARP) + kernel.warp  # neighbouring threads have neighbouring channels
+        warp = i * (kernel.threads // WARP) + kernel.warp  # neighbouring threads have neighbouring channels
         number = emit.bind("number", warp * side_by_side + remainder(kernel.lane, side_by_side))
         tap = emit.bind("first_tap", quotient(kernel.lane, side_by_side))
         window = emit.bind("window", clamped(number, total))
@@ -89,14 +88,6 @@ def _by_several(kernel: Kernel, node: Reduce, lanes: int, cols: int, groups: int
 def _reduce(kernel: Kernel, node: Reduce, place: _Place) -> None:
     best, count = _window(kernel, node, place)
     _store(kernel, node, place, best, count)
-
-
-def _lanes(kernel: Kernel, node: Reduce, total: int) -> int:
-    """Threads that share a window: as many as leave none without work, as long as there are taps for all."""
-    lanes = 1
-    while lanes < _WARP and 2 * lanes <= node.window.taps and total * lanes < kernel.threads:
-        lanes *= 2
-    return lanes
 
 
 # ---- taps ------------------------------------------------------------------------------------------------------------
@@ -185,8 +176,8 @@ def reduced(reduction: str, known: Expr, value: Expr) -> Expr:
 
 def _across(kernel: Kernel, node: Reduce, lanes: int, best: Buffer, count: Buffer) -> None:
     """What all threads of a window have found together, in all of them."""
-    emit, distance = kernel.emit, _WARP // lanes
-    while distance < _WARP:
+    emit, distance = kernel.emit, WARP // lanes
+    while distance < WARP:
         for lane in range(kernel.program.lanes):
             known, other = load(best, lane), _other(load(best, lane), distance)
             emit.store(best, lane, tirx.max(known, other) if node.reduction == "max" else known + other)
@@ -197,7 +188,7 @@ def _across(kernel: Kernel, node: Reduce, lanes: int, best: Buffer, count: Buffe
 
 def _other(value: Expr, distance: int) -> Expr:
     """The value of the thread at a distance."""
-    everybody, integers = tirx.const(0xFFFFFFFF, "uint32"), (distance, _WARP, _WARP)
+    everybody, integers = tirx.const(0xFFFFFFFF, "uint32"), (distance, WARP, WARP)
     arguments = (tirx.const(number, "int32") for number in integers)
     return tirx.call_intrin("float32", "tirx.tvm_warp_shuffle_xor", everybody, value, *arguments)
 

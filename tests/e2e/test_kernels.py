@@ -190,7 +190,7 @@ def _need_nvcc():
     ],
 )
 def test_ctas_per_sm(arch, threads, registers, shared, ctas):
-    assert resources.ctas_per_sm(arch, threads, registers, shared) == ctas
+    assert resources.ctas_on(arch, threads, registers, shared) == ctas
 
 
 def test_cuda_c_of_a_model(folder):

@@ -1,11 +1,11 @@
-"""Kernels at the border of a network: another type, and images from N, C, H, W to N, H, W, C."""
+"""Kernels at the border of a network: another type, N, H, W, C for N, C, H, W, squares of pixels as channels."""
 
 import re
 
 import numpy as np
 import pytest
 
-from blockfuse.schedules.cuda import cuda_source, lower_cast
+from blockfuse.schedules.cuda import cuda_source, lower_cast, lower_squares
 from tests.emulated.emulator import emulate
 
 SHAPES = [(1, 3, 9, 31), (2, 40, 5, 7), (3, 65, 1, 2), (1, 1, 300, 1), (2, 2, 40, 33)]
@@ -50,3 +50,38 @@ def test_other_values_change_type_alone(shape):
     result = np.full(shape, np.nan, np.float32)
     emulated(function, blocks_of(function), x, result)
     np.testing.assert_array_equal(result, x.astype(np.float32))
+
+
+SQUARES = [
+    ((2, 3, 9, 31), 2, 0, 0, (5, 16)),  # size, rows and columns of zeros in front, squares
+    ((1, 3, 8, 300), 4, 0, 0, (2, 75)),  # several tiles of a row, the last smaller
+    ((3, 1, 7, 5), 3, 2, 1, (4, 1)),  # zeros at all sides, columns that are not read
+    ((1, 5, 11, 40), 2, 1, 1, (6, 22)),  # zeros beyond the last pixel
+    ((1, 600, 4, 4), 1, 0, 0, (4, 4)),
+    ((1, 2, 64, 70), 64, 0, 0, (1, 2)),  # the most channels there may be
+]
+
+
+def squares_of(x, size, top, left, rows, columns):
+    """The squares of an image as the definition has them."""
+    n, c, height, width = x.shape
+    result = np.zeros((n, rows, columns, size, size, c), x.dtype)
+    for y, x_, i, j in np.ndindex(rows, columns, size, size):
+        row, column = y * size + i - top, x_ * size + j - left
+        if 0 <= row < height and 0 <= column < width:
+            result[:, y, x_, i, j] = x[:, :, row, column]
+    return result.reshape(n, rows, columns, -1)
+
+
+@pytest.mark.parametrize("source", ["float32", "float16"])
+@pytest.mark.parametrize(("shape", "size", "top", "left", "squares"), SQUARES)
+def test_squares_of_pixels_become_channels(shape, size, top, left, squares, source):
+    result = np.full((shape[0], *squares, shape[1] * size**2), np.nan, np.float16)
+    front = {"size": size, "top": top, "left": left}
+    function = lower_squares("cast", shape, source, "float16", shape=result.shape, **front)
+    x = np.random.default_rng(0).standard_normal(shape).astype(source)
+    counters = emulated(function, blocks_of(function), x, result)
+    np.testing.assert_array_equal(result, squares_of(x.astype(np.float16), size, top, left, *squares))
+    if shape[3] >= 300:  # neighbouring threads share sectors
+        sectors = counters.global_load_sectors + counters.global_store_sectors
+        assert sectors < 1.5 * (x.nbytes + result.nbytes) / 32

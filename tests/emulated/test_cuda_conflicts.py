@@ -69,6 +69,24 @@ def test_vectors_of_pixels_are_read_and_written_without_conflicts(name):
     assert counted.shared_store_wavefronts < 1.1 * counted.shared_store_ideal
 
 
+POOLS = {
+    "chunks of 128, two taps at a time": ((7, 7, 512), "mean", 1),
+    "chunks of 64, four taps at a time": ((8, 8, 256), "mean", 4),
+    "chunks of 96, lanes behind the last": ((7, 7, 384), "mean", 4),
+    "whole, odd, ragged": ((5, 9, 112), "max", 1),
+    "few channels": ((7, 7, 40), "mean", 1),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_lanes_that_share_a_window_read_without_conflicts(name):
+    (height, width, channels), reduction, split = POOLS[name]
+    pool = Pool("pool", (0,), reduction, Window(height, width))
+    found = run(build(single(height, width, channels, pool, 2), (1, 1), 4, split=split), count=True)
+    assert found.is_clean
+    assert found.counters.shared_load_wavefronts < 1.1 * found.counters.shared_load_ideal
+
+
 def test_vectors_of_an_image_that_arrives_with_the_weights_are_loaded_as_such():
     built = build(single(7, 7, 384, Depthwise("depthwise", (0,), same(7)), 1), (7, 7), 4)
     assert built.program.ring

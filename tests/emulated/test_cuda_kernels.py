@@ -266,7 +266,7 @@ def test_text_of_a_kernel():
 
 def test_a_plan_may_bound_the_registers():
     built = build(mbconv(7, 6, 16, 64), (4, 6), 4)
-    bounded = built_as(built.block, replace(built.plan, min_blocks=4))
+    bounded = built_as(built.block, replace(built.plan, resident=4))
     assert "__launch_bounds__(128, 4)" in bounded.source
     assert run(bounded).is_clean
 

@@ -69,6 +69,53 @@ def test_one_network_runs_any_batch(compile_to):
         assert compare(outputs["output"], expected, tolerance(terms, "float16", ops)).passed
 
 
+def stem(batch, size, *, stride=2, taps=7, pads=(3, 3, 3, 3), channels=3):
+    """A convolution with strides, Relu, and a pool."""
+    weights = {"w": floats(24, channels, taps, taps, seed=1) / taps, "b": floats(24, seed=2)}
+    nodes = [
+        node("Conv", "x w b", "a", pads=pads, strides=[stride, stride]),
+        node("Relu", "a", "r"),
+        node("MaxPool", "r", "y", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    ]
+    return onnx.shape_inference.infer_shapes(model(nodes, (batch, channels, *size), weights))
+
+
+STEMS = {
+    "odd sizes": ({}, (37, 45), "float16", np.float32),
+    "whole squares": ({"pads": (2, 2, 3, 3)}, (32, 48), "bfloat16", np.float32),
+    "patches": ({"stride": 4, "taps": 4, "pads": (0, 0, 0, 0)}, (35, 30), "float16", np.float32),
+    "zeros in front": ({"taps": 6, "pads": (1, 3, 0, 1), "channels": 2}, (33, 24), "float16", np.float32),
+    "a model in half precision": ({"pads": (3, 2, 1, 0), "channels": 1}, (30, 29), None, np.float16),
+}
+
+
+@pytest.mark.parametrize("what", STEMS)
+def test_a_stem_reads_squares_of_pixels(compile_to, what):
+    """One kernel between those at the border, of which the first makes the squares."""
+    form, size, dtype, own = STEMS[what]
+    proto = stem(2, size, **form)
+    proto = proto if own is np.float32 else in_half(proto)
+    device = OnStandIn(*compile_to(proto, dtype=dtype, fuse="always", taps=True))
+    report = device.report()
+    (step,) = (step for step in report.steps if step.kernels)
+    assert "reads squares of" in step.note
+    assert report.kernel_count - sum(step.kind == "Cast" for step in report.steps) == 1
+    assert bf.verify(proto, executable=device).passed
+    assert not device.result.findings
+
+
+def test_squares_of_any_batch(compile_to):
+    executable, container = compile_to(open_batch(stem(1, (37, 45))), fuse="always")
+    assert executable.report().kernel_count == 1
+    calls = [{"x": floats(batch, 3, 37, 45, seed=batch)} for batch in (1, 3, 2)]
+    result = run_network(container, calls)
+    assert not result.error, result.log
+    assert not result.findings
+    for inputs, outputs in zip(calls, result.outputs, strict=True):
+        expected = run(stem(len(inputs["x"]), (37, 45)), inputs)["y"]
+        assert compare(outputs["y"], expected, tolerance(3 * 49, "float16", 3)).passed
+
+
 def gated_network(batch, height=37, width=34):
     """A depthwise convolution whose result is gated, and a projection of that added to the input."""
     weights = {"d": floats(40, 1, 3, 3, seed=1) / 3, "e": floats(40, 24, 1, 1, seed=2) / 5}

@@ -122,21 +122,22 @@ def test_every_architecture_has_its_own_plans():
 
 
 @pytest.mark.parametrize(
-    ("arch", "figures", "shared"),
+    ("arch", "figures", "shared", "threads"),
     [
-        ("sm_87", "RTX 3090", 163),
-        ("sm_100", "H200", 227),
-        ("sm_103a", "H200", 227),
-        ("sm_120", "H200", 99),
-        ("sm_999", "H200", 99),  # of which nothing is known: the least of any
+        ("sm_87", "RTX 3090", 163, 1536),
+        ("sm_100", "H200", 227, 2048),
+        ("sm_103a", "H200", 227, 2048),
+        ("sm_120", "H200", 99, 1536),
+        ("sm_999", "H200", 99, 2048),  # of which nothing is known: the least of any
     ],
 )
-def test_without_figures_those_of_the_nearest_older_one_count(monkeypatch, arch, figures, shared):
+def test_without_figures_those_of_the_nearest_older_one_count(monkeypatch, arch, figures, shared, threads):
     monkeypatch.setattr(device, "this_gpu", lambda: gpu.Gpu("other", "sm_86", 1))
     found = gpu_device(arch)
     nearest = next(one for one in GPUS.values() if one.name == figures)
     number = "".join(filter(str.isdecimal, arch))
-    assert found == replace(nearest, name=f"sm_{number} by the figures of {figures}", local_bytes=shared * 1024)
+    sizes = {"local_bytes": shared * 1024, "resident_threads": threads}
+    assert found == replace(nearest, name=f"sm_{number} by the figures of {figures}", **sizes)
 
 
 def test_sizes_of_this_machines_gpu_are_asked_for(monkeypatch):
