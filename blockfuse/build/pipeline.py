@@ -18,7 +18,7 @@ from tvm.tirx.compilation_pipeline import tirx_pipeline
 
 from blockfuse.build.entry import KERNEL_MARKER
 from blockfuse.build.schedule_gpu_ops import as_vectors
-from blockfuse.build.schedule_gpu_rows import RowRule
+from blockfuse.build.schedule_gpu_rows import RowRule, ShortSumRule
 from blockfuse.build.schedule_ops import OperatorRule
 
 _UNWANTED = "RewriteDataflowReshape"  # rejects finished kernels with a single tensor input
@@ -39,7 +39,9 @@ def relax_pipeline(kind: str, target: Any, threads: int = 1) -> Any:
 
 def _legalized(passes: list[Any], kind: str) -> list[Any]:
     """Passes to loops of operators; on GPUs, TVM's default schedules come last, and vectors before them."""
-    return [*passes[:-1], as_vectors, dlight.ApplyDefaultSchedule(RowRule()), passes[-1]] if kind == "cuda" else passes
+    if kind != "cuda":
+        return passes
+    return [*passes[:-1], as_vectors, dlight.ApplyDefaultSchedule(RowRule(), ShortSumRule()), passes[-1]]
 
 
 @functools.cache

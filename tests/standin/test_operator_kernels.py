@@ -119,3 +119,14 @@ def test_threads_share_an_extreme(compile_to, axes, results):
     ideal = np.prod(shape) * 2 / SECTOR
     assert launch["counters"]["global_load_sectors"] <= 1.1 * ideal
     assert launch["counters"]["global_store_sectors"] <= results
+
+
+def test_short_sums_are_of_whole_warps(compile_to):
+    """Else threads would exchange sums with some that do not exist: alone, and with something behind."""
+    nodes = [
+        *(node("LpNormalization", "x", "y0", axis=1), node("ReduceMean", "x", "a", axes=[1]), node("Neg", "a", "y1")),
+        *(node("LpNormalization", "z", "y2", axis=1), node("ReduceMean", "z", "b", axes=[1]), node("Neg", "b", "y3")),
+    ]
+    proto = model([node("Concat", "x x x", "z", axis=1), *nodes], (2, 7, 3, 5), outputs=[f"y{i}" for i in range(4)])
+    launches, _ = ran(compile_to, proto, {"x": floats(2, 7, 3, 5)})
+    assert all(launch["block"][0] % 32 == 0 for launch in launches)
