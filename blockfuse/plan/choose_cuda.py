@@ -161,12 +161,11 @@ def _fitted(grid: Grid, known: float, obstacles: _Obstacles, plans: _Plans) -> l
 class _Plans:
     """Plans for the ways to divide a block's output, with hopes of their seconds; equal plans are predicted once.
 
-    A hope is that as many CTAs share an SM as could if they needed no more than their largest tile.
+    A hope is that as many CTAs share an SM as could if they needed no more than filters and what they multiply.
     """
 
     def __init__(self, folded: Folded, device: Device) -> None:
         self._folded, self._device = folded, device
-        self._seconds: dict[CudaPlan, float] = {}
         self._hopes: dict[CudaPlan, float] = {}
         self._first: dict[Grid, tuple[float, CudaPlan]] = {}
 
@@ -178,9 +177,7 @@ class _Plans:
 
     def seconds(self, plan: CudaPlan) -> float:
         """Predicted seconds of a plan."""
-        if plan not in self._seconds:
-            self._seconds[plan] = predict(self._folded, plan, self._device).seconds
-        return self._seconds[plan]
+        return predict(self._folded, plan, self._device).seconds
 
     def of(self, grid: Grid) -> Iterator[tuple[float, CudaPlan]]:
         """All plans of a candidate, the one with the usual limits first."""
@@ -194,10 +191,11 @@ class _Plans:
 
     def _with(self, grid: Grid, limits: Limits) -> tuple[float, CudaPlan]:
         plan = grid.plan(self._folded, limits)
-        if plan not in self._hopes:
+        hope = self._hopes.get(plan)
+        if hope is None:
             most = most_resident(self._folded, plan, self._device)
-            self._hopes[plan] = self.seconds(replace(plan, resident=most))
-        return self._hopes[plan], plan
+            hope = self._hopes[plan] = self.seconds(replace(plan, resident=most))
+        return hope, plan
 
 
 class _Obstacles:

@@ -13,7 +13,7 @@ from blockfuse.errors import InternalError
 from blockfuse.integers import round_up
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps
-from blockfuse.plan.cuda_cost import TENSOR_SHARE
+from blockfuse.plan.cuda_cost import START_SECONDS, TENSOR_SHARE
 from blockfuse.plan.cuda_grids import Grid
 from blockfuse.plan.cuda_groups import is_sum, narrow_block
 from blockfuse.plan.cuda_homes import chunked_with_last
@@ -48,7 +48,7 @@ class Bound:
         return self._known[key]
 
     def _busy(self, grid: Grid) -> float:
-        """Seconds in which all rounds of CTAs keep their slowest pipe busy."""
+        """Seconds in which all rounds of CTAs keep their slowest pipe busy, or one CTA with its start takes."""
         folded, device = over_stacks(self._folded, grid.images or 1), self._device
         (tile_p, tile_q), split = grid.tile or (0, 0), grid.split or 1
         prints = footprints(folded, tile_p, tile_q)
@@ -66,7 +66,7 @@ class Bound:
             work.local / device.local_bandwidth,
             work.cache / device.cache_bandwidth,
         )
-        return -(-ctas // device.cores) * slowest * device.cores
+        return max(-(-ctas // device.cores) * slowest * device.cores, slowest * device.cores + START_SECONDS)
 
 
 def _least_work(folded: Folded, prints: list[Footprint], made: list[float], engine: Engine) -> Work:

@@ -23,7 +23,7 @@ from blockfuse.plan.partial import partial_bytes
 from blockfuse.plan.stack import over_stacks
 
 TENSOR_SHARE = {Engine.MMA: 0.62, Engine.WGMMA: 0.96}  # of Hopper's tensor peak, that an engine reaches at best
-_START_SECONDS = 0.8e-6  # assumed: until the first pixels and weights are there, and for the last result to leave
+START_SECONDS = 0.8e-6  # assumed: until the first pixels and weights are there, and for the last result to leave
 _STEP_SECONDS = 0.15e-6  # assumed: a barrier, and the wait for an item
 
 
@@ -66,7 +66,7 @@ def cta_count(folded: Folded, plan: CudaPlan) -> int:
 
 def _rounds(ctas: int, resident: int, pipe: float, steps: int) -> float:
     """Seconds that an SM takes for its CTAs, ``resident`` at once, each of which keeps a pipe busy for ``pipe``."""
-    alone = pipe + _START_SECONDS + steps * _STEP_SECONDS
+    alone = pipe + START_SECONDS + steps * _STEP_SECONDS
     full, rest = divmod(ctas, resident)
     return full * max(alone, resident * pipe) + (max(alone, rest * pipe) if rest else 0.0)
 

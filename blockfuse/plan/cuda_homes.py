@@ -38,6 +38,13 @@ def chunked_with_last(folded: Folded) -> list[int]:
     They go back to a sum over channels, or to an input, which arrives in chunks then; where they do neither, the result
     is the only value.
     """
+    if "chunked_with_last" not in folded.facts:
+        folded.facts["chunked_with_last"] = _chunked_with_last(folded)
+    found: list[int] = folded.facts["chunked_with_last"]
+    return found
+
+
+def _chunked_with_last(folded: Folded) -> list[int]:
     last = len(folded.shapes) - 1
     path, pools = [last], False
     while path[-1] >= folded.input_count:
@@ -74,7 +81,9 @@ class Homes:
 
     def __init__(self, folded: Folded, prints: list[Footprint], warps: int, limits: Limits, split: int = 1) -> None:
         self.folded, self.prints, self.warps, self.limits, self.split = folded, prints, warps, limits, split
-        self.align = self._alignments()
+        if "alignments" not in folded.facts:
+            folded.facts["alignments"] = self._alignments()
+        self.align: list[int] = folded.facts["alignments"]
         channels = [*(shape.channels for shape in folded.shapes[:-1]), -(-folded.shapes[-1].channels // split)]
         self.cores = [round_up(count, a) for count, a in zip(channels, self.align, strict=True)]
         self.found: dict[int, Home] = {}
@@ -131,7 +140,7 @@ class Homes:
         return None if value < self.folded.input_count else self.folded.units[value - self.folded.input_count]
 
     def _value(self, unit: Unit) -> int:
-        return self.folded.value(self.folded.units.index(unit))
+        return self.folded.value_of(unit)
 
     def _readers(self, value: int) -> list[tuple[Unit, Term]]:
         return [(unit, term) for unit in self.folded.units for term in unit.terms if term.source == value]

@@ -192,6 +192,19 @@ class Folded:
         """What :func:`blockfuse.plan.stack.stacked` found, by the number of images."""
         return {}
 
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What planners found out that depends on the block alone, by names of their own."""
+        return {}
+
+    def value_of(self, unit: Unit) -> int:
+        """The value that a unit makes."""
+        return self._values[id(unit)]
+
+    @functools.cached_property
+    def _values(self) -> dict[int, int]:
+        return {id(unit): self.input_count + index for index, unit in enumerate(self.units)}
+
     def stays_in_memory(self, value: int) -> bool:
         """Whether a value is an input that no unit needs on the chip of a GPU.
 

@@ -39,25 +39,42 @@ def resident(folded: Folded, plan: CudaPlan, device: Device, elements: int, live
 
 
 def most_resident(folded: Folded, plan: CudaPlan, device: Device) -> int:
-    """CTAs that an SM might hold at once, as far as can be said without a program."""
-    return resident(folded, plan, device, least_elements(folded, plan), 0)
+    """CTAs that an SM might hold at once, if they needed little more than slots for filters and what they multiply."""
+    return resident(folded, plan, device, _about(over_stacks(folded, plan.images), plan), 0)
 
 
 def least_elements(folded: Folded, plan: CudaPlan) -> int:
     """Elements of shared memory without which there is no program for a plan: those of the largest tile, or item."""
     folded = over_stacks(folded, plan.images)
-    prints = footprints_of(folded, plan)
-    read = {term.source for unit in folded.units for term in unit.terms}
-    tiles = [
-        prints[value].rows.size
-        * prints[value].cols.size
-        * (folded.shapes[value].channels if home.whole else home.chunk)
-        for value, home in enumerate(plan.homes[:-1])
-        if value in read and not home.registers and not home.by_taps and value not in folded.block.partial
-    ]
     filters = [
         unit.terms[0].window.taps * plan.homes[folded.value(index)].chunk
         for index, unit in enumerate(folded.units)
         if unit.kind == "depthwise"
     ]
-    return max([*tiles, *filters], default=0)
+    return max([*_tiles(folded, plan).values(), *filters], default=0)
+
+
+def _about(folded: Folded, plan: CudaPlan) -> int:
+    """Elements of the slots for some filter and of the tile that is multiplied with it, of those that have most."""
+    tiles = _tiles(folded, plan)
+    most = max(tiles.values(), default=0)
+    for index, unit in enumerate(folded.units):
+        chunk = plan.homes[folded.value(index)].chunk
+        items = [slices.taps * slices.ks * chunk for slices in plan.units[index].slices]
+        items = [unit.terms[0].window.taps * chunk] if unit.kind == "depthwise" else items
+        held = [tiles.get(term.source, 0) for term in unit.terms]
+        most = max([most, *(plan.depth * item + tile for item, tile in zip(items, held, strict=False))])
+    return most
+
+
+def _tiles(folded: Folded, plan: CudaPlan) -> dict[int, int]:
+    """Elements of the tiles that units read, less what layouts add to them; without those that arrive with filters."""
+    prints = footprints_of(folded, plan)
+    read = {term.source for unit in folded.units for term in unit.terms} - set(folded.block.partial)
+    return {
+        value: prints[value].rows.size
+        * prints[value].cols.size
+        * (folded.shapes[value].channels if home.whole else home.chunk)
+        for value, home in enumerate(plan.homes[:-1])
+        if value in read and not home.registers and not home.by_taps
+    }
