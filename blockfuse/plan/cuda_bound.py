@@ -13,10 +13,10 @@ from blockfuse.errors import InternalError
 from blockfuse.integers import round_up
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps
+from blockfuse.plan.cuda_chunks import chunked_with_last
 from blockfuse.plan.cuda_cost import START_SECONDS, TENSOR_SHARE
 from blockfuse.plan.cuda_grids import Grid
 from blockfuse.plan.cuda_groups import is_sum, narrow_block
-from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.cuda_rules import strip
 from blockfuse.plan.cuda_work import TAP_OPERATIONS, Work
 from blockfuse.plan.device import Device

@@ -8,8 +8,8 @@ from itertools import product
 
 from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.plan.cuda import CudaPlan
+from blockfuse.plan.cuda_chunks import chunked_with_last
 from blockfuse.plan.cuda_groups import is_sum
-from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.cuda_limits import CORE, Limits, multiples
 from blockfuse.plan.cuda_rules import apply_rules
 from blockfuse.plan.device import Device

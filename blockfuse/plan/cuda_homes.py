@@ -7,6 +7,7 @@ from math import gcd, lcm
 from blockfuse.integers import round_up
 from blockfuse.machine.groups import GroupBlock, block_steps
 from blockfuse.plan.cuda import Home
+from blockfuse.plan.cuda_chunks import chunked_with_last
 from blockfuse.plan.cuda_groups import is_sum, narrow_block, wide_block
 from blockfuse.plan.cuda_limits import CORE, Limits, divisor, in_rows, multiples, share, tiling
 from blockfuse.plan.footprint import Footprint
@@ -30,45 +31,6 @@ def is_streamable(folded: Folded, unit: Unit, term: Term) -> bool:
 def reads_pixels(term: Term) -> bool:
     """Whether a term reads one pixel for every pixel it makes."""
     return term.window.taps == 1 and not term.window.has_padding
-
-
-def chunked_with_last(folded: Folded) -> list[int]:
-    """The result, and the values before it of which each of its chunks needs the same channels alone.
-
-    They go back to a sum over channels, or to an input, which arrives in chunks then; where they do neither, the result
-    is the only value.
-    """
-    if "chunked_with_last" not in folded.facts:
-        folded.facts["chunked_with_last"] = _chunked_with_last(folded)
-    found: list[int] = folded.facts["chunked_with_last"]
-    return found
-
-
-def _chunked_with_last(folded: Folded) -> list[int]:
-    last = len(folded.shapes) - 1
-    path, pools = [last], False
-    while path[-1] >= folded.input_count:
-        unit = folded.units[path[-1] - folded.input_count]
-        if is_sum(folded, unit):
-            return [last] if pools else path
-        if not keeps_channels(folded, unit):
-            return [last]
-        pools = pools or unit.kind == "pool"
-        source = unit.terms[0].source
-        readers = [other for other in folded.units if source in other.reads]
-        is_stored = source < folded.input_count and path == [last] and folded.adds_while_storing(unit)
-        if len(readers) > 1 or (source in unit.added and not is_stored):
-            return [last]
-        path.append(source)
-    return path
-
-
-def keeps_channels(folded: Folded, unit: Unit) -> bool:
-    """Whether every chunk of a unit's result is made of the same channels of its operand."""
-    if unit.kind == "grouped":
-        block = narrow_block(folded, unit)
-        return block.inputs == block.outputs and not is_sum(folded, unit)
-    return unit.kind in {"depthwise", "pool", "map"}
 
 
 class Homes:

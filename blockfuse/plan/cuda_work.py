@@ -14,8 +14,8 @@ from blockfuse.machine import WARPGROUP, Engine
 from blockfuse.machine.groups import block_steps
 from blockfuse.plan.banks import matrix_pitch
 from blockfuse.plan.cuda import CudaPlan, UnitPlan
+from blockfuse.plan.cuda_chunks import chunked_with_last
 from blockfuse.plan.cuda_groups import is_sum, narrow_block, summed_channels, wide_block
-from blockfuse.plan.cuda_homes import chunked_with_last
 from blockfuse.plan.fold import Folded, Term, Unit
 from blockfuse.plan.footprint import Extent, Footprint
 from blockfuse.plan.layouts import gathered, matrix_layout
