@@ -94,13 +94,17 @@ def _grouped(width: int, channels: int) -> int:
     return max(1, round(channels / width)) * width
 
 
+_MBCONVS = tuple(
+    itertools.product(enumerate((3, 5)), enumerate(((1, True), (1, False), (2, False))), enumerate((1, 3, 6)))
+)
+
+
+def _name(r: int, stride: int, residual: bool, e: int) -> str:
+    return f"mbconv{r}x{r}_s{stride}_e{e}{'_add' if residual else ''}"
+
+
 FAMILIES: dict[str, Maker] = {
-    **{
-        f"mbconv{r}x{r}_s{stride}_e{e}{'_add' if residual else ''}": _inverted(r, stride, e, residual=residual)
-        for r in (3, 5)
-        for stride, residual in ((1, True), (1, False), (2, False))
-        for e in (1, 3, 6)
-    },
+    **{_name(r, *shape, e): _inverted(r, shape[0], e, residual=shape[1]) for (_, r), (_, shape), (_, e) in _MBCONVS},
     "basic": lambda h, w, c, n: basic(h, w, c, batch=n),
     "basic_stride2": lambda h, w, c, n: basic(h, w, c, 32, 2, n),
     "bottleneck": lambda h, w, c, n: bottleneck(h, w, c, 32, batch=n),
@@ -132,6 +136,10 @@ FAMILIES: dict[str, Maker] = {
     "custom": lambda h, w, c, n: custom(h, w, c, 24, n),
 }
 
+
+_LEFT_OUT = {_name(r, *shape, e) for (i, r), (j, shape), (k, e) in _MBCONVS if (i + j + k) % 2}
+SOME = tuple(name for name in FAMILIES if name not in _LEFT_OUT)
+"""All families but half of the MBConvs: every filter, shape and expansion of these still meets each of the others."""
 
 WHOLE = ("se_gate_project",)
 """Families whose kernels have the whole image in a CTA."""
@@ -182,10 +190,10 @@ def can_share(block: Block, split: int) -> bool:
     return folded.units[-1].kind == "contract" and -(-folded.shapes[-1].channels // 16) % split == 0
 
 
-def covering_set(at_least: int, seed: int = 0) -> list[Case]:
+def covering_set(at_least: int, seed: int = 0, families: Sequence[str] = tuple(FAMILIES)) -> list[Case]:
     """Cases in which every pair of choices occurs; more than needed for that if fewer than ``at_least``."""
     rng = random.Random(seed)  # noqa: S311 - nothing secret
-    axes: Sequence[Sequence[object]] = (tuple(FAMILIES), tuple(SIZES), CHANNELS, BATCHES, DTYPES, ENGINES, PARTS)
+    axes: Sequence[Sequence[object]] = (families, tuple(SIZES), CHANNELS, BATCHES, DTYPES, ENGINES, PARTS)
     missing = {pair for a, b in itertools.combinations(range(len(axes)), 2) for pair in _pairs(axes, a, b)}
     chosen: list[Case] = []
     while missing or len(chosen) < at_least:

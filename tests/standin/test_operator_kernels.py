@@ -53,7 +53,7 @@ def several(channels, batch, axis):
     return model(nodes, (batch, *shape[1:]), constants, outputs=[f"y{i}" for i in range(8)])
 
 
-@pytest.mark.parametrize(("channels", "axis", "dtype"), [(7, 2, "float16"), (20, 1, "float32"), (12, 3, "float16")])
+@pytest.mark.parametrize(("channels", "axis", "dtype"), [(7, 2, "float16"), (20, 1, "float32")])
 def test_operators_of_any_shape(compile_to, channels, axis, dtype):
     proto = several(channels, 2, axis)
     ran(compile_to, proto, {"x": floats(2, channels, 5, 6, seed=axis)}, dtype=dtype)
