@@ -1,7 +1,7 @@
 """Kernels of every family of blocks at awkward sizes, emulated; every pair of choices occurs together.
 
-CI runs these, with half of the MBConvs; ``make emulate`` runs them with all, with ``PRODUCT=1`` every combination, which
-takes hours, and with ``SLICE=3/16`` the third of 16 parts of it.
+CI runs these, with half of the MBConvs; ``make emulate`` runs them with all, with ``PRODUCT=1`` every combination,
+which takes hours, and with ``SLICE=3/16`` the third of 16 parts of it.
 """
 
 from __future__ import annotations
