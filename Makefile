@@ -14,7 +14,7 @@ demo: $(VENV)/.installed  ## Install, then compile, verify and time two networks
 	$(BIN)/blockfuse demo
 
 test: $(VENV)/.installed lint  ## Install, then check style and types and run all tests.
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 emulate: $(VENV)/.installed  ## Emulated kernels: 300 random blocks; with PRODUCT=1 every family at every size and type, for hours, or SLICE=3/16 of it.
 	BLOCKFUSE_EMULATE_ALL=1 BLOCKFUSE_EMULATE_PRODUCT=$(PRODUCT) BLOCKFUSE_EMULATE_SLICE=$(SLICE) $(BIN)/python -m pytest -q -n 2 tests/emulated/test_cuda_covering.py tests/emulated/test_cuda_random.py
