@@ -102,16 +102,22 @@ def test_a_stem_reads_squares_of_pixels(compile_to, what):
     assert not device.result.findings
 
 
-def test_squares_of_any_batch(compile_to):
-    executable, container = compile_to(open_batch(stem(1, (37, 45))), fuse="always")
-    assert executable.report().kernel_count == 1
-    calls = [{"x": floats(batch, 3, 37, 45, seed=batch)} for batch in (1, 3, 2)]
+def right_at_any_batch(container, make, shape, allowed):
+    """One, three and two images, each compared with the network made for as many."""
+    calls = [{"x": floats(batch, *shape, seed=batch)} for batch in (1, 3, 2)]
     result = run_network(container, calls)
     assert not result.error, result.log
     assert not result.findings
     for inputs, outputs in zip(calls, result.outputs, strict=True):
-        expected = run(stem(len(inputs["x"]), (37, 45)), inputs)["y"]
-        assert compare(outputs["y"], expected, tolerance(3 * 49, "float16", 3)).passed
+        expected = run(make(len(inputs["x"])), inputs)["y"]
+        assert compare(outputs["y"], expected, allowed).passed
+    return result
+
+
+def test_squares_of_any_batch(compile_to):
+    executable, container = compile_to(open_batch(stem(1, (37, 45))), fuse="always")
+    assert executable.report().kernel_count == 1
+    right_at_any_batch(container, lambda batch: stem(batch, (37, 45)), (3, 37, 45), tolerance(3 * 49, "float16", 3))
 
 
 def gated_network(batch, height=37, width=34):
@@ -138,13 +144,8 @@ def test_gates_of_any_batch_are_made_of_sums_of_tiles(compile_to):
     """The image that is gated passes through memory once, and its sums in float32 beside it."""
     executable, container = compile_to(open_batch(onnx.shape_inference.infer_shapes(gated_network(1))), fuse="always")
     assert executable.report().kernel_count == 2
-    calls = [{"x": floats(batch, 24, 37, 34, seed=batch)} for batch in (1, 3, 2)]
-    result = run_network(container, calls)
-    assert not result.error, result.log
-    assert not result.findings
-    for inputs, outputs in zip(calls, result.outputs, strict=True):
-        expected = run(gated_network(len(inputs["x"])), inputs)["y"]
-        assert compare(outputs["y"], expected, tolerance(24 + 9 + 40 + 6 + 40, "float16", 8)).passed
+    allowed = tolerance(24 + 9 + 40 + 6 + 40, "float16", 8)
+    result = right_at_any_batch(container, gated_network, (24, 37, 34), allowed)
     parts = [launch["memory"].get("result_parts_ptr", 0) for launch in result.launches]
     one, three, two = filter(None, parts)
     assert 40 * 4 <= one < two < three
